@@ -1,0 +1,1 @@
+//! Outboard's view of a hypervisor: the traits, the KVM backend and the mock backend.

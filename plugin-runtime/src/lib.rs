@@ -1,0 +1,1 @@
+//! Plugin processes: starting them, their connections, carrying exits, and how they end.

@@ -1,0 +1,1 @@
+//! The plugin author's side: a safe Rust API for Outboard plugins.

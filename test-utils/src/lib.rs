@@ -1,0 +1,1 @@
+//! What Outboard's tests share: guest programs, backends, and the conformance suite.

@@ -1,0 +1,1 @@
+//! A running machine: memory, reservations, vCPU threads, pausing, and the routing of exits.
