@@ -1,1 +1,38 @@
-//! Outboard's view of a hypervisor: the traits, the KVM backend and the mock backend.
+//! What a virtual machine, a virtual CPU and an exit are, and two backends that make them.
+//!
+//! The traits [`Hypervisor`], [`Vm`] and [`Vcpu`] are all that the rest of Outboard knows of virtualization.
+//! Two backends stand behind them:
+//!
+//! * [`kvm::Kvm`] runs guests on `/dev/kvm`;
+//! * [`mock::Mock`] needs no device. It keeps memory slots and vCPU state of its own, obeys the rules KVM obeys,
+//!   and lets its vCPUs do what a [`mock::Script`] says.
+//!
+//! A vCPU is driven by [`Vcpu::run`], which returns an [`Exit`]. A guest's read is answered with [`Vcpu::answer`]
+//! before the next `run`. Any thread may end a `run` with the vCPU's [`Kick`].
+//!
+//! State types (`kvm_regs` and its kin) are the kernel's own, from `kvm-bindings`, because the plugin protocol
+//! carries them as they are.
+//!
+//! x86-64 Linux only.
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+compile_error!("Outboard runs on x86-64 Linux only");
+
+mod backend;
+mod error;
+mod exit;
+mod kick;
+pub mod kvm;
+mod memory;
+pub mod mock;
+mod pending;
+
+pub use backend::{Hypervisor, SlotId, Vcpu, VcpuId, Vm};
+#[cfg(feature = "mockall")]
+pub use backend::{MockHypervisor, MockVcpu, MockVm};
+pub use error::{Error, MemoryProblem, ReadProblem, Result};
+pub use exit::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES};
+pub use kick::Kick;
+pub use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_sregs};
+pub use memory::{GuestMemoryRegion, PAGE_SIZE};
+pub use vm_memory::GuestAddress;

@@ -1,1 +1,13 @@
-//! What Outboard's tests share: guest programs, backends, and the conformance suite.
+//! What Outboard's tests share.
+//!
+//! * [`guest`]: guest programs that are machine code and mock script in one;
+//! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;
+//! * [`memory`]: sealed memfds;
+//! * [`conformance`]: what any backend must do, run on mock and KVM alike;
+//! * [`wait`]: waiting for something with a limit that fails loudly.
+
+pub mod conformance;
+pub mod guest;
+pub mod kvm;
+pub mod memory;
+pub mod wait;

@@ -1,0 +1,219 @@
+//! Why a vCPU came back from the guest.
+
+use std::fmt;
+
+/// The most bytes one access can carry: KVM hands a string instruction's data over a page at a time.
+pub const MAX_ACCESS_BYTES: usize = 4096;
+
+/// Which of the two address spaces of x86 an access goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AddressSpace {
+    /// I/O ports, reached by `in` and `out`.
+    Pio,
+    /// Guest-physical memory that no slot backs.
+    Mmio,
+}
+
+impl fmt::Display for AddressSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pio => "port",
+            Self::Mmio => "mmio",
+        })
+    }
+}
+
+/// Which way the data of an access goes, seen from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The guest wants data.
+    Read,
+    /// The guest gives data.
+    Write,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
+}
+
+/// A guest's access to a port or to physical memory that no slot backs.
+///
+/// Its length is at least 1 and at most [`MAX_ACCESS_BYTES`]; only a string instruction on a port has a count above 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    space: AddressSpace,
+    address: u64,
+    direction: Direction,
+    width: u8,
+    count: u16,
+    data: [u8; 8],
+}
+
+impl Access {
+    /// An access of `count` items of `width` bytes (1 to 8: an MMIO access that straddles a page is split into odd
+    /// pieces). `None` where width or length are out of bounds.
+    pub fn new(space: AddressSpace, address: u64, direction: Direction, width: u8, count: u16) -> Option<Self> {
+        let len = usize::from(width) * usize::from(count);
+        ((1..=8).contains(&width) && (1..=MAX_ACCESS_BYTES).contains(&len)).then_some(Self {
+            space,
+            address,
+            direction,
+            width,
+            count,
+            data: [0; 8],
+        })
+    }
+
+    /// A read of `width` bytes, 1 to 8.
+    pub fn read(space: AddressSpace, address: u64, width: u8) -> Option<Self> {
+        Self::new(space, address, Direction::Read, width, 1)
+    }
+
+    /// A write of `data`, 1 to 8 bytes.
+    pub fn write(space: AddressSpace, address: u64, data: &[u8]) -> Option<Self> {
+        let width = u8::try_from(data.len()).ok()?;
+        Some(Self::new(space, address, Direction::Write, width, 1)?.with_data(data))
+    }
+
+    /// The same access with `data` inline, as far as it fits there.
+    pub(crate) fn with_data(mut self, data: &[u8]) -> Self {
+        if let Some(inline) = self.data.get_mut(..data.len()) {
+            inline.copy_from_slice(data);
+        }
+        self
+    }
+
+    /// Port or memory.
+    pub fn space(&self) -> AddressSpace {
+        self.space
+    }
+
+    /// The first byte's address.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Read or write.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Bytes an item has, 1 to 8.
+    pub fn width(&self) -> u8 {
+        self.width
+    }
+
+    /// Items, more than 1 only for string instructions on a port.
+    pub fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Bytes in all: width times count, 1 to [`MAX_ACCESS_BYTES`].
+    #[allow(clippy::len_without_is_empty, reason = "an access is never empty")]
+    pub fn len(&self) -> usize {
+        usize::from(self.width) * usize::from(self.count)
+    }
+
+    /// The bytes of a write of up to 8 bytes; `None` where they are longer ([`crate::Vcpu::access_data`] has them)
+    /// or the access is a read.
+    pub fn inline_data(&self) -> Option<&[u8]> {
+        match self.direction {
+            Direction::Write => self.data.get(..self.len()),
+            Direction::Read => None,
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} of {} bytes at {:#x}", self.space, self.direction, self.len(), self.address)
+    }
+}
+
+/// Why [`crate::Vcpu::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest accessed a port or unbacked memory.
+    Access(Access),
+    /// A kick or a signal ended the run. No access is pending: the vCPU's state is whole.
+    Interrupted,
+    /// The guest halted where the backend does not wait for an interrupt itself.
+    Halted,
+    /// The guest shut down: a triple fault.
+    Shutdown,
+    /// The backend gave up on the guest.
+    InternalError(InternalError),
+    /// The processor refused to enter the guest (`KVM_EXIT_FAIL_ENTRY`), with its reason.
+    EntryFailed(u64),
+    /// A reason this program does not know, by the kernel's number.
+    Unknown(u32),
+}
+
+/// What a backend says of an internal error (`KVM_EXIT_INTERNAL_ERROR`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InternalError {
+    /// `KVM_INTERNAL_ERROR_*`: 1 emulation, 2 simultaneous exceptions, 3 event delivery, 4 unexpected exit.
+    pub suberror: u32,
+    /// The first words of what the kernel adds; for an emulation failure the instruction's bytes are among them.
+    pub data: [u64; 6],
+    /// How many words of `data` are meant.
+    pub words: u8,
+}
+
+impl InternalError {
+    /// What the mock reports for a vCPU that has nothing to run: emulation failure without data.
+    pub const NOTHING_TO_RUN: Self = Self { suberror: 1, data: [0; 6], words: 0 };
+}
+
+impl fmt::Display for InternalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let meaning = match self.suberror {
+            1 => "instruction emulation failed",
+            2 => "simultaneous exceptions",
+            3 => "an event could not be delivered",
+            4 => "unexpected exit reason",
+            _ => "unknown suberror",
+        };
+        write!(f, "suberror {}: {meaning}", self.suberror)?;
+        for word in self.data.iter().take(usize::from(self.words)) {
+            write!(f, " {word:#018x}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_access_has_at_least_one_byte_and_at_most_a_page() {
+        let new = |width, count| Access::new(AddressSpace::Pio, 0, Direction::Read, width, count);
+        assert!(new(0, 1).is_none());
+        assert!(new(1, 0).is_none());
+        assert!(new(9, 1).is_none());
+        assert!(new(1, 4097).is_none());
+        assert_eq!(new(4, 1024).map(|access| access.len()), Some(4096));
+    }
+
+    #[test]
+    fn a_write_shows_its_bytes_and_a_read_none() {
+        let write = Access::write(AddressSpace::Mmio, 0xd000, &[1, 2, 3]).unwrap();
+        assert_eq!(write.inline_data(), Some(&[1, 2, 3][..]));
+        let read = Access::read(AddressSpace::Mmio, 0xd000, 3).unwrap();
+        assert_eq!(read.inline_data(), None);
+        assert!(Access::write(AddressSpace::Pio, 0, &[]).is_none());
+        assert!(Access::write(AddressSpace::Pio, 0, &[0; 9]).is_none());
+    }
+
+    #[test]
+    fn an_internal_error_tells_suberror_meaning_and_words() {
+        let error = InternalError { suberror: 1, data: [0xf4, 0, 0, 0, 0, 0], words: 1 };
+        assert_eq!(error.to_string(), "suberror 1: instruction emulation failed 0x00000000000000f4");
+    }
+}

@@ -1,0 +1,60 @@
+//! The backend that runs guests on `/dev/kvm`.
+
+mod run_page;
+mod signal;
+mod vcpu;
+mod vm;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kvm_ioctls::Kvm as KvmFd;
+
+use crate::{Error, Hypervisor, Result, Vm};
+
+/// An opened KVM device.
+pub struct Kvm {
+    fd: KvmFd,
+    path: PathBuf,
+}
+
+impl Kvm {
+    /// Where the device is found unless another is named.
+    pub const DEVICE: &str = "/dev/kvm";
+
+    /// Opens `/dev/kvm`.
+    pub fn open() -> Result<Self> {
+        Self::open_at(Path::new(Self::DEVICE))
+    }
+
+    /// Opens the KVM device at `path`.
+    pub fn open_at(path: &Path) -> Result<Self> {
+        let c_path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|nul| Error::System { what: "opening the KVM device", source: io::Error::other(nul) })?;
+        let fd = KvmFd::new_with_path(&c_path).map_err(system("opening the KVM device"))?;
+        signal::install_kick_handler()?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+}
+
+impl std::fmt::Debug for Kvm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kvm").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Hypervisor for Kvm {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn create_vm(&self) -> Result<Arc<dyn Vm>> {
+        Ok(Arc::new(vm::KvmVm::new(&self.fd)?))
+    }
+}
+
+/// Turns an errno of kvm-ioctls into an error that names the call.
+fn system(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
+    move |errno| Error::System { what, source: errno.into() }
+}

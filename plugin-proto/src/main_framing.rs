@@ -1,0 +1,46 @@
+//! The main socket: one datagram of a `SOCK_SEQPACKET` pair is one bare message.
+//!
+//! A datagram of no bytes closes the connection: decoding one gives [`Error::Empty`], and so does encoding a message in
+//! which nothing is set, which has no bytes.
+
+use crate::Error;
+use crate::codec::{decode, encode};
+use crate::limits::{MAX_REQUEST, MAX_RESPONSE};
+use crate::messages::{MainRequest, MainResponse};
+
+/// Where a `MainResponse` has packed numbers: `get_msr_index_list.indices`.
+const RESPONSE_PACKED: [u32; 2] = [9, 1];
+
+/// Replaces what is in `datagram` with `request`, encoded.
+///
+/// # Errors
+/// [`Error::Empty`] when nothing is set, [`Error::TooLong`] past [`MAX_REQUEST`], [`Error::Encode`].
+pub fn encode_main_request(request: &MainRequest, datagram: &mut Vec<u8>) -> Result<(), Error> {
+    encode(request, MAX_REQUEST, datagram)
+}
+
+/// Reads the request in a whole `datagram`.
+///
+/// # Errors
+/// [`Error::Empty`] for the datagram that closes the connection, [`Error::TooLong`] past [`MAX_REQUEST`],
+/// [`Error::Decode`].
+pub fn decode_main_request(datagram: &[u8]) -> Result<MainRequest, Error> {
+    decode(datagram, MAX_REQUEST, &[])
+}
+
+/// Replaces what is in `datagram` with `response`, encoded.
+///
+/// # Errors
+/// [`Error::Empty`] when nothing is set, [`Error::TooLong`] past [`MAX_RESPONSE`], [`Error::Encode`].
+pub fn encode_main_response(response: &MainResponse, datagram: &mut Vec<u8>) -> Result<(), Error> {
+    encode(response, MAX_RESPONSE, datagram)
+}
+
+/// Reads the response in a whole `datagram`.
+///
+/// # Errors
+/// [`Error::Empty`] for the datagram that closes the connection, [`Error::TooLong`] past [`MAX_RESPONSE`],
+/// [`Error::Decode`].
+pub fn decode_main_response(datagram: &[u8]) -> Result<MainResponse, Error> {
+    decode(datagram, MAX_RESPONSE, &RESPONSE_PACKED)
+}

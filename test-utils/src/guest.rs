@@ -1,0 +1,168 @@
+//! Guest programs in two forms that mean the same: real-mode machine code for a backend that executes it, and a
+//! [`Script`] for the mock.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use hypervisor::mock::{Script, Step};
+use hypervisor::{Hypervisor, Vcpu, VcpuId, Vm, kvm_mp_state};
+
+use crate::memory;
+
+/// Where programs lie and begin, in guest-physical memory.
+pub const ENTRY: u64 = 0x1000;
+/// Where a guest's memory begins and how much it has; all other memory is nobody's.
+pub const RAM_START: u64 = 0x1000;
+/// Bytes of RAM.
+pub const RAM_LEN: u64 = 0x4000;
+/// The first address above RAM.
+pub const RAM_END: u64 = RAM_START + RAM_LEN;
+
+/// Where `ins` stores what it reads, inside RAM.
+const STRING_BUFFER: u16 = 0x3000;
+
+/// A program under construction. All values pass through RAX.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    code: Vec<u8>,
+    steps: Vec<Step>,
+    forever: bool,
+}
+
+impl Program {
+    /// A program that does nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn add(mut self, code: &[u8], step: Step) -> Self {
+        self.code.extend(code);
+        self.steps.push(step);
+        self
+    }
+
+    /// `mov eax, value`
+    pub fn mov(self, value: u32) -> Self {
+        let [a, b, c, d] = value.to_le_bytes();
+        self.add(&[0x66, 0xb8, a, b, c, d], Step::Mov(value.into()))
+    }
+
+    /// `in` of 1, 2 or 4 bytes.
+    pub fn input(self, port: u16, width: u8) -> Self {
+        let code = [mov_dx(port), sized(width, 0xec)].concat();
+        self.add(&code, Step::In { port, width })
+    }
+
+    /// `out` of 1, 2 or 4 bytes.
+    pub fn output(self, port: u16, width: u8) -> Self {
+        let code = [mov_dx(port), sized(width, 0xee)].concat();
+        self.add(&code, Step::Out { port, width })
+    }
+
+    /// `rep insb` or `rep insw`.
+    pub fn input_string(self, port: u16, width: u8, count: u16) -> Self {
+        let ([count_low, count_high], [to_low, to_high]) = (count.to_le_bytes(), STRING_BUFFER.to_le_bytes());
+        let mut code = mov_dx(port);
+        // cld; mov cx, count; mov di, buffer; rep ins
+        code.extend([0xfc, 0xb9, count_low, count_high, 0xbf, to_low, to_high, 0xf3]);
+        code.extend(sized(width, 0x6c));
+        self.add(&code, Step::Ins { port, width, count })
+    }
+
+    /// Loads 1, 2 or 4 bytes from memory below 64 KiB.
+    pub fn load(self, address: u16, width: u8) -> Self {
+        let code = [sized(width, 0xa0), address.to_le_bytes().to_vec()].concat();
+        self.add(&code, Step::Load { address: address.into(), width })
+    }
+
+    /// Stores 1, 2 or 4 bytes to memory below 64 KiB.
+    pub fn store(self, address: u16, width: u8) -> Self {
+        let code = [sized(width, 0xa2), address.to_le_bytes().to_vec()].concat();
+        self.add(&code, Step::Store { address: address.into(), width })
+    }
+
+    /// Starts over at the end, without end.
+    pub fn forever(mut self) -> Self {
+        self.forever = true;
+        self
+    }
+
+    /// The machine code. A program that is not for ever ends in a jump to itself.
+    ///
+    /// # Panics
+    ///
+    /// If it is longer than a jump reaches.
+    pub fn code(&self) -> Vec<u8> {
+        let mut code = self.code.clone();
+        let back = if self.forever { self.code.len() + 3 } else { 3 };
+        let distance = i16::try_from(back).expect("program of less than 32 KiB").wrapping_neg();
+        code.push(0xe9);
+        code.extend(distance.to_le_bytes());
+        code
+    }
+
+    /// The script. One that is not for ever ends in a wait, as the code ends in a jump to itself.
+    pub fn script(&self) -> Script {
+        let steps = self.steps.iter().cloned();
+        if self.forever { Script::forever(steps) } else { Script::once(steps) }
+    }
+}
+
+fn mov_dx(port: u16) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0xba, low, high]
+}
+
+/// The opcode of the byte form, or that of the wider forms behind it, with the operand-size prefix for 4 bytes.
+fn sized(width: u8, byte_form: u8) -> Vec<u8> {
+    match width {
+        1 => vec![byte_form],
+        2 => vec![byte_form + 1],
+        4 => vec![0x66, byte_form + 1],
+        _ => panic!("the accumulator has 1, 2 or 4 bytes here, not {width}"),
+    }
+}
+
+/// A VM with RAM, a program in it, and one vCPU about to run it.
+pub struct Guest {
+    /// The VM.
+    pub vm: Arc<dyn Vm>,
+    /// vCPU 0, at [`ENTRY`] in real mode.
+    pub vcpu: Box<dyn Vcpu>,
+    /// The memory at [`RAM_START`].
+    pub ram: OwnedFd,
+}
+
+impl Guest {
+    /// Makes it.
+    ///
+    /// # Panics
+    ///
+    /// If the backend refuses.
+    pub fn new(hypervisor: &dyn Hypervisor, program: &Program) -> Self {
+        let vm = hypervisor.create_vm().expect("create_vm");
+        let (region, ram) = memory::region(RAM_START, RAM_LEN);
+        memory::write_at(&ram, ENTRY - RAM_START, &program.code());
+        vm.map_memory(region).expect("map_memory");
+        let mut vcpu = vm.create_vcpu(VcpuId(0)).expect("create_vcpu");
+        boot(&mut *vcpu);
+        Self { vm, vcpu, ram }
+    }
+}
+
+/// Puts a vCPU at [`ENTRY`] in real mode, ready to run.
+///
+/// # Panics
+///
+/// If the backend refuses.
+pub fn boot(vcpu: &mut dyn Vcpu) {
+    let mut sregs = vcpu.sregs().expect("sregs");
+    sregs.cs.base = 0;
+    sregs.cs.selector = 0;
+    vcpu.set_sregs(&sregs).expect("set_sregs");
+    let mut regs = vcpu.regs().expect("regs");
+    regs.rip = ENTRY;
+    regs.rflags = 2;
+    vcpu.set_regs(&regs).expect("set_regs");
+    vcpu.set_mp_state(&kvm_mp_state { mp_state: 0 }).expect("set_mp_state");
+}

@@ -1,0 +1,17 @@
+//! KVM, where this machine has it.
+
+use std::io::Write;
+
+use hypervisor::kvm::Kvm;
+
+/// KVM, or `None` after `test` was reported as skipped on standard error, past the test harness's capture.
+pub fn kvm_or_skip(test: &str) -> Option<Kvm> {
+    match Kvm::open() {
+        Ok(kvm) => Some(kvm),
+        Err(error) => {
+            // A closed standard error must not fail the test.
+            let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {error}");
+            None
+        }
+    }
+}
