@@ -60,8 +60,8 @@ pub trait Vm: Send + Sync {
 /// * [`run`](Self::run) that returned an [`Exit::Access`] has left the access unfinished; the next `run` or
 ///   [`commit`](Self::commit) finishes it first.
 /// * A read must be given its data by [`answer`](Self::answer) before that; `run` on an unanswered read is an error.
-/// * State must not be set between a read's exit and its `commit`: KVM would drop the data. The setters refuse.
-///   Registers may be set within a write's exit.
+/// * Registers must not be set between a read's exit and its `commit`: KVM would drop the data. The setters of
+///   general, segment and control registers refuse. Within a write's exit they may be set.
 /// * Finishing one access may give the next fragment of the same instruction, an access like any other.
 ///   Only [`Exit::Interrupted`] says that the instruction is done and the state whole.
 #[cfg_attr(feature = "mockall", mockall::automock)]

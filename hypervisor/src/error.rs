@@ -111,7 +111,7 @@ pub enum ReadProblem {
         /// The answer's length in bytes.
         given: usize,
     },
-    /// State was set before the read was completed by `commit`, which would lose the answer.
-    #[error("state cannot be set before the read is committed")]
+    /// Registers were set before the read was completed by `commit`, which would lose the answer.
+    #[error("registers cannot be set before the read is committed")]
     Uncommitted,
 }

@@ -46,7 +46,7 @@ impl Pending {
         }
     }
 
-    /// May state be set?
+    /// May registers be set?
     pub(crate) fn check_set(&self) -> Result<()> {
         match self.state {
             State::Unanswered { .. } | State::Answered => Err(self.broken(ReadProblem::Uncommitted)),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn state_is_not_set_between_a_reads_exit_and_its_commit() {
+    fn registers_are_not_set_between_a_reads_exit_and_its_commit() {
         let mut read = pending(Access::read(AddressSpace::Pio, 0x60, 1));
         assert_eq!(problem(read.check_set()), ReadProblem::Uncommitted);
         read.take_answer(1).unwrap();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_takes_no_answer_and_state_may_be_set() {
+    fn a_write_takes_no_answer_and_registers_may_be_set() {
         let mut write = pending(Access::write(AddressSpace::Pio, 0x60, &[1]));
         write.check_enter().unwrap();
         write.check_set().unwrap();

@@ -261,3 +261,31 @@ fn whole_messages_are_the_bytes_worked_out_by_hand() {
     let refused = MainResponse { errno: 1, ..Default::default() };
     assert_eq!(refused.write_to_bytes().unwrap(), b"\x08\x02");
 }
+
+#[test]
+fn the_exit_that_the_reference_shows_has_those_bytes() {
+    use messages::{vcpu_request, vcpu_response};
+    use plugin_proto::{encode_vcpu_request, encode_vcpu_response};
+
+    let mut bytes = Vec::new();
+    let mut exit = VcpuResponse::new();
+    exit.mut_wait().set_io(vcpu_response::wait::Io { address: 0x10, data: vec![0], ..Default::default() });
+    encode_vcpu_response(&exit, &mut bytes).unwrap();
+    assert_eq!(bytes, b"\x09\x12\x07\x12\x05\x10\x10\x2a\x01\x00");
+
+    let mut get = VcpuRequest::new();
+    get.set_get_state(vcpu_request::GetState::new());
+    encode_vcpu_request(&get, &mut bytes).unwrap();
+    assert_eq!(bytes, b"\x1a\x00");
+
+    let mut regs = VcpuResponse::new();
+    regs.mut_get_state().state = vec![0xaa; 144];
+    encode_vcpu_response(&regs, &mut bytes).unwrap();
+    assert_eq!(bytes[..8], *b"\x96\x01\x22\x93\x01\x0a\x90\x01");
+    assert_eq!(bytes[8..], [0xaa; 144]);
+
+    let mut resume = VcpuRequest::new();
+    resume.mut_resume().data = vec![0x61];
+    encode_vcpu_request(&resume, &mut bytes).unwrap();
+    assert_eq!(bytes, b"\x12\x03\x0a\x01\x61");
+}

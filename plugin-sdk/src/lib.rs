@@ -1,1 +1,106 @@
 //! The plugin author's side: a safe Rust API for Outboard plugins.
+//!
+//! A plugin is a process that the VMM starts and that owns the VM's memory, devices and first vCPU state. It connects,
+//! gives the guest memory, reserves the addresses of its devices, sets the vCPUs' registers, and from then on answers the
+//! guest's accesses, each on the thread of the vCPU that made it.
+//!
+//! - [`Connection`] asks for things of the VM as a whole.
+//! - [`GuestMemory`] is memory that plugin and guest share.
+//! - [`Vcpu`] reports [`Event`]s. While one is held its vCPU stands still and its [`State`] can be read and changed.
+//!
+//! # A whole plugin
+//!
+//! Its guest is five bytes of real-mode code that write a byte to a port and read it back, plus one, for ever.
+//!
+//! ```no_run
+//! use plugin_sdk::{AddressSpace, Connection, Error, Event, GuestMemory, MemoryFlags, Vcpu};
+//!
+//! const PORT: u64 = 0x10;
+//!
+//! // out 0x10, al; in al, 0x10; jmp back to the start
+//! const GUEST: [u8; 6] = [0xe6, 0x10, 0xe4, 0x10, 0xeb, 0xfa];
+//! const GUEST_ADDRESS: u64 = 0x1000;
+//!
+//! fn main() -> Result<(), Error> {
+//!     let mut connection = Connection::from_env()?;
+//!
+//!     let memory = GuestMemory::new(0x10000)?;
+//!     memory.write(GUEST_ADDRESS, &GUEST)?;
+//!     let _mapped =
+//!         connection.map_memory(&memory, 0..memory.size(), 0, MemoryFlags::default())?;
+//!     connection.reserve_range(AddressSpace::IoPort, PORT, 1)?;
+//!
+//!     let vcpus = connection.vcpus()?;
+//!     connection.start()?;
+//!     let threads: Vec<_> = vcpus
+//!         .into_iter()
+//!         .map(|vcpu| std::thread::spawn(|| run(vcpu)))
+//!         .collect();
+//!     for thread in threads {
+//!         thread.join().expect("a vCPU's thread does not panic")?;
+//!     }
+//!     Ok(())
+//! }
+//!
+//! fn run(mut vcpu: Vcpu) -> Result<(), Error> {
+//!     let mut last = 0u8;
+//!     loop {
+//!         let event = match vcpu.wait() {
+//!             Err(Error::HungUp) => return Ok(()),
+//!             event => event?,
+//!         };
+//!         match event {
+//!             Event::Init(mut init) => {
+//!                 let mut sregs = init.state().sregs()?;
+//!                 sregs.cs.base = 0;
+//!                 sregs.cs.selector = 0;
+//!                 init.state().set_sregs(&sregs);
+//!                 let mut regs = init.state().regs()?;
+//!                 regs.rip = GUEST_ADDRESS;
+//!                 init.state().set_regs(&regs);
+//!                 init.resume()?;
+//!             }
+//!             Event::Write(write) => {
+//!                 last = write.data()[0];
+//!                 write.resume()?;
+//!             }
+//!             Event::Read(read) => read.answer(&[last.wrapping_add(1)])?,
+//!             Event::Paused(paused) => paused.resume()?,
+//!             _ => {}
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! # The end
+//!
+//! When the VM ends, the eventfd of [`Connection::shutdown_eventfd`] becomes readable, and about a second later the VMM
+//! closes every channel: calls then fail with [`Error::HungUp`]. A plugin that returns from `main` ends the VM.
+//!
+//! A vCPU's requests go through a pipe, where writing after the VMM's end raises `SIGPIPE`. Rust programs ignore that
+//! signal from their start, so the write fails with [`Error::HungUp`] instead. A program whose `main` is not Rust's must
+//! ignore it itself.
+//!
+//! # System calls
+//!
+//! Talking to the VMM takes `sendmsg`, `recvmsg`, `read`, `write`, `close` and memory management, and nothing else, so a plugin
+//! may lock itself down to those. Making [`GuestMemory`] takes more, and is best done first.
+
+mod address;
+mod connection;
+mod env;
+mod error;
+mod event;
+mod memory;
+mod state;
+mod transport;
+mod vcpu;
+
+pub use address::{Access, AddressSpace};
+pub use connection::{Connection, MappedMemory, MemoryFlags};
+pub use error::Error;
+pub use event::{Event, Paused, Posted, Read, Stopped, Write};
+pub use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_sregs};
+pub use memory::{GuestMemory, PAGE_SIZE};
+pub use state::State;
+pub use vcpu::Vcpu;

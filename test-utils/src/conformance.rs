@@ -30,7 +30,7 @@ macro_rules! conformance_tests {
             a_string_read_keeps_width_and_count_apart
             registers_set_in_a_write_exit_hold
             registers_set_in_a_read_exit_hold_and_the_answer_too
-            state_cannot_be_set_before_a_read_is_committed
+            registers_cannot_be_set_before_a_read_is_committed
             a_straddling_read_comes_in_fragments_that_make_one_value
             registers_set_in_a_straddling_read_wait_for_its_last_fragment
             a_straddling_write_comes_in_fragments
@@ -252,8 +252,8 @@ pub fn registers_set_in_a_read_exit_hold_and_the_answer_too(make: Make) {
     }
 }
 
-/// Setting state too early, which would lose the answer, is refused.
-pub fn state_cannot_be_set_before_a_read_is_committed(make: Make) {
+/// Setting registers too early, which would lose the answer, is refused; the MP state does no harm.
+pub fn registers_cannot_be_set_before_a_read_is_committed(make: Make) {
     let Guest { mut vcpu, .. } = guest!(make, Program::new().input(PORT, 1).output(PORT, 1));
     expect_read(&mut *vcpu, AddressSpace::Pio, PORT.into(), 1);
     let (regs, sregs) = (vcpu.regs().expect("regs"), vcpu.sregs().expect("sregs"));
@@ -264,7 +264,7 @@ pub fn state_cannot_be_set_before_a_read_is_committed(make: Make) {
         }
         assert_eq!(read_problem(vcpu.set_regs(&regs)), ReadProblem::Uncommitted);
         assert_eq!(read_problem(vcpu.set_sregs(&sregs)), ReadProblem::Uncommitted);
-        assert_eq!(read_problem(vcpu.set_mp_state(&mp_state)), ReadProblem::Uncommitted);
+        vcpu.set_mp_state(&mp_state).expect("set_mp_state");
     }
     expect_write(&mut *vcpu, AddressSpace::Pio, PORT.into(), &[3]);
 }

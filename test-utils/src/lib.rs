@@ -6,6 +6,8 @@
 //! * [`conformance`]: what any backend must do, run on mock and KVM alike;
 //! * [`wait`]: waiting for something with a limit that fails loudly.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
+
 pub mod conformance;
 pub mod guest;
 pub mod kvm;

@@ -1,1 +1,32 @@
-//! A running machine: memory, reservations, vCPU threads, pausing, and the routing of exits.
+//! A running machine, whoever its devices belong to.
+//!
+//! A [`Machine`] is a VM, its vCPU threads, and the [`AddressMap`] that says whose each port and each piece of unbacked
+//! memory is. Every exit goes to its owner over a pair of crossbeam channels, one pair for each vCPU and owner; requests
+//! on the stopped vCPU come back over the same pair, and at last the [`Resume`] that lets it run on.
+//!
+//! At the channels' far ends stands a [`Pump`]: what carries an exit to where it is answered. It is stepped by the
+//! vCPU's own thread or by one of its own ([`Stepping`]); a test may stand at the [`FarEnd`]s itself. This crate does
+//! not know whether a pump crosses into another process.
+//!
+//! What is not an exit (a vCPU started, paused, stopped) is told as a [`Notice`].
+
+mod address_map;
+mod channel;
+mod control;
+mod deferred;
+mod error;
+mod gate;
+mod link;
+mod machine;
+mod notice;
+mod pump;
+mod stop_signal;
+mod vcpu_loop;
+
+pub use address_map::AddressMap;
+pub use channel::{Bytes, Command, Event, FarEnd, Resume, State, StateKind};
+pub use error::{Error, ReservationProblem, Result};
+pub use machine::{Config, Machine, OwnerId};
+pub use notice::{Notice, Notices, StopReason};
+pub use pump::{LinkError, Pump, Stepping};
+pub use stop_signal::StopSignal;

@@ -75,9 +75,10 @@ impl RunPage {
             KVM_EXIT_SHUTDOWN => Exit::Shutdown,
             KVM_EXIT_INTR => Exit::Interrupted,
             KVM_EXIT_INTERNAL_ERROR => Exit::InternalError(self.internal_error()),
-            // SAFETY: the exit reason says that this member of the union was written.
             KVM_EXIT_FAIL_ENTRY => {
-                Exit::EntryFailed(unsafe { (*self.run()).__bindgen_anon_1.fail_entry.hardware_entry_failure_reason })
+                // SAFETY: the exit reason says that this member of the union was written.
+                let fail_entry = unsafe { (*self.run()).__bindgen_anon_1.fail_entry };
+                Exit::EntryFailed(fail_entry.hardware_entry_failure_reason)
             }
             other => Exit::Unknown(other),
         }

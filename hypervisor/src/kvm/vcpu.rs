@@ -160,7 +160,6 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result<()> {
-        self.pending.check_set()?;
         self.fd.set_mp_state(*state).map_err(system("KVM_SET_MP_STATE"))
     }
 }

@@ -272,7 +272,6 @@ impl Vcpu for SoftVcpu {
     }
 
     fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result<()> {
-        self.pending.check_set()?;
         self.mp_state = *state;
         Ok(())
     }

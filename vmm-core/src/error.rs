@@ -1,0 +1,68 @@
+//! What can go wrong while a machine is set up or its address map changed.
+
+use std::io;
+
+use hypervisor::{AddressSpace, VcpuId};
+use thiserror::Error;
+
+/// The result of a call into this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A machine could not be made, changed or started.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A range could not be reserved or released.
+    #[error("{space} range at {start:#x}, {len:#x} bytes: {problem}")]
+    Reservation {
+        /// Ports or memory.
+        space: AddressSpace,
+        /// The range's first address.
+        start: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// What is wrong with it.
+        problem: ReservationProblem,
+    },
+    /// The backend refused.
+    #[error(transparent)]
+    Backend(#[from] hypervisor::Error),
+    /// The machine runs already.
+    #[error("the machine was started before")]
+    AlreadyStarted,
+    /// A machine has at least one vCPU.
+    #[error("a machine needs at least one vCPU")]
+    NoVcpus,
+    /// The operating system gave no thread for a vCPU or its pump.
+    #[error("starting the thread of vCPU {vcpu}: {source}")]
+    Thread {
+        /// Whose thread.
+        vcpu: VcpuId,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The operating system gave no eventfd.
+    #[error("making the eventfd for {purpose}: {source}")]
+    EventFd {
+        /// What it was for.
+        purpose: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Why a range was not reserved or released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ReservationProblem {
+    /// The length is 0.
+    #[error("the length is 0")]
+    Empty,
+    /// `start + len` exceeds 64 bits.
+    #[error("the end exceeds 64 bits")]
+    Overflow,
+    /// Some byte of it is reserved already.
+    #[error("part of it is reserved already")]
+    Overlap,
+    /// No reservation of this owner begins there.
+    #[error("no reservation of this owner begins there")]
+    NotReserved,
+}

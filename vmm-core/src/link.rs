@@ -1,0 +1,82 @@
+//! A vCPU's side of the channels to one owner.
+
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, never, select};
+
+use crate::channel::{Command, Event, FarEnd};
+use crate::pump::{LinkError, Pump};
+use crate::stop_signal::StopSignal;
+
+pub(crate) struct Link {
+    events: Sender<Event>,
+    commands: Receiver<Command>,
+    /// The far end and its pump, where this thread steps it.
+    inline: Option<(FarEnd, Box<dyn Pump>)>,
+    stop: StopSignal,
+}
+
+impl Link {
+    pub(crate) fn inline(
+        events: Sender<Event>,
+        commands: Receiver<Command>,
+        far: FarEnd,
+        pump: Box<dyn Pump>,
+        stop: StopSignal,
+    ) -> Self {
+        Self { events, commands, inline: Some((far, pump)), stop }
+    }
+
+    /// A link at whose far end another thread stands.
+    pub(crate) fn threaded(events: Sender<Event>, commands: Receiver<Command>, stop: StopSignal) -> Self {
+        Self { events, commands, inline: None, stop }
+    }
+
+    pub(crate) fn send(&self, event: Event) -> Result<(), LinkError> {
+        match self.events.try_send(event) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err(LinkError::HungUp),
+            Err(TrySendError::Full(event)) => select! {
+                send(self.events, event) -> sent => sent.map_err(|_| LinkError::HungUp),
+                recv(self.stop.channel()) -> _ => Err(LinkError::Stopped),
+            },
+        }
+    }
+
+    /// The owner's next command.
+    pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Command, LinkError> {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Fail(error)) => return Err(error),
+                Ok(command) => return Ok(command),
+                Err(TryRecvError::Disconnected) => return Err(LinkError::HungUp),
+                Err(TryRecvError::Empty) => {}
+            }
+            if self.stop.is_set() {
+                return Err(LinkError::Stopped);
+            }
+            match &mut self.inline {
+                Some((far, pump)) => {
+                    // The vCPU receives only when it has said something.
+                    let event = far.events.try_recv().map_err(|_| LinkError::HungUp)?;
+                    let command = pump.step(event, deadline)?;
+                    far.commands.send(command).map_err(|_| LinkError::HungUp)?;
+                }
+                None => self.wait(deadline)?,
+            }
+        }
+    }
+
+    /// Waits until there may be a command.
+    fn wait(&self, deadline: Option<Instant>) -> Result<(), LinkError> {
+        let timer = deadline.map_or_else(never, crossbeam_channel::at);
+        let mut select = crossbeam_channel::Select::new();
+        select.recv(&self.commands);
+        select.recv(self.stop.channel());
+        let timed_out = select.recv(&timer);
+        if select.ready() == timed_out && self.commands.is_empty() {
+            return Err(LinkError::TimedOut);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! A machine: a VM, its address map, and the threads of its vCPUs.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use hypervisor::{VcpuId, Vm};
+
+use crate::address_map::AddressMap;
+use crate::channel::{FarEnd, pair};
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::gate::Gate;
+use crate::link::Link;
+use crate::notice::{Notices, Notifier};
+use crate::pump::{Pump, Stepping, step_until_stopped};
+use crate::stop_signal::StopSignal;
+use crate::vcpu_loop::{Shared, VcpuLoop};
+
+/// One who is attached to a machine and can own addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerId(usize);
+
+impl OwnerId {
+    pub(crate) const fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What a machine is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How many vCPUs it has.
+    pub vcpus: NonZeroU32,
+    /// How long an owner may take to answer an access; `None` for as long as it likes.
+    pub exit_timeout: Option<Duration>,
+}
+
+/// A VM that owners attach to and that is then started, once.
+///
+/// Dropping it stops and joins its vCPUs.
+pub struct Machine {
+    vm: Arc<dyn Vm>,
+    shared: Arc<Shared>,
+    controls: Vec<Arc<Control>>,
+    /// By vCPU, then by owner; taken by the start.
+    links: Vec<Vec<(Arc<str>, Link)>>,
+    threads: Vec<JoinHandle<()>>,
+    started: bool,
+}
+
+impl Machine {
+    /// A machine around `vm`, which has no vCPUs yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EventFd`] where the system gives none.
+    pub fn new(vm: Arc<dyn Vm>, config: &Config) -> Result<(Self, Notices)> {
+        let (notifier, notices) = Notifier::new()?;
+        let vcpus = config.vcpus.get() as usize;
+        let shared = Shared {
+            map: Arc::default(),
+            gate: Gate::new(vcpus),
+            stop: StopSignal::new()?,
+            notifier,
+            exit_timeout: config.exit_timeout,
+        };
+        let machine = Self {
+            vm,
+            shared: Arc::new(shared),
+            controls: (0..vcpus).map(|_| Arc::default()).collect(),
+            links: (0..vcpus).map(|_| Vec::new()).collect(),
+            threads: Vec::new(),
+            started: false,
+        };
+        Ok((machine, notices))
+    }
+
+    /// The VM itself.
+    pub fn vm(&self) -> &Arc<dyn Vm> {
+        &self.vm
+    }
+
+    /// Who owns which addresses. It may be changed at any time.
+    pub fn map(&self) -> &Arc<AddressMap> {
+        &self.shared.map
+    }
+
+    /// The signal that tells pumps to return.
+    pub fn stop_signal(&self) -> &StopSignal {
+        &self.shared.stop
+    }
+
+    /// How many vCPUs it has.
+    pub fn vcpus(&self) -> usize {
+        self.controls.len()
+    }
+
+    /// Attaches an owner, called `name` in errors, whose exits the pumps that `make` gives carry, one a vCPU.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyStarted`]; [`Error::Thread`] where a pump of its own thread gets none.
+    pub fn attach(
+        &mut self,
+        name: &str,
+        stepping: Stepping,
+        mut make: impl FnMut(VcpuId) -> Box<dyn Pump>,
+    ) -> Result<OwnerId> {
+        if self.started {
+            return Err(Error::AlreadyStarted);
+        }
+        let name: Arc<str> = name.into();
+        let owner = self.next_owner();
+        let mut threads = Vec::new();
+        for (vcpu, links) in (0..).map(VcpuId).zip(&mut self.links) {
+            let (events, commands, far) = pair();
+            let stop = self.shared.stop.clone();
+            let pump = make(vcpu);
+            let link = match stepping {
+                Stepping::Inline => Link::inline(events, commands, far, pump, stop),
+                Stepping::Threaded => {
+                    let signal = stop.clone();
+                    let thread = thread::Builder::new()
+                        .name(format!("pump{vcpu}"))
+                        .spawn(move || step_until_stopped(pump, &far, &signal))
+                        .map_err(|source| Error::Thread { vcpu, source })?;
+                    threads.push(thread);
+                    Link::threaded(events, commands, stop)
+                }
+            };
+            links.push((Arc::clone(&name), link));
+        }
+        self.threads.extend(threads);
+        Ok(owner)
+    }
+
+    /// Attaches an owner and hands out the far ends of its channels, one a vCPU, for the caller to stand at.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyStarted`].
+    pub fn attach_far_ends(&mut self, name: &str) -> Result<(OwnerId, Vec<FarEnd>)> {
+        if self.started {
+            return Err(Error::AlreadyStarted);
+        }
+        let name: Arc<str> = name.into();
+        let owner = self.next_owner();
+        let far_ends = self.links.iter_mut().map(|links| {
+            let (events, commands, far) = pair();
+            links.push((Arc::clone(&name), Link::threaded(events, commands, self.shared.stop.clone())));
+            far
+        });
+        Ok((owner, far_ends.collect()))
+    }
+
+    fn next_owner(&self) -> OwnerId {
+        OwnerId(self.links.first().map_or(0, Vec::len))
+    }
+
+    /// Makes the vCPUs and starts their threads. Each is given to every owner to initialise; when all are, all run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyStarted`]; [`Error::Backend`] or [`Error::Thread`] where a vCPU cannot be had: then none runs.
+    pub fn start(&mut self) -> Result<()> {
+        if self.started {
+            return Err(Error::AlreadyStarted);
+        }
+        self.started = true;
+        let mut loops = Vec::new();
+        for ((id, control), links) in (0..).map(VcpuId).zip(&self.controls).zip(self.links.drain(..)) {
+            let vcpu = self.vm.create_vcpu(id)?;
+            control.set_kick(vcpu.kick_handle());
+            let (shared, control) = (Arc::clone(&self.shared), Arc::clone(control));
+            loops.push((id, VcpuLoop { vcpu, owners: links, shared, control }));
+        }
+        for (vcpu, vcpu_loop) in loops {
+            let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || vcpu_loop.run());
+            match thread {
+                Ok(thread) => self.threads.push(thread),
+                Err(source) => {
+                    self.stop();
+                    return Err(Error::Thread { vcpu, source });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the vCPUs of `which` stand still for `owner` at their next safe point, with an event that carries `user`.
+    /// A pause not yet delivered is replaced. Before the start it is delivered right after the initialisation.
+    pub fn pause(&self, owner: OwnerId, which: impl Fn(VcpuId) -> bool, user: u64) {
+        for (id, control) in (0..).map(VcpuId).zip(&self.controls) {
+            if which(id) {
+                control.pause(owner, user);
+            }
+        }
+        self.shared.gate.poke();
+    }
+
+    /// Tells all vCPUs and pumps to end, wherever they wait. None enters the guest again.
+    pub fn stop(&self) {
+        self.shared.stop.set();
+        for control in &self.controls {
+            control.kick();
+        }
+        self.shared.gate.poke();
+    }
+
+    /// Stops, and waits until all threads have ended.
+    pub fn join(&mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            // A panic was told by the vCPU's last notice.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.join();
+    }
+}

@@ -1,0 +1,65 @@
+//! Telling every thread of a machine that it ends.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::error::{Error, Result};
+
+/// The wish that a machine's threads end, in three forms for those who look, those who wait on a channel, and those
+/// who wait on a descriptor. It is set once and never taken back.
+#[derive(Clone, Debug)]
+pub struct StopSignal {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    set: AtomicBool,
+    /// Dropped to close the channel.
+    keep_open: Mutex<Option<Sender<Infallible>>>,
+    channel: Receiver<Infallible>,
+    /// Written once and never read, so that it stays readable.
+    event: EventFd,
+}
+
+impl StopSignal {
+    pub(crate) fn new() -> Result<Self> {
+        let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
+            .map_err(|source| Error::EventFd { purpose: "stopping a machine", source })?;
+        let (sender, channel) = crossbeam_channel::bounded(0);
+        let shared = Shared { set: AtomicBool::new(false), keep_open: Mutex::new(Some(sender)), channel, event };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Whether the machine ends.
+    pub fn is_set(&self) -> bool {
+        self.shared.set.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set(&self) {
+        self.shared.set.store(true, Ordering::SeqCst);
+        self.shared.keep_open.lock().take();
+        // An eventfd that is full already is readable, which is all that is wanted.
+        let _ = self.shared.event.write(1);
+    }
+
+    /// A channel that carries nothing and is closed by the signal.
+    pub(crate) fn channel(&self) -> &Receiver<Infallible> {
+        &self.shared.channel
+    }
+}
+
+impl AsFd for StopSignal {
+    /// Readable once the signal is set. It must not be read.
+    #[allow(unsafe_code, reason = "vmm-sys-util's EventFd lends out only a raw descriptor")]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the eventfd is open as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.shared.event.as_raw_fd()) }
+    }
+}

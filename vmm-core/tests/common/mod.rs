@@ -1,0 +1,140 @@
+//! A machine on the mock, with the test at the far ends.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crossbeam_channel::RecvTimeoutError;
+use hypervisor::mock::{Mock, Script, Step};
+use hypervisor::{Access, AddressSpace, Hypervisor, VcpuId};
+use test_utils::wait::LIMIT;
+use vmm_core::{Bytes, Command, Config, Event, FarEnd, Machine, Notice, Notices, OwnerId, Resume, StopReason};
+
+pub const PORT: u16 = 0x3f8;
+pub const PIO: AddressSpace = AddressSpace::Pio;
+pub const MMIO: AddressSpace = AddressSpace::Mmio;
+
+pub struct Rig {
+    pub machine: Machine,
+    pub notices: Notices,
+    pub owner: OwnerId,
+    pub far: Vec<FarEnd>,
+}
+
+pub fn config(vcpus: u32) -> Config {
+    Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None }
+}
+
+impl Rig {
+    /// A machine whose vCPUs all follow `steps`, with one owner called `tester`, not started.
+    pub fn new(vcpus: u32, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self::with(config(vcpus), &Mock::new(Script::once(steps)))
+    }
+
+    pub fn with(config: Config, hypervisor: &dyn Hypervisor) -> Self {
+        let (mut machine, notices) = Machine::new(hypervisor.create_vm().unwrap(), &config).unwrap();
+        let (owner, far) = machine.attach_far_ends("tester").unwrap();
+        Self { machine, notices, owner, far }
+    }
+
+    pub fn reserve(&self, space: AddressSpace, start: u64, len: u64) {
+        self.machine.map().reserve(space, start, len, self.owner).unwrap();
+    }
+
+    pub fn start(&mut self) {
+        self.machine.start().unwrap();
+    }
+
+    /// Starts, and lets every vCPU run.
+    pub fn start_running(&mut self) {
+        self.start();
+        for vcpu in 0..self.far.len() {
+            self.expect_init(vcpu);
+            self.make_runnable_and_resume(vcpu);
+        }
+    }
+
+    pub fn make_runnable_and_resume(&self, vcpu: usize) {
+        let runnable = vmm_core::State::MpState(hypervisor::kvm_mp_state { mp_state: 0 });
+        self.send(vcpu, Command::Set(runnable));
+        assert!(matches!(self.event(vcpu), Event::Done(Ok(()))));
+        self.resume(vcpu);
+    }
+
+    pub fn event(&self, vcpu: usize) -> Event {
+        match self.far[vcpu].events.recv_timeout(LIMIT) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => panic!("vCPU {vcpu} said nothing within {LIMIT:?}"),
+            Err(RecvTimeoutError::Disconnected) => panic!("vCPU {vcpu} is gone: {:?}", self.notices),
+        }
+    }
+
+    pub fn expect_init(&self, vcpu: usize) {
+        assert!(matches!(self.event(vcpu), Event::Init));
+    }
+
+    pub fn expect_access(&self, vcpu: usize) -> (Access, Bytes) {
+        match self.event(vcpu) {
+            Event::Access { access, data } => (access, data),
+            other => panic!("{other:?} instead of an access"),
+        }
+    }
+
+    pub fn expect_write(&self, vcpu: usize, expected: &[u8]) {
+        assert_eq!(&self.expect_access(vcpu).1[..], expected);
+    }
+
+    pub fn expect_paused(&self, vcpu: usize, expected: u64) {
+        match self.event(vcpu) {
+            Event::Paused { user } => assert_eq!(user, expected),
+            other => panic!("{other:?} instead of a pause"),
+        }
+    }
+
+    pub fn send(&self, vcpu: usize, command: Command) {
+        self.far[vcpu].commands.send_timeout(command, LIMIT).unwrap();
+    }
+
+    pub fn resume(&self, vcpu: usize) {
+        self.send(vcpu, Command::Resume(Resume::default()));
+    }
+
+    pub fn answer(&self, vcpu: usize, data: &[u8]) {
+        self.send(vcpu, Command::Resume(Resume { data: Bytes::from_slice(data), ..Resume::default() }));
+    }
+
+    pub fn regs(&self, vcpu: usize) -> hypervisor::kvm_regs {
+        self.send(vcpu, Command::Get(vmm_core::StateKind::Regs));
+        match self.event(vcpu) {
+            Event::State(Ok(vmm_core::State::Regs(regs))) => regs,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn notice(&self) -> Notice {
+        self.notices.channel.recv_timeout(LIMIT).expect("a notice")
+    }
+
+    /// Waits for the vCPU's end, passing over other notices.
+    pub fn stop_reason(&self) -> (VcpuId, StopReason) {
+        loop {
+            if let Notice::Stopped(vcpu, reason) = self.notice() {
+                return (vcpu, reason);
+            }
+        }
+    }
+
+    /// True where no event of the vCPU waits. Only for moments when none can be on its way.
+    pub fn is_silent(&self, vcpu: usize) -> bool {
+        self.far[vcpu].events.is_empty()
+    }
+}
+
+pub fn mov_out(value: u64) -> [Step; 2] {
+    [Step::Mov(value), Step::Out { port: PORT, width: 1 }]
+}
+
+pub fn timeout(millis: u64) -> Option<Duration> {
+    Some(Duration::from_millis(millis))
+}

@@ -1,0 +1,127 @@
+//! Registers that an owner reads and sets while an access waits for it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{MMIO, PIO, PORT, Rig};
+use hypervisor::kvm_regs;
+use hypervisor::mock::Step;
+use vmm_core::{Bytes, Command, Event, Resume, State, StateKind};
+
+fn read_rig(steps: impl IntoIterator<Item = Step>) -> Rig {
+    let mut rig = Rig::new(1, steps);
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.reserve(MMIO, 0xd000, 0x2000);
+    rig.start_running();
+    rig
+}
+
+fn in_out() -> [Step; 3] {
+    [Step::Mov(0x5500), Step::In { port: PORT, width: 1 }, Step::Out { port: PORT, width: 4 }]
+}
+
+fn resume_with(rig: &Rig, data: &[u8], regs: kvm_regs) {
+    let data = Bytes::from_slice(data);
+    rig.send(0, Command::Resume(Resume { data, regs: Some(regs), ..Resume::default() }));
+}
+
+fn set_regs(rig: &Rig, regs: kvm_regs) {
+    rig.send(0, Command::Set(State::Regs(regs)));
+    assert!(matches!(rig.event(0), Event::Done(Ok(()))));
+}
+
+#[test]
+fn registers_changed_after_a_look_keep_the_reads_own_result() {
+    let rig = read_rig(in_out());
+    rig.expect_access(0);
+    let seen = rig.regs(0);
+    resume_with(&rig, &[0x77], kvm_regs { rbx: 0xbeef, ..seen });
+    rig.expect_write(0, &[0x77, 0x55, 0, 0]);
+    assert_eq!(rig.regs(0).rbx, 0xbeef);
+}
+
+#[test]
+fn registers_set_without_a_look_are_set_whole() {
+    let rig = read_rig(in_out());
+    rig.expect_access(0);
+    resume_with(&rig, &[0x77], kvm_regs { rax: 0x0102_0304, rflags: 2, ..kvm_regs::default() });
+    rig.expect_write(0, &[4, 3, 2, 1]);
+}
+
+#[test]
+fn a_set_request_within_a_read_is_seen_by_the_next_get_and_holds() {
+    let rig = read_rig(in_out());
+    rig.expect_access(0);
+    let seen = rig.regs(0);
+    set_regs(&rig, kvm_regs { rcx: 0xcafe, ..seen });
+    assert_eq!(rig.regs(0), kvm_regs { rcx: 0xcafe, ..seen });
+    rig.answer(0, &[0x77]);
+    rig.expect_write(0, &[0x77, 0x55, 0, 0]);
+    assert_eq!(rig.regs(0).rcx, 0xcafe);
+}
+
+#[test]
+fn the_resumes_registers_come_after_those_of_an_earlier_request() {
+    let rig = read_rig(in_out());
+    rig.expect_access(0);
+    let seen = rig.regs(0);
+    set_regs(&rig, kvm_regs { rcx: 1, rdx: 1, ..seen });
+    resume_with(&rig, &[0], kvm_regs { rcx: 2, ..seen });
+    rig.expect_access(0);
+    let regs = rig.regs(0);
+    assert_eq!((regs.rcx, regs.rdx), (2, seen.rdx));
+}
+
+#[test]
+fn segment_registers_set_within_a_read_hold() {
+    let rig = read_rig(in_out());
+    rig.expect_access(0);
+    rig.send(0, Command::Get(StateKind::Sregs));
+    let Event::State(Ok(State::Sregs(mut sregs))) = rig.event(0) else { panic!("no sregs") };
+    sregs.ds.base = 0x1230;
+    rig.send(0, Command::Resume(Resume { data: Bytes::from_slice(&[1]), regs: None, sregs: Some(sregs) }));
+    rig.expect_write(0, &[1, 0x55, 0, 0]);
+    rig.send(0, Command::Get(StateKind::Sregs));
+    assert!(matches!(rig.event(0), Event::State(Ok(State::Sregs(sregs))) if sregs.ds.base == 0x1230));
+}
+
+#[test]
+fn registers_set_in_the_first_fragment_of_a_read_wait_for_the_last() {
+    let rig = read_rig([Step::Mov(0), Step::Load { address: 0xdffe, width: 4 }, Step::Out { port: PORT, width: 4 }]);
+    assert_eq!(rig.expect_access(0).0.address(), 0xdffe);
+    let seen = rig.regs(0);
+    resume_with(&rig, &[1, 2], kvm_regs { rbx: 0xbeef, ..seen });
+    assert_eq!(rig.expect_access(0).0.address(), 0xe000);
+    assert_eq!(rig.regs(0).rbx, 0xbeef, "seen as set, though not applied yet");
+    rig.answer(0, &[3, 4]);
+    rig.expect_write(0, &[1, 2, 3, 4]);
+    assert_eq!(rig.regs(0).rbx, 0xbeef);
+}
+
+#[test]
+fn registers_set_within_a_write_are_there_at_once() {
+    let rig = read_rig([
+        Step::Mov(1),
+        Step::Out { port: PORT, width: 1 },
+        Step::Out { port: PORT, width: 4 },
+        Step::Out { port: PORT, width: 4 },
+    ]);
+    rig.expect_write(0, &[1]);
+    set_regs(&rig, kvm_regs { rax: 0x0102_0304, ..rig.regs(0) });
+    assert_eq!(rig.regs(0).rax, 0x0102_0304);
+    rig.resume(0);
+    rig.expect_write(0, &[4, 3, 2, 1]);
+    resume_with(&rig, &[], kvm_regs { rax: 5, ..rig.regs(0) });
+    rig.expect_write(0, &[5, 0, 0, 0]);
+}
+
+#[test]
+fn registers_can_be_set_while_paused() {
+    let mut rig = Rig::new(1, [Step::Out { port: PORT, width: 1 }]);
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.machine.pause(rig.owner, |_| true, 1);
+    rig.start_running();
+    rig.expect_paused(0, 1);
+    resume_with(&rig, &[], kvm_regs { rax: 9, ..rig.regs(0) });
+    rig.expect_write(0, &[9]);
+}

@@ -1,0 +1,253 @@
+//! Where exits go and how their answers come back.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::{MMIO, PIO, PORT, Rig, config, mov_out, timeout};
+use hypervisor::mock::{Mock, Script, Step};
+use hypervisor::{AddressSpace, Exit, Hypervisor, InternalError};
+use vmm_core::{Command, Event, LinkError, Machine, Pump, Resume, Stepping, StopReason};
+
+#[test]
+fn an_access_nobody_claimed_reads_zeros_and_swallows_writes() {
+    let mut rig = Rig::new(
+        1,
+        [
+            Step::Mov(0xffff_ffff),
+            Step::Out { port: 0x80, width: 4 },
+            Step::In { port: 0x81, width: 4 },
+            Step::Out { port: PORT, width: 4 },
+            Step::Mov(u64::MAX),
+            Step::Load { address: 0xd000, width: 8 },
+            Step::Store { address: 0xe000, width: 8 },
+            Step::Out { port: PORT, width: 4 },
+        ],
+    );
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.start_running();
+    rig.expect_write(0, &[0; 4]);
+    rig.resume(0);
+    rig.expect_write(0, &[0; 4]);
+}
+
+#[test]
+fn an_access_belongs_to_the_owner_of_its_first_byte() {
+    let steps = [
+        Step::Mov(0x0403_0201),
+        // Its last byte is the owner's, its first is nobody's.
+        Step::Out { port: PORT - 3, width: 4 },
+        // Its first byte is the owner's, the others are nobody's.
+        Step::Out { port: PORT, width: 4 },
+        Step::Store { address: 0xd00f, width: 2 },
+    ];
+    let mut rig = Rig::new(1, steps);
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.reserve(MMIO, 0xd000, 0x10);
+    rig.start_running();
+    let (access, data) = rig.expect_access(0);
+    assert_eq!((access.space(), access.address(), &data[..]), (PIO, PORT.into(), &[1, 2, 3, 4][..]));
+    rig.resume(0);
+    let (access, data) = rig.expect_access(0);
+    assert_eq!((access.space(), access.address(), &data[..]), (MMIO, 0xd00f, &[1, 2][..]));
+}
+
+#[test]
+fn a_short_answer_is_filled_with_zeros_and_a_long_one_is_cut() {
+    let read = || [Step::Mov(u64::MAX), Step::In { port: PORT, width: 4 }, Step::Out { port: PORT, width: 4 }];
+    let mut rig = Rig::new(1, [read(), read(), read()].concat());
+    rig.reserve(PIO, PORT.into(), 4);
+    rig.start_running();
+    for (answer, expected) in
+        [(&[][..], [0; 4]), (&[1, 2][..], [1, 2, 0, 0]), (&[1, 2, 3, 4, 5, 6, 7, 8, 9][..], [1, 2, 3, 4])]
+    {
+        assert_eq!(rig.expect_access(0).0.len(), 4);
+        rig.answer(0, answer);
+        rig.expect_write(0, &expected);
+        rig.resume(0);
+    }
+}
+
+#[test]
+fn a_string_access_carries_up_to_a_page() {
+    let data: Vec<u8> = (0..4096_u32).map(|n| n as u8).collect();
+    let steps = [Step::Outs { port: PORT, data: data.clone() }, Step::Ins { port: PORT, width: 2, count: 2048 }];
+    let mut rig = Rig::new(1, steps.into_iter().chain(mov_out(7)));
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.start_running();
+    rig.expect_write(0, &data);
+    rig.resume(0);
+    assert_eq!(rig.expect_access(0).0.len(), 4096);
+    rig.answer(0, &data);
+    rig.expect_write(0, &[7]);
+}
+
+#[test]
+fn a_reservation_made_or_ended_while_the_guest_runs_counts_from_the_next_access_on() {
+    let mut rig = Rig::new(1, [mov_out(1), mov_out(2), mov_out(3)].concat());
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.start_running();
+    rig.expect_write(0, &[1]);
+    rig.machine.map().release(PIO, PORT.into(), rig.owner).unwrap();
+    rig.machine.pause(rig.owner, |_| true, 5);
+    rig.resume(0);
+    // The pause comes before the guest's next access.
+    rig.expect_paused(0, 5);
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.resume(0);
+    rig.expect_write(0, &[2]);
+}
+
+#[test]
+fn two_owners_get_their_own_accesses() {
+    let hypervisor = Mock::new(Script::once([mov_out(1).to_vec(), vec![Step::Out { port: 0x70, width: 1 }]].concat()));
+    let mut rig = Rig::with(config(1), &hypervisor);
+    let (other, other_far) = rig.machine.attach_far_ends("other").unwrap();
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.machine.map().reserve(PIO, 0x70, 1, other).unwrap();
+    rig.start();
+    rig.expect_init(0);
+    rig.resume(0);
+    assert!(matches!(other_far[0].events.recv().unwrap(), Event::Init));
+    other_far[0].commands.send(Command::Resume(Resume::default())).unwrap();
+    rig.expect_write(0, &[1]);
+    rig.resume(0);
+    assert!(matches!(other_far[0].events.recv().unwrap(), Event::Access { access, .. } if access.address() == 0x70));
+}
+
+/// The same device, stepped by the vCPU's thread and by its own.
+fn device_serves_both(stepping: Stepping) {
+    let steps = [Step::In { port: PORT, width: 1 }, Step::Out { port: PORT, width: 1 }];
+    let hypervisor = Mock::new(Script::forever(steps));
+    let (mut machine, notices) = Machine::new(hypervisor.create_vm().unwrap(), &config(2)).unwrap();
+    let written = Arc::new(Mutex::new([Vec::new(), Vec::new()]));
+    let owner = machine
+        .attach("device", stepping, |vcpu| {
+            let written = Arc::clone(&written);
+            let mut n = 0_u8;
+            let mut runnable = false;
+            Box::new(move |event| match event {
+                // Each vCPU is made runnable first: the second would wait for a start-up interrupt.
+                Event::Init if !runnable => {
+                    runnable = true;
+                    Command::Set(vmm_core::State::MpState(hypervisor::kvm_mp_state { mp_state: 0 }))
+                }
+                Event::Access { data, .. } if data.is_empty() => {
+                    n += 1;
+                    let answer = n + 100 * vcpu.0 as u8;
+                    Command::Resume(Resume { data: [answer][..].into(), ..Resume::default() })
+                }
+                Event::Access { data, .. } => {
+                    let mut written = written.lock().unwrap();
+                    written[vcpu.index()].extend_from_slice(&data);
+                    if n == 5 { Command::Stop } else { Command::Resume(Resume::default()) }
+                }
+                _ => Command::Resume(Resume::default()),
+            }) as Box<dyn Pump>
+        })
+        .unwrap();
+    machine.map().reserve(AddressSpace::Pio, PORT.into(), 1, owner).unwrap();
+    machine.start().unwrap();
+    let mut stopped = 0;
+    while stopped < 2 {
+        if let vmm_core::Notice::Stopped(_, reason) = notices.channel.recv_timeout(test_utils::wait::LIMIT).unwrap() {
+            assert!(matches!(reason, StopReason::Released { .. }), "{reason}");
+            stopped += 1;
+        }
+    }
+    assert_eq!(*written.lock().unwrap(), [vec![1, 2, 3, 4, 5], vec![101, 102, 103, 104, 105]]);
+}
+
+#[test]
+fn an_inline_pump_answers_each_vcpu() {
+    device_serves_both(Stepping::Inline);
+}
+
+#[test]
+fn a_threaded_pump_answers_each_vcpu() {
+    device_serves_both(Stepping::Threaded);
+}
+
+/// A pump that fails at the first access.
+struct Broken(Option<LinkError>);
+
+impl Pump for Broken {
+    fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Command, LinkError> {
+        match event {
+            Event::Access { .. } => Err(self.0.take().unwrap()),
+            _ => Ok(Command::Resume(Resume::default())),
+        }
+    }
+}
+
+#[test]
+fn a_pump_that_fails_stops_its_vcpu_with_the_owners_name() {
+    for stepping in [Stepping::Inline, Stepping::Threaded] {
+        for (error, expected) in [
+            (LinkError::HungUp, "serial hung up"),
+            (LinkError::TimedOut, "serial did not answer a port write of 1 bytes at 0x3f8 in time"),
+            (LinkError::Fault("garbage".into()), "serial: garbage"),
+        ] {
+            let vm = Mock::new(Script::once(mov_out(1))).create_vm().unwrap();
+            let (mut machine, notices) = Machine::new(vm, &config(1)).unwrap();
+            let mut error = Some(error);
+            let owner = machine.attach("serial", stepping, |_| Box::new(Broken(error.take()))).unwrap();
+            machine.map().reserve(PIO, PORT.into(), 1, owner).unwrap();
+            machine.start().unwrap();
+            loop {
+                let notice = notices.channel.recv_timeout(test_utils::wait::LIMIT).unwrap();
+                if let vmm_core::Notice::Stopped(_, reason) = notice {
+                    assert_eq!(reason.to_string(), expected);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_owner_that_drops_its_far_end_stops_the_vcpu() {
+    let mut rig = Rig::new(1, mov_out(1));
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.start_running();
+    rig.expect_write(0, &[1]);
+    rig.far.clear();
+    assert!(matches!(rig.stop_reason().1, StopReason::HungUp { .. }));
+}
+
+#[test]
+fn an_owner_that_does_not_answer_in_time_stops_the_vcpu_with_the_accesss_address() {
+    let mut config = config(1);
+    config.exit_timeout = timeout(20);
+    let mut rig = Rig::with(config, &Mock::new(Script::once([Step::Load { address: 0xd000, width: 4 }])));
+    rig.reserve(MMIO, 0xd000, 4);
+    rig.start_running();
+    let (_, reason) = rig.stop_reason();
+    assert_eq!(reason.to_string(), "tester did not answer a mmio read of 4 bytes at 0xd000 in time");
+    assert!(reason.is_failure());
+}
+
+#[test]
+fn the_guests_end_is_told_with_its_reason() {
+    let internal = InternalError { suberror: 4, data: [9; 6], words: 1 };
+    for (exit, expected, failure) in [
+        (Exit::Shutdown, "shut down (triple fault)", false),
+        (Exit::Halted, "halted", false),
+        (Exit::InternalError(internal), "internal error: suberror 4: unexpected exit reason 0x0000000000000009", false),
+        (Exit::EntryFailed(0x21), "guest entry failed, hardware reason 0x21", true),
+    ] {
+        let mut rig = Rig::new(1, [Step::Exit(exit)]);
+        rig.start_running();
+        let (_, reason) = rig.stop_reason();
+        assert_eq!((reason.to_string().as_str(), reason.is_failure()), (expected, failure));
+    }
+}
+
+#[test]
+fn an_unknown_exit_is_passed_over() {
+    let mut rig = Rig::new(1, [vec![Step::Exit(Exit::Unknown(99)); 3], mov_out(4).to_vec()].concat());
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.start_running();
+    rig.expect_write(0, &[4]);
+}
