@@ -1,19 +1,50 @@
 //! Plugin processes: starting them, their connections, carrying exits, and how they end.
+//!
+//! [`run`] is all there is to call: it makes a VM, starts a plugin over a socket, serves what the plugin asks for, and
+//! returns when the plugin has ended.
+//!
+//! Inside, one supervisor thread (the caller's) waits on everything that is not an exit: the plugin's main sockets, its
+//! end, its standard error, signals, and the machine's notices. Exits go from each vCPU's thread straight to the plugin,
+//! over a pair of pipes. Everything that comes from the plugin is checked as if it were hostile.
+
+mod connection;
+mod end;
+mod errno;
+mod error;
+mod log_budget;
+mod main_requests;
+mod pipe_pump;
+mod process;
+mod shutdown_event;
+mod signals;
+mod stderr_log;
+mod supervisor;
+mod vcpu_pipes;
+mod wire;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use error::{Error, Result};
 use hypervisor::Hypervisor;
 
 /// The program that is to be a VM's plugin.
 #[derive(Clone, Debug)]
 pub struct PluginCommand {
-    /// The executable.
+    /// The executable, as a path: it is not looked for elsewhere.
     pub path: PathBuf,
     /// Its arguments, each handed over as it is, after the path.
     pub args: Vec<OsString>,
+}
+
+impl PluginCommand {
+    /// What the plugin is called in errors and in the log: its file's name.
+    pub fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
 }
 
 /// What a VM is run with.
@@ -25,11 +56,15 @@ pub struct Config {
     pub exit_timeout: Option<Duration>,
 }
 
-/// TODO
-#[derive(Debug, thiserror::Error)]
-pub enum Error {}
-
-/// Runs a VM until its plugin has ended.
-pub fn run(_hypervisor: &dyn Hypervisor, _plugin: &PluginCommand, _config: &Config) -> Result<(), Error> {
-    Ok(())
+/// Runs a VM on `hypervisor` until its plugin has ended.
+///
+/// SIGINT, SIGTERM and SIGHUP, for which handlers are set while it runs, end the VM: the plugin has a second to end by
+/// itself, is hung up on, has another second, and is killed.
+///
+/// # Errors
+///
+/// The first thing that went wrong, even if cleaning up failed later. It is no error when the plugin exits with 0, also
+/// after the guest has stopped.
+pub fn run(hypervisor: &dyn Hypervisor, plugin: &PluginCommand, config: &Config) -> Result<()> {
+    supervisor::Supervisor::new(hypervisor, plugin, config)?.run()
 }

@@ -29,9 +29,6 @@ pub enum Error {
     /// The machine runs already.
     #[error("the machine was started before")]
     AlreadyStarted,
-    /// A machine has at least one vCPU.
-    #[error("a machine needs at least one vCPU")]
-    NoVcpus,
     /// The operating system gave no thread for a vCPU or its pump.
     #[error("starting the thread of vCPU {vcpu}: {source}")]
     Thread {

@@ -1,0 +1,148 @@
+//! How a run ends: told, hung up on, killed, a second between each.
+
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use std::os::unix::process::ExitStatusExt;
+
+use crate::error::{Error, Result};
+
+/// How long the plugin has to exit after it was told, with its requests still served; and again after it was hung up on.
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
+/// Where in its end a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// The plugin was told to exit.
+    Told {
+        at: Instant,
+    },
+    /// All channels were closed.
+    HungUp {
+        at: Instant,
+    },
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Stop the vCPUs and fire the shutdown event.
+    Tell,
+    /// Close all channels.
+    HangUp,
+    /// Kill the plugin.
+    Kill,
+}
+
+#[derive(Debug)]
+pub(crate) struct End {
+    phase: Phase,
+}
+
+impl End {
+    pub(crate) fn new() -> Self {
+        Self { phase: Phase::Running }
+    }
+
+    /// Begins the end, if it has not begun.
+    pub(crate) fn begin(&mut self, now: Instant) -> Option<Due> {
+        if self.phase != Phase::Running {
+            return None;
+        }
+        self.phase = Phase::Told { at: now };
+        Some(Due::Tell)
+    }
+
+    /// What is due at `now`.
+    pub(crate) fn due(&mut self, now: Instant) -> Option<Due> {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        match self.phase {
+            Phase::Running => None,
+            Phase::Told { .. } => {
+                self.phase = Phase::HungUp { at: now };
+                Some(Due::HangUp)
+            }
+            Phase::HungUp { .. } => Some(Due::Kill),
+        }
+    }
+
+    /// When something is due next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running => None,
+            Phase::Told { at } | Phase::HungUp { at } => Some(at + GRACE),
+        }
+    }
+
+    /// What the plugin's end means for the run.
+    pub(crate) fn verdict(&self, plugin: String, status: ExitStatus) -> Result<()> {
+        if let Phase::HungUp { .. } = self.phase {
+            return Err(Error::NotInTime { plugin });
+        }
+        match (status.code(), status.signal()) {
+            (Some(0), _) => Ok(()),
+            (Some(code), _) => Err(Error::Exited { plugin, code }),
+            (None, signal) => Err(Error::Killed { plugin, signal: signal.unwrap_or_default() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(code: i32) -> ExitStatus {
+        ExitStatus::from_raw(code << 8)
+    }
+
+    fn verdict(end: &End, status: ExitStatus) -> String {
+        match end.verdict("p".into(), status) {
+            Ok(()) => "fine".into(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_running_plugin_may_take_any_time() {
+        let mut end = End::new();
+        assert_eq!(end.deadline(), None);
+        assert_eq!(end.due(Instant::now() + Duration::from_secs(1000)), None);
+    }
+
+    #[test]
+    fn a_plugin_is_told_then_hung_up_on_then_killed_a_second_apart() {
+        let start = Instant::now();
+        let mut end = End::new();
+        assert_eq!(end.begin(start), Some(Due::Tell));
+        assert_eq!(end.begin(start), None);
+        assert_eq!(end.due(start + GRACE / 2), None);
+        assert_eq!(end.due(start + GRACE), Some(Due::HangUp));
+        assert_eq!(end.due(start + GRACE), None);
+        assert_eq!(end.due(start + GRACE * 2), Some(Due::Kill));
+    }
+
+    #[test]
+    fn how_the_plugin_ended_is_how_the_run_did() {
+        let mut end = End::new();
+        for told in [false, true] {
+            if told {
+                end.begin(Instant::now());
+            }
+            assert_eq!(verdict(&end, exited(0)), "fine");
+            assert_eq!(verdict(&end, exited(3)), "plugin p exited with code 3");
+            assert_eq!(verdict(&end, ExitStatus::from_raw(6)), "plugin p was killed by signal 6 (SIGABRT)");
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_exits_only_after_it_was_hung_up_on_was_too_late() {
+        let start = Instant::now();
+        let mut end = End::new();
+        end.begin(start);
+        end.due(start + GRACE);
+        assert_eq!(verdict(&end, exited(0)), "plugin p did not exit in time after it was told to");
+    }
+}

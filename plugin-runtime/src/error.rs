@@ -1,0 +1,103 @@
+//! How running a VM with a plugin can fail.
+
+use std::io;
+use std::path::PathBuf;
+
+use hypervisor::VcpuId;
+use thiserror::Error;
+use vmm_core::StopReason;
+
+/// The result of running a VM.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a VM could not be set up, or how it ended.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The VM could not be made.
+    #[error("making the VM: {0}")]
+    Vm(#[from] hypervisor::Error),
+    /// The machine around it could not be made, or its vCPUs could not be started.
+    #[error("making the machine: {0}")]
+    Machine(#[from] vmm_core::Error),
+    /// The operating system refused something the VMM needs.
+    #[error("{what}: {source}")]
+    SetUp {
+        /// What was tried.
+        what: &'static str,
+        /// Why it was refused.
+        source: io::Error,
+    },
+    /// The plugin's executable could not be started.
+    #[error("starting plugin {}: {source}", path.display())]
+    Start {
+        /// The executable.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Waiting for something to happen failed.
+    #[error("waiting for events: {0}")]
+    Poll(io::Error),
+    /// A vCPU failed, or the plugin failed it.
+    #[error("vCPU {vcpu}: {reason}")]
+    Vcpu {
+        /// Which one.
+        vcpu: VcpuId,
+        /// How.
+        reason: StopReason,
+    },
+    /// The plugin exited with another code than 0.
+    #[error("plugin {plugin} exited with code {code}")]
+    Exited {
+        /// Its name.
+        plugin: String,
+        /// Its exit code.
+        code: i32,
+    },
+    /// A signal ended the plugin.
+    #[error("plugin {plugin} was killed by signal {signal} ({})", signal_name(*signal))]
+    Killed {
+        /// Its name.
+        plugin: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// The plugin had to be killed, or ended only after it was hung up on.
+    #[error("plugin {plugin} did not exit in time after it was told to")]
+    NotInTime {
+        /// Its name.
+        plugin: String,
+    },
+    /// The plugin's end could not be learned.
+    #[error("waiting for the end of plugin {plugin}: {source}")]
+    Wait {
+        /// Its name.
+        plugin: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Names what the operating system refused.
+    pub(crate) fn set_up<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::SetUp { what, source: source.into() }
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("a real-time signal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_named_by_number_and_name() {
+        let killed = Error::Killed { plugin: "adder".into(), signal: 9 };
+        assert_eq!(killed.to_string(), "plugin adder was killed by signal 9 (SIGKILL)");
+        let killed = Error::Killed { plugin: "adder".into(), signal: 40 };
+        assert_eq!(killed.to_string(), "plugin adder was killed by signal 40 (a real-time signal)");
+    }
+}

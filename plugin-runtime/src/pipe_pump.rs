@@ -1,0 +1,238 @@
+//! A vCPU's exits over its pipes, in the words of protocol version 0.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use hypervisor::{Access, Direction};
+use plugin_proto::limits::MAX_REQUEST;
+use plugin_proto::messages::vcpu_request::Message;
+use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request, vcpu_response};
+use plugin_proto::{decode_vcpu_request, encode_vcpu_response};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno as OsErrno, retry_on_intr};
+use thiserror::Error as ThisError;
+use vmm_core::{Bytes, Command, Event, LinkError, Pump, Resume, State, StopSignal};
+
+use crate::errno::Errno;
+use crate::vcpu_pipes::VcpuPipes;
+use crate::wire::{regs_from_bytes, space_to_wire, sregs_from_bytes, state_from_bytes, state_kind, state_to_bytes};
+
+/// One vCPU's pump. A request of the plugin's is read only while the vCPU waits for it.
+pub(crate) struct PipePump {
+    pipes: Arc<VcpuPipes>,
+    stop: StopSignal,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+}
+
+/// What a plugin can do to break its link.
+#[derive(Debug, ThisError)]
+enum Fault {
+    #[error("vCPU request: {0}")]
+    Decode(plugin_proto::Error),
+    #[error("vCPU response: {0}")]
+    Encode(plugin_proto::Error),
+    #[error("resume with {0} of a wrong size")]
+    ResumeSize(&'static str),
+    #[error("reading a vCPU pipe: {0}")]
+    Read(OsErrno),
+    #[error("writing a vCPU pipe: {0}")]
+    Write(OsErrno),
+    #[error("waiting for a vCPU pipe: {0}")]
+    Poll(OsErrno),
+}
+
+impl From<Fault> for LinkError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(Box::new(fault))
+    }
+}
+
+type Result<T> = std::result::Result<T, LinkError>;
+
+impl Pump for PipePump {
+    fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Command> {
+        match event {
+            Event::Init => self.introduce(deadline)?,
+            Event::Access { access, data } => self.respond(&access_response(&access, &data), deadline)?,
+            Event::Paused { user } => self.respond(&paused_response(user), deadline)?,
+            Event::State(state) => self.respond(&state_response(state), deadline)?,
+            Event::Done(done) => self.respond(&done_response(done), deadline)?,
+        }
+        loop {
+            let request = self.request(deadline)?;
+            match command(request)? {
+                Asked::Vcpu(command) => return Ok(command),
+                Asked::Nothing { answer } => self.respond(&answer, deadline)?,
+            }
+        }
+    }
+}
+
+/// What a request is about.
+enum Asked {
+    /// The vCPU.
+    Vcpu(Command),
+    /// Nothing that the vCPU has to hear of: here is the answer.
+    Nothing { answer: VcpuResponse },
+}
+
+impl PipePump {
+    pub(crate) fn new(pipes: Arc<VcpuPipes>, stop: StopSignal) -> Self {
+        Self { pipes, stop, incoming: vec![0; MAX_REQUEST], outgoing: Vec::new() }
+    }
+
+    /// Waits for the plugin's one `wait`, and answers it with `init`.
+    fn introduce(&mut self, deadline: Option<Instant>) -> Result<()> {
+        loop {
+            match self.request(deadline)?.message {
+                Some(Message::Wait(_)) => return self.respond(&init_response(), deadline),
+                request => self.respond(&refusal(request.as_ref(), Errno::PROTO), deadline)?,
+            }
+        }
+    }
+
+    /// The plugin's next request: one read is one.
+    fn request(&mut self, deadline: Option<Instant>) -> Result<VcpuRequest> {
+        loop {
+            wait_for(self.pipes.requests.as_fd(), PollFlags::IN, &self.stop, deadline)?;
+            match retry_on_intr(|| rustix::io::read(&self.pipes.requests, &mut self.incoming)) {
+                Ok(0) => return Err(LinkError::HungUp),
+                Ok(len) => {
+                    let bytes = self.incoming.get(..len).unwrap_or_default();
+                    return decode_vcpu_request(bytes).map_err(|error| Fault::Decode(error).into());
+                }
+                Err(OsErrno::AGAIN) => {}
+                Err(errno) => return Err(Fault::Read(errno).into()),
+            }
+        }
+    }
+
+    /// Writes a response, by one `write` unless the pipe is nearly full.
+    fn respond(&mut self, response: &VcpuResponse, deadline: Option<Instant>) -> Result<()> {
+        encode_vcpu_response(response, &mut self.outgoing).map_err(Fault::Encode)?;
+        let mut left = self.outgoing.as_slice();
+        while !left.is_empty() {
+            match retry_on_intr(|| rustix::io::write(&self.pipes.responses, left)) {
+                Ok(written) => left = left.get(written..).unwrap_or_default(),
+                Err(OsErrno::AGAIN) => {
+                    wait_for(self.pipes.responses.as_fd(), PollFlags::OUT, &self.stop, deadline)?;
+                }
+                Err(OsErrno::PIPE) => return Err(LinkError::HungUp),
+                Err(errno) => return Err(Fault::Write(errno).into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until `pipe` is ready, the machine stops, or the deadline has come.
+fn wait_for(pipe: BorrowedFd<'_>, flags: PollFlags, stop: &StopSignal, deadline: Option<Instant>) -> Result<()> {
+    let mut fds = [PollFd::from_borrowed_fd(pipe, flags), PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
+    loop {
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // A time too long for the kernel is as good as none.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Err(LinkError::TimedOut),
+            Ok(_) if stop.is_set() => return Err(LinkError::Stopped),
+            Ok(_) => return Ok(()),
+            Err(OsErrno::INTR) => {}
+            Err(errno) => return Err(Fault::Poll(errno).into()),
+        }
+    }
+}
+
+fn command(request: VcpuRequest) -> Result<Asked> {
+    let refused = |message: &Message, errno| Ok(Asked::Nothing { answer: refusal(Some(message), errno) });
+    match request.message {
+        Some(Message::Resume(resume)) => Ok(Asked::Vcpu(Command::Resume(resume_from_wire(resume)?))),
+        Some(Message::Shutdown(_)) => Ok(Asked::Vcpu(Command::Stop)),
+        Some(ref message @ Message::GetState(ref get)) => match state_kind(get.set) {
+            Ok(kind) => Ok(Asked::Vcpu(Command::Get(kind))),
+            Err(errno) => refused(message, errno),
+        },
+        Some(ref message @ Message::SetState(ref set)) => {
+            match state_kind(set.set).and_then(|kind| state_from_bytes(kind, &set.state)) {
+                Ok(state) => Ok(Asked::Vcpu(Command::Set(state))),
+                Err(errno) => refused(message, errno),
+            }
+        }
+        Some(ref message @ Message::Wait(_)) => refused(message, Errno::PROTO),
+        message => Ok(Asked::Nothing { answer: refusal(message.as_ref(), Errno::NOTTY) }),
+    }
+}
+
+fn resume_from_wire(resume: vcpu_request::Resume) -> Result<Resume> {
+    let wrong = |what| move |_: Errno| LinkError::from(Fault::ResumeSize(what));
+    let given = |bytes: &[u8]| (!bytes.is_empty()).then_some(());
+    let regs = given(&resume.regs).map(|()| regs_from_bytes(&resume.regs)).transpose().map_err(wrong("regs"))?;
+    let sregs = given(&resume.sregs).map(|()| sregs_from_bytes(&resume.sregs)).transpose().map_err(wrong("sregs"))?;
+    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs })
+}
+
+fn init_response() -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    response.mut_wait().set_init(vcpu_response::wait::Init::new());
+    response
+}
+
+fn access_response(access: &Access, data: &[u8]) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    let io = response.mut_wait().mut_io();
+    io.space = space_to_wire(access.space()).into();
+    io.address = access.address();
+    io.is_write = access.direction() == Direction::Write;
+    // A read tells its length by as many zeros.
+    io.data = match access.direction() {
+        Direction::Write => data.to_vec(),
+        Direction::Read => vec![0; access.len()],
+    };
+    response
+}
+
+fn paused_response(user: u64) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    response.mut_wait().mut_user().user = user;
+    response
+}
+
+fn state_response(state: hypervisor::Result<State>) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    match state {
+        Ok(state) => response.mut_get_state().state = state_to_bytes(&state),
+        Err(error) => {
+            response.errno = Errno::from(&error).0;
+            response.mut_get_state();
+        }
+    }
+    response
+}
+
+fn done_response(done: hypervisor::Result<()>) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    response.errno = done.map_or_else(|error| Errno::from(&error).0, |()| 0);
+    response.mut_set_state();
+    response
+}
+
+/// An answer that says only why not; its oneof is that of the request, where the protocol has one.
+fn refusal(request: Option<&Message>, errno: Errno) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    response.errno = errno.0;
+    match request {
+        Some(Message::Wait(_)) => drop(response.mut_wait()),
+        Some(Message::GetState(_)) => drop(response.mut_get_state()),
+        Some(Message::SetState(_)) => drop(response.mut_set_state()),
+        _ => {}
+    }
+    response
+}

@@ -1,0 +1,148 @@
+//! The plugin's standard error, line by line into the log.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::io::{Errno, retry_on_intr};
+
+use crate::log_budget::{Admission, LogBudget};
+
+/// A longer line is logged in pieces of this many bytes.
+const LONGEST_LINE: usize = 1024;
+
+/// The reading end of the plugin's standard error, not blocking.
+pub(crate) struct StderrLog {
+    plugin: String,
+    pipe: OwnedFd,
+    line: Vec<u8>,
+    budget: LogBudget,
+}
+
+/// What is left to read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// More may come.
+    Open,
+    /// Nothing: all writers are gone.
+    Ended,
+}
+
+impl StderrLog {
+    pub(crate) fn new(plugin: String, pipe: OwnedFd) -> Self {
+        Self { plugin, pipe, line: Vec::new(), budget: LogBudget::new() }
+    }
+
+    /// Logs what is there, `reads` times 4096 bytes at the most, so that a plugin that never stops writing does not
+    /// keep the caller.
+    pub(crate) fn log_available(&mut self, reads: usize) -> Left {
+        let mut buffer = [0; 4096];
+        for _ in 0..reads {
+            match retry_on_intr(|| rustix::io::read(&self.pipe, &mut buffer)) {
+                Ok(0) => return Left::Ended,
+                Ok(len) => self.take(buffer.get(..len).unwrap_or_default()),
+                Err(Errno::AGAIN) => return Left::Open,
+                // A pipe that cannot be read is as good as ended.
+                Err(_) => return Left::Ended,
+            }
+        }
+        Left::Open
+    }
+
+    /// Logs a last line that has no end, and what was dropped.
+    pub(crate) fn finish(&mut self) {
+        if !self.line.is_empty() {
+            self.log_line();
+        }
+        let dropped = self.budget.untold();
+        if dropped > 0 {
+            tracing::warn!(plugin = self.plugin, dropped, "lines of standard error were not logged");
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.log_line();
+                continue;
+            }
+            self.line.push(byte);
+            if self.line.len() >= LONGEST_LINE {
+                self.log_line();
+            }
+        }
+    }
+
+    fn log_line(&mut self) {
+        let line = printable(&self.line);
+        self.line.clear();
+        match self.budget.admit(Instant::now()) {
+            Admission::Drop => {}
+            Admission::Log { dropped: 0 } => tracing::info!(plugin = self.plugin, "{line}"),
+            Admission::Log { dropped } => tracing::info!(plugin = self.plugin, dropped, "{line}"),
+        }
+    }
+}
+
+impl AsFd for StderrLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+/// The line as text that cannot steer a terminal: control characters are escaped.
+fn printable(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for character in String::from_utf8_lossy(line).trim_end_matches('\r').chars() {
+        if character.is_control() && character != '\t' {
+            text.extend(character.escape_default());
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(printable(b"a\tb\x1b[2Jc\r"), "a\tb\\u{1b}[2Jc");
+        assert_eq!(printable(b"\xff"), "\u{fffd}");
+    }
+
+    fn log() -> (StderrLog, OwnedFd) {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        (StderrLog::new("test".into(), read), write)
+    }
+
+    #[test]
+    fn the_end_is_seen_after_the_last_byte() {
+        let (mut log, write) = log();
+        assert_eq!(log.log_available(4), Left::Open);
+        rustix::io::write(&write, b"half a li").unwrap();
+        drop(write);
+        assert_eq!(log.log_available(4), Left::Ended);
+        assert_eq!(log.line, b"half a li");
+        log.finish();
+        assert!(log.line.is_empty());
+    }
+
+    #[test]
+    fn a_line_without_end_is_kept_short() {
+        let (mut log, write) = log();
+        for _ in 0..10 {
+            rustix::io::write(&write, &[b'x'; 4000]).unwrap();
+            log.log_available(1);
+            assert!(log.line.len() < LONGEST_LINE);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The one thread that waits on everything that is not an exit.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use hypervisor::Hypervisor;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use vmm_core::{Machine, Notice, Notices, Stepping, StopReason};
+
+use crate::connection::{self, Buffers, Connection, Fault};
+use crate::end::{Due, End};
+use crate::error::{Error, Result};
+use crate::log_budget::{Admission, LogBudget};
+use crate::main_requests::{PluginVm, Then};
+use crate::pipe_pump::PipePump;
+use crate::process::PluginProcess;
+use crate::shutdown_event::ShutdownEvent;
+use crate::signals::Signals;
+use crate::stderr_log::{Left, StderrLog};
+use crate::vcpu_pipes::VcpuPipes;
+use crate::{Config, PluginCommand};
+
+/// What an epoll event is about: one of these, or a connection's number from `FIRST_CONNECTION` on.
+const PLUGIN: u64 = 0;
+const SIGNAL: u64 = 1;
+const NOTICE: u64 = 2;
+const STDERR: u64 = 3;
+const FIRST_CONNECTION: u64 = 4;
+
+/// Messages of one connection, or reads of standard error, before the others get their turn.
+const TURN: usize = 64;
+/// The same when the plugin has ended and nothing new can come, but what its own children may send.
+const LAST_TURN: usize = 4096;
+
+pub(crate) struct Supervisor {
+    epoll: OwnedFd,
+    name: String,
+    signals: Signals,
+    notices: Notices,
+    stderr: Option<StderrLog>,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    buffers: Buffers,
+    log_budget: LogBudget,
+    end: End,
+    /// The first thing that went wrong.
+    failure: Option<Error>,
+    // Before the VM, whose shutdown event may be read only when the plugin is gone.
+    plugin: PluginProcess,
+    vm: PluginVm,
+}
+
+impl Supervisor {
+    /// Makes the VM and starts the plugin.
+    pub(crate) fn new(hypervisor: &dyn Hypervisor, command: &PluginCommand, config: &Config) -> Result<Self> {
+        let signals = Signals::new()?;
+        let name = command.name();
+        let machine_config = vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout };
+        let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &machine_config)?;
+        let pipes = (0..config.vcpus.get()).map(|_| VcpuPipes::new().map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        let stop = machine.stop_signal().clone();
+        let owner = machine.attach(&name, Stepping::Inline, |vcpu| {
+            // `pipes` has one element a vCPU.
+            Box::new(PipePump::new(Arc::clone(&pipes[vcpu.index()]), stop.clone()))
+        })?;
+        let vm = PluginVm::new(machine, owner, ShutdownEvent::new()?, pipes);
+        let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
+        let (plugin, stderr) = PluginProcess::start(command, plugins_end)?;
+        let mut supervisor = Self {
+            epoll,
+            stderr: Some(StderrLog::new(name.clone(), stderr)),
+            name,
+            signals,
+            notices,
+            connections: BTreeMap::new(),
+            next_connection: FIRST_CONNECTION,
+            buffers: Buffers::new(),
+            log_budget: LogBudget::new(),
+            end: End::new(),
+            failure: None,
+            plugin,
+            vm,
+        };
+        supervisor.watch(&supervisor.plugin, PLUGIN)?;
+        supervisor.watch(&supervisor.signals, SIGNAL)?;
+        supervisor.watch(&supervisor.notices, NOTICE)?;
+        if let Some(stderr) = &supervisor.stderr {
+            supervisor.watch(stderr, STDERR)?;
+        }
+        supervisor.serve(first)?;
+        Ok(supervisor)
+    }
+
+    fn watch(&self, source: impl AsFd, token: u64) -> Result<()> {
+        epoll::add(&self.epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+            .map_err(Error::set_up("watching a descriptor with epoll"))
+    }
+
+    fn unwatch(&self, source: impl AsFd) {
+        // It was watched, so this cannot fail.
+        let _ = epoll::delete(&self.epoll, source);
+    }
+
+    /// Serves until the plugin has ended, and tells how it all went.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let served = self.serve_until_plugin_ended().and_then(|()| self.take_in_the_rest());
+        // vCPUs see the stop before they could enter the guest again, and are gone before the plugin's status is read.
+        self.vm.machine.join();
+        if let Err(error) = served {
+            self.failure.get_or_insert(error);
+        }
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => self.end.verdict(self.name.clone(), self.plugin.wait()?),
+        }
+    }
+
+    fn serve_until_plugin_ended(&mut self) -> Result<()> {
+        loop {
+            let mut plugin_ended = false;
+            for token in self.wait()? {
+                match token {
+                    PLUGIN => plugin_ended = true,
+                    SIGNAL => self.told_to_end()?,
+                    NOTICE => self.take_notices()?,
+                    STDERR => self.log_stderr(TURN),
+                    connection => self.serve_connection(connection, TURN)?,
+                }
+            }
+            if plugin_ended {
+                return Ok(());
+            }
+            if let Some(due) = self.end.due(Instant::now()) {
+                self.act(due)?;
+            }
+        }
+    }
+
+    /// What is ready, or nothing when something is due.
+    fn wait(&self) -> Result<Vec<u64>> {
+        let timeout = self.end.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // The end's seconds always fit.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut space = [MaybeUninit::uninit(); 32];
+        match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
+            Ok((events, _)) => Ok(events.iter().map(|event| event.data.u64()).collect()),
+            Err(Errno::INTR) => Ok(Vec::new()),
+            Err(errno) => Err(Error::Poll(errno.into())),
+        }
+    }
+
+    fn told_to_end(&mut self) -> Result<()> {
+        // Once is enough: the byte stays, and the descriptor would be ready for ever.
+        self.unwatch(&self.signals);
+        tracing::debug!("a signal ends the VM");
+        self.begin_end()
+    }
+
+    fn begin_end(&mut self) -> Result<()> {
+        match self.end.begin(Instant::now()) {
+            Some(due) => self.act(due),
+            None => Ok(()),
+        }
+    }
+
+    fn act(&mut self, due: Due) -> Result<()> {
+        match due {
+            Due::Tell => {
+                self.vm.machine.stop();
+                self.vm.shutdown.fire()?;
+            }
+            Due::HangUp => {
+                // The pumps hold the pipes too, and go with the vCPUs' threads.
+                self.vm.machine.join();
+                self.vm.pipes.clear();
+                self.connections.clear();
+            }
+            Due::Kill => self.plugin.kill(),
+        }
+        Ok(())
+    }
+
+    fn take_notices(&mut self) -> Result<()> {
+        self.notices.clear();
+        while let Ok(notice) = self.notices.channel.try_recv() {
+            if let Notice::Stopped(vcpu, reason) = notice {
+                self.vcpu_stopped(vcpu, reason)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn vcpu_stopped(&mut self, vcpu: hypervisor::VcpuId, reason: StopReason) -> Result<()> {
+        match &reason {
+            StopReason::Asked => return Ok(()),
+            StopReason::InternalError(_) => tracing::error!(%vcpu, plugin = self.name, "{reason}"),
+            _ => tracing::debug!(%vcpu, plugin = self.name, "stopped: {reason}"),
+        }
+        if reason.is_failure() {
+            self.failure.get_or_insert(Error::Vcpu { vcpu, reason });
+        }
+        self.begin_end()
+    }
+
+    fn log_stderr(&mut self, reads: usize) {
+        if let Some(stderr) = &mut self.stderr
+            && stderr.log_available(reads) == Left::Ended
+        {
+            stderr.finish();
+            let ended = self.stderr.take();
+            // Closing it would do, were there not the plugin's copies of the same open file.
+            ended.iter().for_each(|stderr| self.unwatch(stderr));
+        }
+    }
+
+    fn serve(&mut self, connection: Connection) -> Result<()> {
+        let token = self.next_connection;
+        // 64 bits of connections do not run out.
+        self.next_connection += 1;
+        self.watch(&connection, token)?;
+        self.connections.insert(token, connection);
+        Ok(())
+    }
+
+    fn serve_connection(&mut self, token: u64, messages: usize) -> Result<()> {
+        for _ in 0..messages {
+            let Some(connection) = self.connections.get(&token) else { return Ok(()) };
+            let request = match connection.receive(&mut self.buffers) {
+                Ok(Some(request)) => request,
+                Ok(None) => return Ok(()),
+                Err(fault) => {
+                    self.drop_connection(token, &fault);
+                    return Ok(());
+                }
+            };
+            let reply = self.vm.handle(request);
+            if let Err(fault) = connection.send(&reply.response, &reply.fds, &mut self.buffers) {
+                self.drop_connection(token, &fault);
+            }
+            match reply.then {
+                Then::Nothing => {}
+                Then::Serve(connection) => self.serve(connection)?,
+                Then::Start => self.start()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<()> {
+        if let Err(error) = self.vm.machine.start() {
+            self.failure.get_or_insert(error.into());
+            self.begin_end()?;
+        }
+        Ok(())
+    }
+
+    /// Ends one connection; the VM and the others live on.
+    fn drop_connection(&mut self, token: u64, fault: &Fault) {
+        if let Some(connection) = self.connections.remove(&token) {
+            self.unwatch(&connection);
+        }
+        if matches!(fault, Fault::HungUp) {
+            return;
+        }
+        if let Admission::Log { dropped } = self.log_budget.admit(Instant::now()) {
+            tracing::warn!(plugin = self.name, dropped, "connection dropped: {fault}");
+        }
+    }
+
+    /// What the plugin left behind when it ended is taken in before its end is acted on.
+    fn take_in_the_rest(&mut self) -> Result<()> {
+        self.vm.machine.stop();
+        for token in self.connections.keys().copied().collect::<Vec<_>>() {
+            self.serve_connection(token, LAST_TURN)?;
+        }
+        self.vm.machine.join();
+        self.take_notices()?;
+        self.log_stderr(LAST_TURN);
+        if let Some(stderr) = &mut self.stderr {
+            stderr.finish();
+        }
+        Ok(())
+    }
+}
