@@ -108,9 +108,12 @@ fn prepare(kept: RawFd) -> io::Result<()> {
     if unsafe { libc::fcntl(kept, libc::F_SETFD, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
+    // The kernel's own call, since the C library keeps two signals from its callers that the VMM may have inherited
+    // ignored. A `sigaction` of zeros is the default disposition; signals that have no other are refused.
+    let default = [0_u64; 4];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: sets a default disposition in a process with one thread. Signals that have none to set are refused.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads 32 bytes from `default`, of which its `sigaction` with a mask of 8 bytes consists.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null_mut::<u64>(), 8) };
     }
     Ok(())
 }

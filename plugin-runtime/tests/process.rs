@@ -1,0 +1,103 @@
+//! The process a plugin finds itself in, and what is left when it is gone. Shell commands serve as plugins.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use hypervisor::mock::{Mock, Script};
+use plugin_runtime::{Config, Error, PluginCommand, run};
+
+fn run_program(path: &str, args: &[&str]) -> Result<(), Error> {
+    let command = PluginCommand { path: path.into(), args: args.iter().map(Into::into).collect() };
+    let config = Config { vcpus: NonZeroU32::new(2).unwrap(), exit_timeout: None };
+    run(&Mock::new(Script::nothing()), &command, &config)
+}
+
+fn run_shell(script: &str) -> Result<(), Error> {
+    run_program("/bin/sh", &["-c", script])
+}
+
+/// Runs a shell script that writes its findings to standard output, and gives them.
+fn findings(script: &str) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    run_shell(&format!("exec > {}; {script}", file.path().display())).unwrap();
+    std::fs::read_to_string(file.path()).unwrap()
+}
+
+#[test]
+fn the_plugins_end_is_the_runs() {
+    run_shell("exit 0").unwrap();
+    assert_eq!(run_shell("exit 7").unwrap_err().to_string(), "plugin sh exited with code 7");
+    assert_eq!(run_shell("kill -9 $$").unwrap_err().to_string(), "plugin sh was killed by signal 9 (SIGKILL)");
+    assert_eq!(run_shell("kill -ABRT $$").unwrap_err().to_string(), "plugin sh was killed by signal 6 (SIGABRT)");
+}
+
+#[test]
+fn an_executable_that_cannot_be_started_is_named() {
+    let error = run_program("/nonexistent/plugin", &[]).unwrap_err().to_string();
+    assert_eq!(error, "starting plugin /nonexistent/plugin: No such file or directory (os error 2)");
+    // A bare name is a file here, not a command in PATH.
+    assert!(matches!(run_program("sh", &["-c", "exit 0"]), Err(Error::Start { .. })));
+}
+
+#[test]
+fn a_plugin_inherits_its_socket_and_nothing_else() {
+    // Not close-on-exec, as a careless parent of the VMM could have left it.
+    let file = std::fs::File::open("/dev/null").unwrap();
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+    let found = findings("echo $CROSVM_SOCKET; exec find /proc/self/fd -type l -printf '%f %l\\n'");
+    let (socket, descriptors) = found.split_once('\n').unwrap();
+    for line in descriptors.lines() {
+        let (number, target) = line.split_once(' ').unwrap();
+        match number {
+            "0" | "1" | "2" => {}
+            number if number == socket => assert!(target.starts_with("socket:"), "{line}"),
+            // The directories that the listing itself has open.
+            _ => assert!(Path::new(target).is_dir() || target.ends_with("/fd"), "not the plugin's own: {line}"),
+        }
+    }
+}
+
+#[test]
+fn a_plugin_has_its_arguments_unsplit_the_vmms_directory_and_default_signals() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let script = "exec > \"$1\"; echo \"$0|$2|$3\"; pwd; exec grep -E 'PPid|Sig(Blk|Ign)' /proc/self/status";
+    let args = ["-c", script, "name", file.path().to_str().unwrap(), "two words", "-x"];
+    run_program("/bin/sh", &args).unwrap();
+    let found = std::fs::read_to_string(file.path()).unwrap();
+    let mut lines = found.lines();
+    assert_eq!(lines.next(), Some("name|two words|-x"));
+    assert_eq!(lines.next().map(Path::new), Some(&*std::env::current_dir().unwrap()));
+    assert_eq!(lines.next(), Some(&*format!("PPid:\t{}", std::process::id())), "a direct child");
+    for name in ["SigBlk", "SigIgn"] {
+        assert_eq!(lines.next(), Some(&*format!("{name}:\t0000000000000000")));
+    }
+}
+
+#[test]
+fn a_plugin_that_leaves_a_child_with_its_standard_error_open_still_ends_the_run() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // The child waits for a pipe that it keeps open itself, until it is killed below.
+    run_shell(&format!("mkfifo {0}.fifo; (exec sleep 1000 <> {0}.fifo) & echo $! > {0}", file.path().display()))
+        .unwrap();
+    let child = std::fs::read_to_string(file.path()).unwrap();
+    let pid = rustix::process::Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    std::fs::remove_file(format!("{}.fifo", file.path().display())).unwrap();
+}
+
+fn count(directory: &str) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+/// One test alone in its process would be needed to compare exactly; the other tests here hold a few dozen at most.
+#[test]
+fn runs_leave_no_descriptor_and_no_thread_behind() {
+    let before = (count("/proc/self/fd"), count("/proc/self/task"));
+    for _ in 0..200 {
+        run_shell("exit 0").unwrap();
+    }
+    let after = (count("/proc/self/fd"), count("/proc/self/task"));
+    assert!(after.0 < before.0 + 150 && after.1 < before.1 + 50, "{before:?} {after:?}");
+}
