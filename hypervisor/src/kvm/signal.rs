@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use rustix::process::Pid;
 use vmm_sys_util::errno;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 use crate::{Error, Result};
 
@@ -18,6 +18,12 @@ pub(super) fn install_kick_handler() -> Result<()> {
     static INSTALLED: OnceLock<std::result::Result<(), errno::Error>> = OnceLock::new();
     (*INSTALLED.get_or_init(|| register_signal_handler(SIGRTMIN(), ignore)))
         .map_err(|errno| Error::System { what: "sigaction for the kick signal", source: errno.into() })
+}
+
+/// Unblocks the kick signal in this thread.
+pub(super) fn let_kick_through() {
+    // It fails for numbers that are no signals only.
+    let _ = unblock_signal(SIGRTMIN());
 }
 
 /// Sends the kick signal to a thread of this process. One that is gone is no error.

@@ -16,8 +16,12 @@ use crate::pending::Pending;
 use crate::{Access, Direction, Error, Exit, Kick, Result, Vcpu, VcpuId};
 
 thread_local! {
-    /// This thread's id as the kernel knows it, asked for once.
-    static THREAD: Pid = rustix::thread::gettid();
+    /// This thread's id as the kernel knows it, asked for once. The kick signal is let through at the same time: whoever
+    /// started this program may have left it blocked.
+    static THREAD: Pid = {
+        signal::let_kick_through();
+        rustix::thread::gettid()
+    };
 }
 
 pub(super) struct KvmVcpu {
