@@ -39,20 +39,33 @@ impl StderrLog {
         Self { plugin, pipe, line: Vec::new(), budget: LogBudget::new() }
     }
 
-    /// Logs what is there, `reads` times 4096 bytes at the most, so that a plugin that never stops writing does not
-    /// keep the caller.
-    pub(crate) fn log_available(&mut self, reads: usize) -> Left {
+    /// Logs what is there, but no more than `most` bytes, so that a plugin that never stops writing does not keep the
+    /// caller.
+    pub(crate) fn log_available(&mut self, most: usize) -> Left {
         let mut buffer = [0; 4096];
-        for _ in 0..reads {
-            match retry_on_intr(|| rustix::io::read(&self.pipe, &mut buffer)) {
+        let mut left = most;
+        while left > 0 {
+            let room = buffer.len().min(left);
+            match retry_on_intr(|| rustix::io::read(&self.pipe, buffer.get_mut(..room).unwrap_or_default())) {
                 Ok(0) => return Left::Ended,
-                Ok(len) => self.take(buffer.get(..len).unwrap_or_default()),
+                Ok(len) => {
+                    left = left.saturating_sub(len);
+                    self.take(buffer.get(..len).unwrap_or_default());
+                }
                 Err(Errno::AGAIN) => return Left::Open,
                 // A pipe that cannot be read is as good as ended.
                 Err(_) => return Left::Ended,
             }
         }
         Left::Open
+    }
+
+    /// Logs what the plugin, which has ended, left behind: what is in the pipe now, a last line that has no end, and the
+    /// count of what was dropped. A child of the plugin's may go on writing; that is not waited for.
+    pub(crate) fn log_rest(&mut self) {
+        let waiting = rustix::io::ioctl_fionread(&self.pipe).unwrap_or(0);
+        self.log_available(usize::try_from(waiting).unwrap_or(usize::MAX));
+        self.finish();
     }
 
     /// Logs a last line that has no end, and what was dropped.
@@ -127,13 +140,23 @@ mod tests {
     #[test]
     fn the_end_is_seen_after_the_last_byte() {
         let (mut log, write) = log();
-        assert_eq!(log.log_available(4), Left::Open);
+        assert_eq!(log.log_available(100), Left::Open);
         rustix::io::write(&write, b"half a li").unwrap();
         drop(write);
-        assert_eq!(log.log_available(4), Left::Ended);
+        assert_eq!(log.log_available(100), Left::Ended);
         assert_eq!(log.line, b"half a li");
         log.finish();
         assert!(log.line.is_empty());
+    }
+
+    #[test]
+    fn what_is_written_after_the_plugins_end_is_not_waited_for() {
+        let (mut log, write) = log();
+        rustix::io::write(&write, &[b'x'; 5000]).unwrap();
+        assert_eq!(log.log_available(4096), Left::Open);
+        assert_eq!(rustix::io::ioctl_fionread(&log.pipe).unwrap(), 904);
+        log.log_rest();
+        assert_eq!(rustix::io::ioctl_fionread(&log.pipe).unwrap(), 0);
     }
 
     #[test]
@@ -141,7 +164,7 @@ mod tests {
         let (mut log, write) = log();
         for _ in 0..10 {
             rustix::io::write(&write, &[b'x'; 4000]).unwrap();
-            log.log_available(1);
+            log.log_available(4096);
             assert!(log.line.len() < LONGEST_LINE);
         }
     }

@@ -31,10 +31,12 @@ const NOTICE: u64 = 2;
 const STDERR: u64 = 3;
 const FIRST_CONNECTION: u64 = 4;
 
-/// Messages of one connection, or reads of standard error, before the others get their turn.
+/// Messages of one connection before the others get their turn.
 const TURN: usize = 64;
-/// The same when the plugin has ended and nothing new can come, but what its own children may send.
-const LAST_TURN: usize = 4096;
+/// The same when the plugin has ended: more than a socket holds, unless the plugin's own children go on sending.
+const LAST_TURN: usize = 1024;
+/// Bytes of standard error before the others get their turn.
+const STDERR_TURN: usize = 0x40000;
 
 pub(crate) struct Supervisor {
     epoll: OwnedFd,
@@ -128,7 +130,7 @@ impl Supervisor {
                     PLUGIN => plugin_ended = true,
                     SIGNAL => self.told_to_end()?,
                     NOTICE => self.take_notices()?,
-                    STDERR => self.log_stderr(TURN),
+                    STDERR => self.log_stderr(),
                     connection => self.serve_connection(connection, TURN)?,
                 }
             }
@@ -199,6 +201,9 @@ impl Supervisor {
         match &reason {
             StopReason::Asked => return Ok(()),
             StopReason::InternalError(_) => tracing::error!(%vcpu, plugin = self.name, "{reason}"),
+            StopReason::Halted | StopReason::Shutdown => {
+                tracing::warn!(%vcpu, plugin = self.name, "the guest ended: {reason}");
+            }
             _ => tracing::debug!(%vcpu, plugin = self.name, "stopped: {reason}"),
         }
         if reason.is_failure() {
@@ -207,9 +212,9 @@ impl Supervisor {
         self.begin_end()
     }
 
-    fn log_stderr(&mut self, reads: usize) {
+    fn log_stderr(&mut self) {
         if let Some(stderr) = &mut self.stderr
-            && stderr.log_available(reads) == Left::Ended
+            && stderr.log_available(STDERR_TURN) == Left::Ended
         {
             stderr.finish();
             let ended = self.stderr.take();
@@ -280,9 +285,8 @@ impl Supervisor {
         }
         self.vm.machine.join();
         self.take_notices()?;
-        self.log_stderr(LAST_TURN);
         if let Some(stderr) = &mut self.stderr {
-            stderr.finish();
+            stderr.log_rest();
         }
         Ok(())
     }

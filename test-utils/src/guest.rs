@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hypervisor::mock::{Script, Step};
-use hypervisor::{Hypervisor, Vcpu, VcpuId, Vm, kvm_mp_state};
+use hypervisor::{Exit, Hypervisor, Vcpu, VcpuId, Vm, kvm_mp_state};
 
 use crate::memory;
 
@@ -17,6 +17,9 @@ pub const RAM_START: u64 = 0x1000;
 pub const RAM_LEN: u64 = 0x4000;
 /// The first address above RAM.
 pub const RAM_END: u64 = RAM_START + RAM_LEN;
+
+/// An address that is in nobody's RAM.
+const RAM_UNMAPPED: u16 = 0x8000;
 
 /// Where `ins` stores what it reads, inside RAM.
 const STRING_BUFFER: u16 = 0x3000;
@@ -81,6 +84,20 @@ impl Program {
         self.add(&code, Step::Store { address: address.into(), width })
     }
 
+    /// The end of the guest: a jump to an address without memory, which is an internal error for KVM, and a shutdown in
+    /// the script.
+    pub fn shutdown(self) -> Self {
+        let [low, high] = RAM_UNMAPPED.to_le_bytes();
+        // mov bx, address; jmp bx
+        self.add(&[0xbb, low, high, 0xff, 0xe3], Step::Exit(Exit::Shutdown))
+    }
+
+    /// Ends in `hlt` with interrupts off. On the mock the end of every script is one.
+    pub fn halt(mut self) -> Self {
+        self.code.push(0xf4);
+        self
+    }
+
     /// Starts over at the end, without end.
     pub fn forever(mut self) -> Self {
         self.forever = true;
@@ -105,6 +122,32 @@ impl Program {
     pub fn script(&self) -> Script {
         let steps = self.steps.iter().cloned();
         if self.forever { Script::forever(steps) } else { Script::once(steps) }
+    }
+
+    /// The script as [`Script::parse`] reads it.
+    ///
+    /// # Panics
+    ///
+    /// If it has a step that no line stands for.
+    pub fn script_text(&self) -> String {
+        let mut text: String = self.steps.iter().map(|step| line(step) + "\n").collect();
+        if self.forever {
+            text.push_str("again\n");
+        }
+        text
+    }
+}
+
+fn line(step: &Step) -> String {
+    match step {
+        Step::Mov(value) => format!("mov {value:#x}"),
+        Step::In { port, width } => format!("in {port:#x} {width}"),
+        Step::Out { port, width } => format!("out {port:#x} {width}"),
+        Step::Ins { port, width, count } => format!("ins {port:#x} {width} {count}"),
+        Step::Load { address, width } => format!("load {address:#x} {width}"),
+        Step::Store { address, width } => format!("store {address:#x} {width}"),
+        Step::Exit(Exit::Shutdown) => "shutdown".into(),
+        Step::Outs { .. } | Step::Exit(_) => panic!("no line of a script stands for {step:?}"),
     }
 }
 

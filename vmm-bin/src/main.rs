@@ -1,3 +1,41 @@
 //! The command `outboard`.
 
-fn main() {}
+mod backend;
+mod bench;
+mod cli;
+mod demo;
+#[cfg(test)]
+mod emulator;
+mod error;
+mod logging;
+mod run;
+mod statistics;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use cli::{Cli, Command};
+use error::Error;
+
+fn main() -> ExitCode {
+    let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match execute(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With standard error closed, the exit code has to do.
+            let _ = writeln!(io::stderr(), "outboard: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> Result<(), Error> {
+    logging::init(&cli.logging)?;
+    match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::DemoPlugin { backend } => demo::plugin::run(backend),
+        Command::BenchPlugin { case } => bench::plugin::run(*case),
+    }
+}

@@ -1,0 +1,195 @@
+//! Timing guest entries without a hook in what is measured: a hypervisor around another.
+//!
+//! A [`Metered`] hypervisor has one vCPU. It takes the time whenever it is run; from one run to the next is one whole exit:
+//! out of the guest, to whoever answers, and back. It runs only while a block of exits is asked for by its [`Meter`].
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use hypervisor::{
+    Exit, GuestMemoryRegion, Hypervisor, Kick, Result, SlotId, Vcpu, VcpuId, Vm, kvm_mp_state, kvm_regs, kvm_sregs,
+};
+use parking_lot::Mutex;
+
+/// The asking side. When it is dropped, the vCPU's next run is [`Exit::Shutdown`].
+pub(super) struct Meter {
+    requests: Sender<usize>,
+    samples: Receiver<Vec<u64>>,
+}
+
+impl Meter {
+    /// Lets the vCPU make `exits` exits: how long each took, in nanoseconds. `None` if the vCPU is gone.
+    pub(super) fn block(&self, exits: usize) -> Option<Vec<u64>> {
+        self.requests.send(exits).ok()?;
+        self.samples.recv().ok()
+    }
+}
+
+/// A hypervisor whose one vCPU is timed.
+pub(super) struct Metered {
+    inner: Arc<dyn Hypervisor>,
+    stopwatch: Arc<Mutex<Option<Stopwatch>>>,
+}
+
+impl Metered {
+    /// Puts a meter to `inner`.
+    pub(super) fn new(inner: Arc<dyn Hypervisor>) -> (Self, Meter) {
+        let (request_sender, requests) = bounded(1);
+        let (samples, sample_receiver) = bounded(1);
+        let stopwatch = Stopwatch { requests, samples, block: None };
+        let metered = Self { inner, stopwatch: Arc::new(Mutex::new(Some(stopwatch))) };
+        (metered, Meter { requests: request_sender, samples: sample_receiver })
+    }
+}
+
+impl Hypervisor for Metered {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn create_vm(&self) -> Result<Arc<dyn Vm>> {
+        Ok(Arc::new(MeteredVm { inner: self.inner.create_vm()?, stopwatch: Arc::clone(&self.stopwatch) }))
+    }
+}
+
+struct MeteredVm {
+    inner: Arc<dyn Vm>,
+    /// Taken by the first vCPU, so that the channels end with it.
+    stopwatch: Arc<Mutex<Option<Stopwatch>>>,
+}
+
+impl Vm for MeteredVm {
+    fn create_vcpu(&self, id: VcpuId) -> Result<Box<dyn Vcpu>> {
+        let inner = self.inner.create_vcpu(id)?;
+        Ok(match self.stopwatch.lock().take() {
+            Some(stopwatch) => Box::new(MeteredVcpu { inner, stopwatch }),
+            None => inner,
+        })
+    }
+
+    fn map_memory(&self, region: GuestMemoryRegion) -> Result<SlotId> {
+        self.inner.map_memory(region)
+    }
+
+    fn unmap_memory(&self, slot: SlotId) -> Result<()> {
+        self.inner.unmap_memory(slot)
+    }
+}
+
+/// The vCPU's side of a [`Meter`].
+struct Stopwatch {
+    requests: Receiver<usize>,
+    samples: Sender<Vec<u64>>,
+    block: Option<Block>,
+}
+
+/// The exits that are being timed.
+struct Block {
+    samples: Vec<u64>,
+    wanted: usize,
+    last_entry: Instant,
+}
+
+impl Stopwatch {
+    /// Takes note of a guest entry. At a block's end it waits for the next; false if there will be none.
+    fn enter(&mut self) -> bool {
+        if let Some(block) = &mut self.block {
+            let now = Instant::now();
+            // An exit takes less than 584 years.
+            block.samples.push(now.duration_since(block.last_entry).as_nanos() as u64);
+            block.last_entry = now;
+            if block.samples.len() < block.wanted {
+                return true;
+            }
+        }
+        if let Some(block) = self.block.take()
+            && self.samples.send(block.samples).is_err()
+        {
+            return false;
+        }
+        let Ok(wanted) = self.requests.recv() else { return false };
+        self.block = Some(Block { samples: Vec::with_capacity(wanted), wanted, last_entry: Instant::now() });
+        true
+    }
+}
+
+struct MeteredVcpu {
+    inner: Box<dyn Vcpu>,
+    stopwatch: Stopwatch,
+}
+
+impl Vcpu for MeteredVcpu {
+    fn run(&mut self) -> Result<Exit> {
+        if self.stopwatch.enter() { self.inner.run() } else { Ok(Exit::Shutdown) }
+    }
+
+    fn id(&self) -> VcpuId {
+        self.inner.id()
+    }
+    fn kick_handle(&self) -> Kick {
+        self.inner.kick_handle()
+    }
+    fn commit(&mut self) -> Result<Exit> {
+        self.inner.commit()
+    }
+    fn answer(&mut self, data: &[u8]) -> Result<()> {
+        self.inner.answer(data)
+    }
+    fn access_data(&self) -> &[u8] {
+        self.inner.access_data()
+    }
+    fn regs(&self) -> Result<kvm_regs> {
+        self.inner.regs()
+    }
+    fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
+        self.inner.set_regs(regs)
+    }
+    fn sregs(&self) -> Result<kvm_sregs> {
+        self.inner.sregs()
+    }
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<()> {
+        self.inner.set_sregs(sregs)
+    }
+    fn mp_state(&self) -> Result<kvm_mp_state> {
+        self.inner.mp_state()
+    }
+    fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result<()> {
+        self.inner.set_mp_state(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hypervisor::mock::{Mock, Script, Step};
+
+    use super::*;
+
+    fn metered() -> (Box<dyn Vcpu>, Meter) {
+        let (metered, meter) = Metered::new(Arc::new(Mock::new(Script::forever([Step::Out { port: 1, width: 1 }]))));
+        (metered.create_vm().unwrap().create_vcpu(VcpuId(0)).unwrap(), meter)
+    }
+
+    #[test]
+    fn each_block_has_the_exits_asked_for_and_an_end_to_asking_is_a_shutdown() {
+        let (mut vcpu, meter) = metered();
+        let guest = std::thread::spawn(move || {
+            let mut exits = 0;
+            while vcpu.run().unwrap() != Exit::Shutdown {
+                exits += 1;
+            }
+            exits
+        });
+        assert_eq!(meter.block(5).unwrap().len(), 5);
+        assert_eq!(meter.block(1).unwrap().len(), 1);
+        drop(meter);
+        assert_eq!(guest.join().unwrap(), 6);
+    }
+
+    #[test]
+    fn a_block_of_a_vcpu_that_is_gone_is_none() {
+        let (vcpu, meter) = metered();
+        drop(vcpu);
+        assert!(meter.block(1).is_none());
+    }
+}

@@ -1,0 +1,252 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, value_parser};
+
+use crate::backend::Choice;
+use crate::bench::guest::Case;
+
+/// A virtual machine monitor whose devices live in another process
+///
+/// Outboard owns the VM and its vCPUs. A plugin, a process of its own, owns everything else: guest memory, devices, the
+/// vCPUs' first registers. `outboard demo` shows the two at work.
+#[derive(Debug, Parser)]
+#[command(name = "outboard", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How much is told on standard error.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Logging {
+    /// Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace
+    #[arg(short, long, global = true, display_order = 100, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Tell errors only
+    #[arg(short, long, global = true, display_order = 101, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a VM with a plugin, until the plugin has ended
+    Run(RunArgs),
+    /// Show a guest, its plugin, and what passes between them; needs nothing but this program
+    Demo(DemoArgs),
+    /// Measure what an exit costs on each way to the one who answers it
+    ///
+    /// Four links are compared: `bare`, answered where the vCPU is run; `channel-inline` and `channel-thread`, answered
+    /// in this process behind the channels of a machine, on the vCPU's own thread or on another; and `pipe`, answered by
+    /// a plugin process. A time is from one guest entry to the next. Rounds of one block a link, in rotating order, keep
+    /// what disturbs the host from hitting one link alone; the first round warms up and does not count. The ratio is the
+    /// median over rounds of the block's median against that of `bare` in the same round.
+    Bench(BenchArgs),
+    /// The plugin of `demo`
+    #[command(hide = true)]
+    DemoPlugin {
+        /// The hypervisor's name
+        backend: String,
+    },
+    /// The plugin of `bench`
+    #[command(hide = true)]
+    BenchPlugin {
+        /// What the guest does
+        case: Case,
+    },
+}
+
+const SCRIPT_HELP: &str = "\
+Script of the mock, one step a line; `#` begins a comment, numbers are decimal or 0x hexadecimal:
+  mov VALUE                RAX becomes VALUE
+  in PORT WIDTH            read 1, 2 or 4 bytes from a port into RAX
+  out PORT WIDTH           write RAX's low 1, 2 or 4 bytes to a port
+  ins PORT WIDTH COUNT     read COUNT items from a port in one exit
+  load ADDRESS WIDTH       read 1 to 8 bytes of guest-physical memory into RAX
+  store ADDRESS WIDTH      write RAX's low 1 to 8 bytes to guest-physical memory
+  shutdown                 a triple fault
+  again                    as the last line: start over
+A vCPU at the end of its script halts.";
+
+#[derive(Args, Debug)]
+#[command(after_long_help = SCRIPT_HELP)]
+pub(crate) struct RunArgs {
+    /// The plugin's executable
+    #[arg(long, value_name = "PATH")]
+    pub(crate) plugin: PathBuf,
+    /// Number of vCPUs, 1 to 254
+    #[arg(short, long, value_name = "N", default_value = "1",
+          value_parser = value_parser!(u32).range(1..=254).try_map(NonZeroU32::try_from))]
+    pub(crate) cpus: NonZeroU32,
+    /// What runs the guest
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) hypervisor: Choice,
+    /// What every vCPU of the mock does: a file of exits, one a line (--help shows the steps)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
+    /// How long the plugin may take to answer an access, in seconds, fractions allowed; without it, as long as it likes
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) exit_timeout: Option<Duration>,
+    /// Arguments for the plugin, handed over as they are
+    #[arg(last = true, value_name = "PLUGIN ARGS")]
+    pub(crate) plugin_args: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// What runs the guest
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) hypervisor: Choice,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// Exits in a block
+    #[arg(short = 'n', long, value_name = "N", default_value = "20000", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) exits: u32,
+    /// Blocks of each link, at least 2: the first warms up and does not count
+    #[arg(long, value_name = "BLOCKS", default_value = "9", value_parser = value_parser!(u32).range(2..))]
+    pub(crate) blocks: u32,
+    /// What runs the guest
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) hypervisor: Choice,
+    /// Print a JSON array instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    ///
+    /// What clap makes of bad usage, and of a call for help or the version.
+    pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(args)?;
+        match &cli.command {
+            Command::Run(RunArgs { hypervisor: Choice::Kvm, script: Some(_), .. }) => {
+                let message = "--script says what the mock does and cannot be used with --hypervisor kvm";
+                Err(usage_error("run", ErrorKind::ArgumentConflict, message))
+            }
+            _ => Ok(cli),
+        }
+    }
+}
+
+/// Bad usage of `subcommand` that clap cannot see by itself.
+fn usage_error(subcommand: &str, kind: ErrorKind, message: &str) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut(subcommand) {
+        Some(subcommand) => subcommand.error(kind, message),
+        None => command.error(kind, message),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(Duration::ZERO) => Err("must be more than 0".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::from_args(format!("outboard {line}").split_whitespace().map(OsString::from))
+    }
+
+    fn run_args(line: &str) -> RunArgs {
+        match parse(line).unwrap().command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_plugin_alone_is_enough() {
+        let args = run_args("run --plugin ./p");
+        assert_eq!((args.cpus.get(), args.hypervisor), (1, Choice::Auto));
+        assert!(args.script.is_none() && args.exit_timeout.is_none() && args.plugin_args.is_empty());
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_plugins_even_if_it_looks_like_ours() {
+        let args = run_args("run --plugin ./p -c 2 -- -c --help x");
+        assert_eq!(args.cpus.get(), 2);
+        assert_eq!(args.plugin_args, ["-c", "--help", "x"]);
+    }
+
+    #[test]
+    fn cpus_are_1_to_254() {
+        assert_eq!(run_args("run --plugin p --cpus 254").cpus.get(), 254);
+        for bad in ["0", "255", "-1", "x"] {
+            assert!(parse(&format!("run --plugin p --cpus={bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_exit_timeout_is_a_positive_number_of_seconds() {
+        let timeout = run_args("run --plugin p --exit-timeout 0.25").exit_timeout;
+        assert_eq!(timeout, Some(Duration::from_millis(250)));
+        for bad in ["0", "-1", "nan", "inf", "1e30", "soon"] {
+            assert!(parse(&format!("run --plugin p --exit-timeout={bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_script_does_not_go_with_kvm() {
+        let error = parse("run --plugin p --hypervisor kvm --script s").unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ArgumentConflict, 2));
+        assert!(error.to_string().contains("outboard run"), "{error}");
+        assert!(run_args("run --plugin p --script s").script.is_some());
+        assert!(run_args("run --plugin p --hypervisor mock --script s").script.is_some());
+    }
+
+    #[test]
+    fn logging_options_stand_anywhere_and_exclude_each_other() {
+        assert_eq!(parse("-v demo -v").unwrap().logging.verbose, 1);
+        assert_eq!(parse("demo -vv").unwrap().logging.verbose, 2);
+        assert!(parse("demo --quiet").unwrap().logging.quiet);
+        assert!(parse("demo -q -v").is_err());
+    }
+
+    #[test]
+    fn one_block_would_leave_nothing_to_count() {
+        assert!(parse("bench --blocks 1").is_err());
+        assert!(parse("bench --blocks 2 -n 1 --json").is_ok());
+    }
+
+    #[test]
+    fn help_names_the_steps_of_a_script_and_hides_our_own_plugins() {
+        let mut command = Cli::command();
+        let run = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
+        assert!(run.contains("store ADDRESS WIDTH"), "{run}");
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("bench") && !help.contains("bench-plugin"), "{help}");
+    }
+
+    #[test]
+    fn bad_usage_is_exit_code_2() {
+        for bad in ["", "run", "fly", "run --plugin p extra"] {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+}

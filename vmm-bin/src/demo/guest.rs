@@ -1,0 +1,89 @@
+//! The demo's guest: adds two numbers, waits for its serial port, prints two lines, asks for its end.
+
+use hypervisor::mock::{Script, Step};
+
+/// The first data port of a PC's first serial port.
+pub(super) const SERIAL: u64 = 0x3f8;
+/// Its line status register.
+pub(super) const LINE_STATUS: u64 = SERIAL + 5;
+/// The bit there that says a byte may be written.
+pub(super) const READY: u8 = 0x20;
+/// A write here asks the plugin to end the VM.
+pub(super) const END: u64 = 0xf4;
+
+/// Where the program lies and begins in guest memory.
+pub(super) const ENTRY: u64 = 0x1000;
+/// What the plugin puts into AL.
+pub(super) const FIRST: u8 = 2;
+/// What the plugin puts into BL.
+pub(super) const SECOND: u8 = 3;
+
+/// 16-bit code. It adds AL and BL.
+const CODE: [u8; 32] = [
+    0x00, 0xd8, //             add al, bl
+    0x04, b'0', //             add al, '0'         ; a number below 10 becomes its digit
+    0xa2, 0x2b, 0x10, //       mov [0x102b], al    ; in place of the '?' in the text
+    0xba, 0xfd, 0x03, //       mov dx, LINE_STATUS
+    0xec, //             wait: in al, dx
+    0xa8, READY, //            test al, READY
+    0x74, 0xfb, //             jz wait
+    0xba, 0xf8, 0x03, //       mov dx, SERIAL
+    0xbe, 0x20, 0x10, //       mov si, 0x1020      ; where the text begins
+    0xb9, 40, 0x00, //         mov cx, 40          ; how long it is
+    0xac, //             next: lodsb               ; al = [si], si += 1
+    0xee, //                   out dx, al
+    0xe2, 0xfc, //             loop next           ; as often as cx says
+    0xe6, 0xf4, //             out END, al
+    0xeb, 0xfe, //       stay: jmp stay
+];
+
+/// What it prints. It lies behind the code.
+const TEXT: [u8; 40] = *b"The sum is ?.\nGreetings from the guest.\n";
+
+/// All that lies at [`ENTRY`].
+pub(super) fn program() -> Vec<u8> {
+    [&CODE[..], &TEXT].concat()
+}
+
+/// The same accesses, for the mock.
+pub(super) fn script() -> Script {
+    Script::once(steps())
+}
+
+fn steps() -> Vec<Step> {
+    let print = |byte: u8| match byte {
+        b'?' => [Step::Mov((b'0' + FIRST + SECOND).into()), Step::Out { port: SERIAL as u16, width: 1 }],
+        byte => [Step::Mov(byte.into()), Step::Out { port: SERIAL as u16, width: 1 }],
+    };
+    let mut steps = vec![Step::In { port: LINE_STATUS as u16, width: 1 }];
+    steps.extend(TEXT.into_iter().flat_map(print));
+    steps.push(Step::Out { port: END as u16, width: 1 });
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::{Emulator, accesses_of};
+
+    #[test]
+    fn the_code_and_the_script_make_the_same_accesses() {
+        let mut emulator = Emulator::new(ENTRY as u16, &program());
+        emulator.ax = FIRST.into();
+        emulator.bx = SECOND.into();
+        let expected = accesses_of(&steps());
+        assert_eq!(emulator.accesses(expected.len(), |_| READY), expected);
+    }
+
+    #[test]
+    fn the_code_asks_again_while_the_port_is_not_ready() {
+        let mut emulator = Emulator::new(ENTRY as u16, &program());
+        let mut asked = 0;
+        let ready_at_third = |_| {
+            asked += 1;
+            if asked < 3 { 0 } else { READY }
+        };
+        let accesses = emulator.accesses(4, ready_at_third);
+        assert_eq!(accesses.iter().filter(|(port, _)| u64::from(*port) == LINE_STATUS).count(), 3);
+    }
+}

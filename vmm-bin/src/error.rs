@@ -1,0 +1,33 @@
+//! Why the command failed.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+
+/// What ends the command with exit code 1.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("OUTBOARD_LOG does not say what to log: {0}")]
+    LogFilter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("{doing}: {source}")]
+    System { doing: String, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    Script { path: PathBuf, source: hypervisor::Error },
+    #[error("--script is for the mock, but --hypervisor auto has found KVM; ask for the mock with --hypervisor mock")]
+    ScriptOnKvm,
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    #[error(transparent)]
+    Vm(#[from] plugin_runtime::Error),
+    #[error(transparent)]
+    Plugin(#[from] plugin_sdk::Error),
+    #[error("the link {link} failed: {source}")]
+    Link { link: &'static str, source: Box<dyn StdError + Send + Sync> },
+}
+
+impl Error {
+    /// What to do with the system's refusal: name what it was for.
+    pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { doing: doing.into(), source }
+    }
+}

@@ -1,0 +1,54 @@
+//! `outboard run`: a VM with a plugin.
+
+use std::fs;
+use std::path::Path;
+
+use hypervisor::mock::Script;
+use plugin_runtime::{Config, PluginCommand};
+
+use crate::backend::Backend;
+use crate::cli::RunArgs;
+use crate::error::Error;
+
+pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
+    let backend = Backend::open(args.hypervisor)?;
+    let script = script(&backend, args.script.as_deref())?;
+    let plugin = PluginCommand { path: args.plugin.clone(), args: args.plugin_args.clone() };
+    let config = Config { vcpus: args.cpus, exit_timeout: args.exit_timeout };
+    Ok(plugin_runtime::run(&*backend.with_script(script), &plugin, &config)?)
+}
+
+/// What the mock's vCPUs do.
+fn script(backend: &Backend, path: Option<&Path>) -> Result<Script, Error> {
+    match (backend, path) {
+        (Backend::Kvm(_), Some(_)) => Err(Error::ScriptOnKvm),
+        (Backend::Kvm(_), None) => Ok(Script::nothing()),
+        (Backend::Mock, Some(path)) => {
+            let text =
+                fs::read_to_string(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
+            Script::parse(&text).map_err(|source| Error::Script { path: path.to_owned(), source })
+        }
+        (Backend::Mock, None) => {
+            tracing::warn!("the mock executes no guest code; --script FILE gives its vCPUs something to do");
+            Ok(Script::nothing())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_script_that_cannot_be_read_or_understood_is_named() {
+        let error = script(&Backend::Mock, Some(Path::new("/nonexistent"))).unwrap_err().to_string();
+        assert!(error.starts_with("reading the script /nonexistent: "), "{error}");
+
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"mov 1\njump 2\n").unwrap();
+        let error = script(&Backend::Mock, Some(file.path())).unwrap_err().to_string();
+        assert_eq!(error, format!("{}: script line 2: no step is called `jump`", file.path().display()));
+    }
+}

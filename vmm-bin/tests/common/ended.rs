@@ -1,0 +1,55 @@
+//! What is left of a call that has ended: its code, what it said, how long it took.
+
+use std::time::Duration;
+
+/// A call that has ended by itself.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(super) call: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<String>,
+    pub(crate) stderr: Vec<String>,
+    /// From start to end.
+    pub(crate) took: Duration,
+    /// Of `outboard` itself.
+    pub(crate) cpu_time: Duration,
+}
+
+impl Ended {
+    /// It ended well, and told of no error.
+    pub(crate) fn assert_success(&self) -> &Self {
+        assert_eq!((self.code, self.errors()), (Some(0), vec![]), "{self:#?}");
+        self
+    }
+
+    /// It failed, with one line that tells of the error and has all of `parts` in it.
+    pub(crate) fn assert_failure(&self, parts: &[&str]) -> &Self {
+        assert_eq!(self.code, Some(1), "{self:#?}");
+        let errors = self.errors();
+        let [error] = errors.as_slice() else { panic!("not one error: {self:#?}") };
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in {error:?}: {self:#?}");
+        }
+        self
+    }
+
+    /// Some line on standard error has all of `parts` in it.
+    pub(crate) fn assert_logged(&self, parts: &[&str]) -> &Self {
+        assert!(self.logged(parts) > 0, "no line with {parts:?}: {self:#?}");
+        self
+    }
+
+    /// How many lines on standard error have all of `parts` in them.
+    pub(crate) fn logged(&self, parts: &[&str]) -> usize {
+        self.stderr.iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+    }
+
+    pub(crate) fn assert_took(&self, range: std::ops::Range<Duration>) -> &Self {
+        assert!(range.contains(&self.took), "not within {range:?}: {self:#?}");
+        self
+    }
+
+    fn errors(&self) -> Vec<&str> {
+        self.stderr.iter().filter_map(|line| line.strip_prefix("outboard: error: ")).collect()
+    }
+}

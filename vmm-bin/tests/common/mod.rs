@@ -1,0 +1,145 @@
+//! Runs of the command `outboard`, each with a hard limit, after each of which no process may be left.
+
+#![allow(dead_code, unused_macros, unused_imports, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail like tests")]
+
+mod ended;
+mod leftover;
+mod running;
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+pub(crate) use ended::Ended;
+pub(crate) use running::{Running, kill};
+use tempfile::NamedTempFile;
+use test_utils::guest::Program;
+
+/// Longer than anything here takes on a loaded machine. A run that takes longer is killed and fails its test.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// What runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Kvm,
+    Mock,
+}
+
+impl Backend {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Mock => "mock",
+        }
+    }
+}
+
+/// Makes a `#[test]` of each function, a `fn(Backend)`, for each backend; the one for KVM tells of its skip where there is
+/// no KVM.
+macro_rules! on_each_backend {
+    ($($test:ident)*) => {
+        mod mock {
+            $(#[test] fn $test() { super::$test($crate::common::Backend::Mock); })*
+        }
+        mod kvm {
+            $(#[test] fn $test() {
+                let name = concat!(module_path!(), "::", stringify!($test));
+                if test_utils::kvm::kvm_or_skip(name).is_some() {
+                    super::$test($crate::common::Backend::Kvm);
+                }
+            })*
+        }
+    };
+}
+pub(crate) use on_each_backend;
+
+/// A guest that writes 0x41 to port 0x10 and then reads port 0x11, for ever.
+pub(crate) fn talker() -> Program {
+    Program::new().mov(0x41).output(0x10, 1).input(0x11, 1).forever()
+}
+
+/// The steps of a probe up to a guest that is about to run its first instruction.
+pub(crate) const BOOTED: &str = "connect reserve memory event vcpus start wait=init boot";
+
+/// An example plugin, built with the command.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_outboard")).with_file_name("examples").join(name);
+    assert!(path.exists(), "{} is not there: build with --examples", path.display());
+    path
+}
+
+/// A call of `outboard` to be made.
+#[derive(Debug)]
+pub(crate) struct Outboard {
+    command: Command,
+    script: Option<NamedTempFile>,
+}
+
+impl Outboard {
+    pub(crate) fn new(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
+        command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
+        Self { command, script: None }
+    }
+
+    /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
+    /// one that holds the program's code.
+    pub(crate) fn probe(backend: Backend, program: &Program, steps: &str) -> Self {
+        Self::probe_with(backend, program, &[], steps)
+    }
+
+    /// [`probe`](Self::probe) with more options of `outboard run`.
+    pub(crate) fn probe_with(backend: Backend, program: &Program, options: &[&str], steps: &str) -> Self {
+        let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
+        outboard.command.arg(example("probe")).args(options);
+        if backend == Backend::Mock {
+            let mut script = NamedTempFile::new().unwrap();
+            script.write_all(program.script_text().as_bytes()).unwrap();
+            outboard.command.arg("--script").arg(script.path());
+            outboard.script = Some(script);
+        }
+        let memory = format!("memory={}", hex(&program.code()));
+        let steps = steps.split_whitespace().map(|step| if step == "memory" { &memory } else { step });
+        outboard.command.arg("--").args(steps);
+        outboard
+    }
+
+    /// Starts it.
+    pub(crate) fn start(self) -> Running {
+        Running::start(self)
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(self) -> Ended {
+        self.start().end()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+/// Calls `check` with each item, on a few threads.
+pub(crate) fn in_parallel<T: Send>(items: impl IntoIterator<Item = T, IntoIter: Send>, check: impl Fn(T) + Sync) {
+    let items = std::sync::Mutex::new(items.into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let item = items.lock().unwrap().next();
+                    match item {
+                        Some(item) => check(item),
+                        None => return,
+                    }
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,163 @@
+//! A call under way: what it prints, signals to it, its end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+
+use super::{Ended, LIMIT, Outboard, leftover};
+
+/// The lines of a pipe, as they come.
+fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// A call under way.
+pub(crate) struct Running {
+    /// Its script must outlive it.
+    outboard: Outboard,
+    child: Child,
+    started: Instant,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+    /// Lines of standard output that were waited for.
+    seen: Vec<String>,
+}
+
+impl Running {
+    /// Starts it in a process group of its own.
+    pub(super) fn start(mut outboard: Outboard) -> Self {
+        outboard.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let started = Instant::now();
+        let mut child = leftover::spawn(&mut outboard.command);
+        let stdout = lines(child.stdout.take().unwrap());
+        let stderr = lines(child.stderr.take().unwrap());
+        Self { outboard, child, started, stdout, stderr, seen: Vec::new() }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits until `wanted` is printed.
+    pub(crate) fn await_line(&mut self, wanted: &str) {
+        loop {
+            match self.stdout.recv_timeout(LIMIT) {
+                Ok(line) => {
+                    let found = line == wanted;
+                    self.seen.push(line);
+                    if found {
+                        return;
+                    }
+                }
+                Err(error) => self.give_up(&format!("{error} waiting for the line {wanted:?}")),
+            }
+        }
+    }
+
+    /// Waits until the plugin's process is there, which may not have begun to be the plugin yet.
+    pub(crate) fn await_plugin(&self) -> Pid {
+        let path = format!("/proc/{0}/task/{0}/children", self.child.id());
+        loop {
+            let children = std::fs::read_to_string(&path).unwrap_or_default();
+            if let Some(pid) = children.split_whitespace().next() {
+                return Pid::from_raw(pid.parse().unwrap()).unwrap();
+            }
+            assert!(self.started.elapsed() < LIMIT, "waited {LIMIT:?} in vain for the plugin of {:?}", self.outboard);
+        }
+    }
+
+    /// Sends a signal to `outboard` alone.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Sends a signal to all of its process group, as a terminal does.
+    pub(crate) fn signal_group(&self, signal: Signal) {
+        kill_process_group(self.pid(), signal).unwrap();
+    }
+
+    /// Kills `outboard` alone, and waits for the end of its plugin: what that still printed.
+    pub(crate) fn kill(mut self) -> Vec<String> {
+        let plugin = self.await_plugin();
+        let pidfd = pidfd_open(plugin, PidfdFlags::empty()).unwrap();
+        let reaper = leftover::adopt(plugin);
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        if !is_readable_in_time(&pidfd) {
+            self.give_up("the plugin lives on without its VMM");
+        }
+        reaper.reap();
+        leftover::assert_none(self.child.id(), &format!("{:?}", self.outboard.command));
+        rest(&self.stdout).unwrap()
+    }
+
+    /// Waits for its end, and sees that no process is left.
+    pub(crate) fn end(mut self) -> Ended {
+        if !is_readable_in_time(&pidfd_open(self.pid(), PidfdFlags::empty()).unwrap()) {
+            self.give_up(&format!("no end after {LIMIT:?}"));
+        }
+        let took = self.started.elapsed();
+        let cpu_time = cpu_time(&self.child);
+        let status = self.child.wait().unwrap();
+        let call = format!("{:?}", self.outboard.command);
+        leftover::assert_none(self.child.id(), &call);
+        let mut stdout = std::mem::take(&mut self.seen);
+        stdout.extend(rest(&self.stdout).unwrap_or_else(|| panic!("standard output stays open after {call}")));
+        let stderr = rest(&self.stderr).unwrap_or_else(|| panic!("standard error stays open after {call}"));
+        assert_eq!(status.signal(), None, "{call} was killed: {stderr:#?}");
+        Ended { call, code: status.code(), stdout, stderr, took, cpu_time }
+    }
+
+    fn give_up(&mut self, problem: &str) -> ! {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        leftover::kill_all(self.child.id());
+        let stderr: Vec<_> = self.stderr.try_iter().collect();
+        panic!("{problem}: {:?}\nits standard error: {stderr:#?}", self.outboard.command);
+    }
+}
+
+fn is_readable_in_time(fd: &OwnedFd) -> bool {
+    let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)).unwrap() == 1
+}
+
+/// Kills a process that is there.
+pub(crate) fn kill(pid: Pid) {
+    kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// What is left to come; `None` if that has no end.
+fn rest(lines: &Receiver<String>) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    loop {
+        match lines.recv_timeout(LIMIT) {
+            Ok(line) => all.push(line),
+            Err(RecvTimeoutError::Disconnected) => return Some(all),
+            Err(RecvTimeoutError::Timeout) => return None,
+        }
+    }
+}
+
+/// What an exited process that nobody has waited for yet used in all.
+fn cpu_time(child: &Child) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    // Behind the name in parentheses; proc_pid_stat(5) counts from 1, and field 3 comes first here.
+    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: u64 = fields[14 - 3].parse::<u64>().unwrap() + fields[15 - 3].parse::<u64>().unwrap();
+    Duration::from_secs(ticks) / rustix::param::clock_ticks_per_second() as u32
+}

@@ -1,0 +1,68 @@
+//! What a plugin writes to standard error is logged, and never more than that.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{BOOTED, Backend, Outboard, in_parallel, on_each_backend, talker};
+
+on_each_backend! {
+    the_last_line_of_a_plugin_that_exits_at_once_is_logged
+    a_last_line_without_an_end_is_logged
+    a_flood_is_cut_and_what_is_missing_is_counted
+    a_flood_does_not_keep_the_guest
+    bytes_that_could_steer_a_terminal_are_made_harmless
+    a_plugin_may_write_nothing
+}
+
+fn probe(backend: Backend, steps: &str) -> Outboard {
+    Outboard::probe(backend, &talker(), steps)
+}
+
+fn the_last_line_of_a_plugin_that_exits_at_once_is_logged(backend: Backend) {
+    in_parallel(0..200, |run| {
+        let line = format!("line-of-run-{run}.");
+        let ended = probe(backend, &format!("say={line} exit=0")).run();
+        ended.assert_success();
+        assert_eq!(ended.logged(&[&line, "probe"]), 1, "{ended:#?}");
+    });
+}
+
+fn a_last_line_without_an_end_is_logged(backend: Backend) {
+    // "cut off"
+    probe(backend, "stderr-bytes=637574206f6666 die=9").run().assert_failure(&["SIGKILL"]).assert_logged(&["cut off"]);
+}
+
+fn a_flood_is_cut_and_what_is_missing_is_counted(backend: Backend) {
+    let ended = probe(backend, "flood=100000 exit=0").run();
+    ended.assert_success().assert_logged(&["line 0 of a flood"]);
+    let logged = ended.logged(&["of a flood"]);
+    assert!((50..5_000).contains(&logged), "{logged} lines were logged");
+    let dropped: usize = ended.stderr.iter().filter_map(|line| dropped(line)).sum();
+    assert_eq!(logged + dropped, 100_000);
+}
+
+/// The number in `dropped=1234`.
+fn dropped(line: &str) -> Option<usize> {
+    let (_, number) = line.split_once("dropped=")?;
+    number.split_whitespace().next()?.parse().ok()
+}
+
+fn a_flood_does_not_keep_the_guest(backend: Backend) {
+    let steps = format!("flood=20000 {BOOTED} resume flood=20000 serve=100 flood=20000 serve=100 exit=0");
+    probe(backend, &steps).run().assert_success().assert_took(Duration::ZERO..Duration::from_secs(5));
+}
+
+fn bytes_that_could_steer_a_terminal_are_made_harmless(backend: Backend) {
+    // ESC, "[2J", a byte that is no UTF-8, BEL, a line feed, "end"
+    let ended = probe(backend, "stderr-bytes=1b5b324aff070a656e640a exit=0").run();
+    ended.assert_success().assert_logged(&["end"]);
+    let harmful = |line: &String| line.chars().any(|c| c.is_control() && c != '\t');
+    assert!(!ended.stderr.iter().any(harmful), "{ended:#?}");
+}
+
+fn a_plugin_may_write_nothing(backend: Backend) {
+    let ended = probe(backend, "connect exit=0").run();
+    ended.assert_success();
+    assert_eq!(ended.logged(&["WARN"]), 0, "{ended:#?}");
+}
