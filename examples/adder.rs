@@ -50,7 +50,7 @@ fn main() -> Result<(), Error> {
     let _mapped = connection.map_memory(&memory, 0..memory.size(), 0, MemoryFlags::default())?;
 
     // From here on, accesses to these ports are ours.
-    connection.reserve_range(AddressSpace::IoPort, port::OPERAND, 4)?;
+    connection.reserve_range(AddressSpace::Pio, port::OPERAND, 4)?;
 
     // Each vCPU has a channel of its own; this example serves the first.
     let mut vcpus = connection.vcpus()?;
@@ -92,9 +92,8 @@ fn main() -> Result<(), Error> {
                 }
                 write.resume()?;
             }
-            Event::Paused(paused) => paused.resume()?,
-            // Posted writes come only from ranges reserved for them.
-            _ => {}
+            // Nothing else comes here. An event that is only dropped would be reported again and again.
+            other => other.resume()?,
         }
     }
 }

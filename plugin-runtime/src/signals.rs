@@ -1,12 +1,30 @@
 //! The signals by which a user ends the VMM.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_default;
+use signal_hook::low_level::{pipe, unregister};
 
 use crate::error::{Error, Result};
+
+const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+/// Runs in this process that listen to signals. While there is none, the signals do what they did before the first: a
+/// handler once set is never taken back, so it must be told.
+static LISTENERS: Mutex<Option<Listeners>> = Mutex::new(None);
+
+struct Listeners {
+    count: usize,
+    /// Read by the handlers: no run listens, so the signal's default action is due.
+    nobody: Arc<AtomicBool>,
+}
 
 /// Says, as a descriptor, whether the VMM is to end. Handlers are set as long as it lives.
 pub(crate) struct Signals {
@@ -16,23 +34,43 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn new() -> Result<Self> {
-        let set_up = Error::set_up::<std::io::Error>;
+        let set_up = Error::set_up::<io::Error>;
         let (ours, handlers_end) = UnixStream::pair().map_err(set_up("making the socket for signals"))?;
+        begin_listening().map_err(set_up("setting the handler of a signal"))?;
+        // From here on, dropping it ends the listening.
         let mut signals = Self { stream: ours.into(), handlers: Vec::new() };
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in ENDING {
             let end = handlers_end.try_clone().map_err(set_up("copying the socket for signals"))?;
-            let handler = signal_hook::low_level::pipe::register(signal, end)
-                .map_err(set_up("setting the handler of a signal"))?;
+            let handler = pipe::register(signal, end).map_err(set_up("setting the handler of a signal"))?;
             signals.handlers.push(handler);
         }
         Ok(signals)
     }
 }
 
+fn begin_listening() -> io::Result<()> {
+    let mut listeners = LISTENERS.lock();
+    if let Some(listeners) = &mut *listeners {
+        listeners.count += 1;
+        listeners.nobody.store(false, Ordering::SeqCst);
+        return Ok(());
+    }
+    let nobody = Arc::new(AtomicBool::new(false));
+    for signal in ENDING {
+        register_conditional_default(signal, Arc::clone(&nobody))?;
+    }
+    *listeners = Some(Listeners { count: 1, nobody });
+    Ok(())
+}
+
 impl Drop for Signals {
     fn drop(&mut self) {
         for handler in self.handlers.drain(..) {
-            signal_hook::low_level::unregister(handler);
+            unregister(handler);
+        }
+        if let Some(listeners) = &mut *LISTENERS.lock() {
+            listeners.count -= 1;
+            listeners.nobody.store(listeners.count == 0, Ordering::SeqCst);
         }
     }
 }

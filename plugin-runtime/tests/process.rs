@@ -101,3 +101,24 @@ fn runs_leave_no_descriptor_and_no_thread_behind() {
     let after = (count("/proc/self/fd"), count("/proc/self/task"));
     assert!(after.0 < before.0 + 150 && after.1 < before.1 + 50, "{before:?} {after:?}");
 }
+
+/// Set for a copy of this program that is to do what [`a_signal_after_the_last_run_does_what_it_did_before`] checks.
+const COPY: &str = "OUTBOARD_TEST_SIGNAL_AFTER_RUN";
+
+#[test]
+fn a_signal_after_the_last_run_does_what_it_did_before() {
+    use std::os::unix::process::ExitStatusExt;
+    if std::env::var_os(COPY).is_some() {
+        run_shell("exit 0").unwrap();
+        run_shell("exit 0").unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+        std::thread::park_timeout(test_utils::wait::LIMIT);
+        return;
+    }
+    let copy = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_signal_after_the_last_run_does_what_it_did_before"])
+        .env(COPY, "")
+        .output()
+        .unwrap();
+    assert_eq!(copy.status.signal(), Some(15), "{copy:?}");
+}

@@ -8,7 +8,7 @@ use crate::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AddressSpace {
     /// Port I/O: `in` and `out`, addresses below 0x10000.
-    IoPort,
+    Pio,
     /// Guest-physical memory.
     Mmio,
 }
@@ -16,7 +16,7 @@ pub enum AddressSpace {
 impl From<AddressSpace> for messages::AddressSpace {
     fn from(space: AddressSpace) -> Self {
         match space {
-            AddressSpace::IoPort => Self::IOPORT,
+            AddressSpace::Pio => Self::IOPORT,
             AddressSpace::Mmio => Self::MMIO,
         }
     }
@@ -29,7 +29,8 @@ pub struct Access {
     pub space: AddressSpace,
     /// Its first byte. Only that is sure to be in the reservation.
     pub address: u64,
-    /// Bytes: 1, 2, 4 or 8, or up to 4096 when a string instruction moves many units at once.
+    /// Bytes: 1 to 8, since an access that straddles two pages comes in two parts; or up to 4096 when a string instruction
+    /// moves many units at once.
     pub length: usize,
 }
 
@@ -37,7 +38,7 @@ impl Access {
     /// The access in a wait response.
     pub(crate) fn of(io: &messages::vcpu_response::wait::Io) -> Result<Self, Error> {
         let space = match io.space.enum_value() {
-            Ok(messages::AddressSpace::IOPORT) => AddressSpace::IoPort,
+            Ok(messages::AddressSpace::IOPORT) => AddressSpace::Pio,
             Ok(messages::AddressSpace::MMIO) => AddressSpace::Mmio,
             Err(number) => {
                 return Err(Error::unexpected(format!("address space {number}")));

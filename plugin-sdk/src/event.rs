@@ -63,6 +63,21 @@ pub struct Posted {
 }
 
 impl<'v> Event<'v> {
+    /// Lets the vCPU run on, whatever happened: for events that a plugin does not care about. A read gets zeros, as from
+    /// an address that nobody has reserved; after a posted write there is nothing to be done.
+    ///
+    /// # Errors
+    /// [`Error::HungUp`], or the channel's failure.
+    pub fn resume(self) -> Result<(), Error> {
+        match self {
+            Self::Init(stopped) => stopped.resume(),
+            Self::Read(read) => read.state.vcpu.resume(&vec![0; read.access.length]),
+            Self::Write(write) => write.resume(),
+            Self::Paused(paused) => paused.resume(),
+            Self::Posted(_) => Ok(()),
+        }
+    }
+
     /// The event that `vcpu` stands still for.
     pub(crate) fn of(vcpu: &'v mut Vcpu) -> Self {
         let reason = vcpu.stop.reason;

@@ -28,7 +28,7 @@
 //!     memory.write(GUEST_ADDRESS, &GUEST)?;
 //!     let _mapped =
 //!         connection.map_memory(&memory, 0..memory.size(), 0, MemoryFlags::default())?;
-//!     connection.reserve_range(AddressSpace::IoPort, PORT, 1)?;
+//!     connection.reserve_range(AddressSpace::Pio, PORT, 1)?;
 //!
 //!     let vcpus = connection.vcpus()?;
 //!     connection.start()?;
@@ -65,8 +65,7 @@
 //!                 write.resume()?;
 //!             }
 //!             Event::Read(read) => read.answer(&[last.wrapping_add(1)])?,
-//!             Event::Paused(paused) => paused.resume()?,
-//!             _ => {}
+//!             other => other.resume()?,
 //!         }
 //!     }
 //! }

@@ -47,7 +47,7 @@ fn reservations_carry_space_range_and_kind() {
     for _ in 0..3 {
         vmm.answer(Response::ReserveRange(Default::default()), &[]);
     }
-    connection.reserve_range(AddressSpace::IoPort, 0x3f8, 8).unwrap();
+    connection.reserve_range(AddressSpace::Pio, 0x3f8, 8).unwrap();
     connection.reserve_async_write_range(AddressSpace::Mmio, 0xd000_0000, 0x1000).unwrap();
     connection.release_range(AddressSpace::Mmio, 0xd000_0000).unwrap();
     for expected in [
@@ -164,7 +164,7 @@ fn vcpus_that_were_refused_may_be_asked_for_again() {
 fn a_refusal_names_the_request_and_leaves_the_connection_usable() {
     let (vmm, mut connection) = FakeVmm::new();
     vmm.refuse(EPERM);
-    let error = connection.reserve_range(AddressSpace::IoPort, 0, 1).unwrap_err();
+    let error = connection.reserve_range(AddressSpace::Pio, 0, 1).unwrap_err();
     let Error::Refused { request, source } = error else {
         panic!("{error}");
     };

@@ -113,7 +113,7 @@ fn a_write_shows_its_data_and_is_resumed() {
         panic!("another event");
     };
     let access = write.access();
-    assert_eq!(access.space, AddressSpace::IoPort);
+    assert_eq!(access.space, AddressSpace::Pio);
     assert_eq!((access.address, access.length), (0x3f8, 1));
     assert_eq!(write.data(), b"A");
     write.resume().unwrap();
@@ -173,6 +173,23 @@ fn a_dropped_event_comes_again_with_what_was_set_in_it() {
     write.resume().unwrap();
     let regs = kvm_regs::read_from_bytes(&fake.resume().regs).unwrap();
     assert_eq!(regs.rax, 5);
+}
+
+#[test]
+fn any_event_can_be_resumed_without_a_look_and_a_read_then_gets_zeros() {
+    let (fake, mut vcpu) = running();
+    fake.exit(posted_exit(0x80, &[1]));
+    vcpu.wait().unwrap().resume().unwrap();
+    assert!(fake.is_quiet());
+    for (exit, answer) in [
+        (Exit::Io(read_exit(0xd000, 3)), &[0, 0, 0][..]),
+        (Exit::Io(write_exit(0x70, &[1])), &[]),
+        (Exit::User(User { user: 1, ..Default::default() }), &[]),
+    ] {
+        fake.exit(exit);
+        vcpu.wait().unwrap().resume().unwrap();
+        assert_eq!(fake.resume().data, answer);
+    }
 }
 
 fn set_asked_for(fake: &FakeVcpu) -> StateSet {

@@ -4,8 +4,6 @@ mod backend;
 mod bench;
 mod cli;
 mod demo;
-#[cfg(test)]
-mod emulator;
 mod error;
 mod logging;
 mod run;

@@ -13,6 +13,9 @@ use kvm_ioctls::Kvm as KvmFd;
 
 use crate::{Error, Hypervisor, Result, Vm};
 
+/// The one version of KVM's interface there is since Linux 2.6.22 (kernel documentation, KVM API, 4.1).
+const API_VERSION: i32 = 12;
+
 /// An opened KVM device.
 pub struct Kvm {
     fd: KvmFd,
@@ -33,6 +36,10 @@ impl Kvm {
         let c_path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|nul| Error::System { what: "opening the KVM device", source: io::Error::other(nul) })?;
         let fd = KvmFd::new_with_path(&c_path).map_err(system("opening the KVM device"))?;
+        // Any file opens; only KVM's has its ioctls, and their meaning is fixed by this version.
+        if fd.get_api_version() != API_VERSION {
+            return Err(Error::System { what: "KVM_GET_API_VERSION", source: io::ErrorKind::Unsupported.into() });
+        }
         signal::install_kick_handler()?;
         Ok(Self { fd, path: path.to_owned() })
     }

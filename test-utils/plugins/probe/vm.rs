@@ -25,7 +25,7 @@ impl Machine {
         match name {
             "connect" => self.connection = Some(Connection::from_env()?),
             "close-main" => self.connection = None,
-            "reserve" => self.connection()?.reserve_range(AddressSpace::IoPort, ports, length)?,
+            "reserve" => self.connection()?.reserve_range(AddressSpace::Pio, ports, length)?,
             "memory" => self.give_memory(&hex(value)?)?,
             "vcpus" => self.vcpus = self.connection()?.vcpus()?,
             "vcpus-refused" => self.see_vcpus_refused(value)?,

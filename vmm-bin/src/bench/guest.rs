@@ -93,16 +93,6 @@ pub(super) fn regs() -> kvm_regs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::{Emulator, accesses_of};
-
-    #[test]
-    fn the_code_and_the_script_make_the_same_accesses() {
-        for case in Case::ALL {
-            let mut emulator = Emulator::new(ENTRY as u16, &case.code());
-            let expected = accesses_of(&[case.step(), case.step(), case.step()]);
-            assert_eq!(emulator.accesses(3, |_| 0), expected, "{case:?}");
-        }
-    }
 
     #[test]
     fn a_case_has_one_name_here_and_on_the_command_line() {

@@ -14,7 +14,7 @@ pub(crate) fn run(case: Case) -> Result<(), Error> {
     let mut vm = Connection::from_env()?;
     let memory = case.memory()?;
     let _mapped = vm.map_memory(&memory, 0..memory.size(), 0, MemoryFlags::default())?;
-    vm.reserve_range(AddressSpace::IoPort, guest::PORT.into(), 1)?;
+    vm.reserve_range(AddressSpace::Pio, guest::PORT.into(), 1)?;
     let mut shutdown = File::from(vm.shutdown_eventfd()?);
     let vcpus = vm.vcpus()?;
     vm.start()?;
@@ -52,7 +52,6 @@ fn answer(event: Event<'_>) -> Result<(), plugin_sdk::Error> {
             init.state().set_regs(&guest::regs());
             init.resume()
         }
-        Event::Paused(paused) => paused.resume(),
-        _ => Ok(()),
+        other => other.resume(),
     }
 }

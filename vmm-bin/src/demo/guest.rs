@@ -64,26 +64,35 @@ fn steps() -> Vec<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::{Emulator, accesses_of};
 
-    #[test]
-    fn the_code_and_the_script_make_the_same_accesses() {
-        let mut emulator = Emulator::new(ENTRY as u16, &program());
-        emulator.ax = FIRST.into();
-        emulator.bx = SECOND.into();
-        let expected = accesses_of(&steps());
-        assert_eq!(emulator.accesses(expected.len(), |_| READY), expected);
+    /// The 16-bit operand behind the opcode at `at`.
+    fn operand(at: usize) -> usize {
+        u16::from_le_bytes([CODE[at + 1], CODE[at + 2]]).into()
     }
 
     #[test]
-    fn the_code_asks_again_while_the_port_is_not_ready() {
-        let mut emulator = Emulator::new(ENTRY as u16, &program());
-        let mut asked = 0;
-        let ready_at_third = |_| {
-            asked += 1;
-            if asked < 3 { 0 } else { READY }
-        };
-        let accesses = emulator.accesses(4, ready_at_third);
-        assert_eq!(accesses.iter().filter(|(port, _)| u64::from(*port) == LINE_STATUS).count(), 3);
+    fn the_codes_addresses_are_those_of_the_text() {
+        let program = program();
+        let at = |address: usize| &program[address - ENTRY as usize..];
+        assert!(at(operand(4)).starts_with(b"?"), "where the digit goes");
+        assert!(at(operand(18)).starts_with(&TEXT), "where the text begins");
+        assert_eq!(operand(21), TEXT.len());
+    }
+
+    #[test]
+    fn the_script_prints_the_text_with_the_digit_in_it() {
+        let mut rax = 0;
+        let printed: Vec<u8> = steps()
+            .iter()
+            .filter_map(|step| match *step {
+                Step::Mov(value) => {
+                    rax = value as u8;
+                    None
+                }
+                Step::Out { port, .. } if u64::from(port) == SERIAL => Some(rax),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(String::from_utf8_lossy(&printed), "The sum is 5.\nGreetings from the guest.\n");
     }
 }

@@ -18,8 +18,8 @@ pub(crate) fn run(backend: &str) -> Result<(), Error> {
     let _mapped = vm.map_memory(&memory, 0..memory.size(), 0, MemoryFlags::default())?;
 
     // From now on an access to these ports stops the vCPU and becomes an event here.
-    vm.reserve_range(AddressSpace::IoPort, guest::SERIAL, 8)?;
-    vm.reserve_range(AddressSpace::IoPort, guest::END, 1)?;
+    vm.reserve_range(AddressSpace::Pio, guest::SERIAL, 8)?;
+    vm.reserve_range(AddressSpace::Pio, guest::END, 1)?;
 
     // One vCPU is served right here. Several would get a thread each.
     let mut vcpus = vm.vcpus()?;
@@ -58,8 +58,7 @@ fn serve(vcpu: &mut Vcpu, tally: &mut Tally) -> Result<(), Error> {
                     line.clear();
                 }
             }
-            Event::Paused(paused) => paused.resume()?,
-            _ => {}
+            other => other.resume()?,
         }
     }
 }
