@@ -4,6 +4,9 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
+/// Why a link of the benchmark ended early: whatever was in its way.
+pub(crate) type Failure = Box<dyn StdError + Send + Sync>;
+
 /// What ends the command with exit code 1.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -22,7 +25,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Plugin(#[from] plugin_sdk::Error),
     #[error("the link {link} failed: {source}")]
-    Link { link: &'static str, source: Box<dyn StdError + Send + Sync> },
+    Link { link: &'static str, source: Failure },
 }
 
 impl Error {

@@ -6,7 +6,7 @@ use hypervisor::AddressSpace;
 use parking_lot::RwLock;
 
 use crate::error::{Error, ReservationProblem, Result};
-use crate::machine::OwnerId;
+use crate::owner::OwnerId;
 
 /// Reserved ranges of both address spaces. No two overlap.
 #[derive(Debug, Default)]

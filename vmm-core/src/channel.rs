@@ -4,7 +4,7 @@ use crossbeam_channel::{Receiver, Sender};
 use hypervisor::{Access, kvm_mp_state, kvm_regs, kvm_sregs};
 use smallvec::SmallVec;
 
-use crate::pump::LinkError;
+use crate::error::LinkError;
 
 /// An access's data: up to 16 bytes without an allocation, longer ones only for string instructions.
 pub type Bytes = SmallVec<[u8; 16]>;

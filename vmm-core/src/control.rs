@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use hypervisor::Kick;
 use parking_lot::Mutex;
 
-use crate::machine::OwnerId;
+use crate::owner::OwnerId;
 
 /// The outside of one vCPU. It exists before the vCPU does.
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
 //! What can go wrong while a machine is set up or its address map changed.
 
+use std::error::Error as StdError;
 use std::io;
 
 use hypervisor::{AddressSpace, VcpuId};
@@ -62,4 +63,21 @@ pub enum ReservationProblem {
     /// No reservation of this owner begins there.
     #[error("no reservation of this owner begins there")]
     NotReserved,
+}
+
+/// Why a pump brought no command.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// The machine is being stopped.
+    #[error("the machine is being stopped")]
+    Stopped,
+    /// The deadline came first.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The other side is gone.
+    #[error("the other side hung up")]
+    HungUp,
+    /// The link or what came over it is broken.
+    #[error(transparent)]
+    Fault(Box<dyn StdError + Send + Sync>),
 }

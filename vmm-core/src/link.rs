@@ -5,7 +5,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, never, select};
 
 use crate::channel::{Command, Event, FarEnd};
-use crate::pump::{LinkError, Pump};
+use crate::error::LinkError;
+use crate::pump::Pump;
 use crate::stop_signal::StopSignal;
 
 pub(crate) struct Link {

@@ -14,23 +14,10 @@ use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::link::Link;
 use crate::notice::{Notices, Notifier};
+use crate::owner::OwnerId;
 use crate::pump::{Pump, Stepping, step_until_stopped};
 use crate::stop_signal::StopSignal;
 use crate::vcpu_loop::{Shared, VcpuLoop};
-
-/// One who is attached to a machine and can own addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OwnerId(usize);
-
-impl OwnerId {
-    pub(crate) const fn new(index: usize) -> Self {
-        Self(index)
-    }
-
-    pub(crate) fn index(self) -> usize {
-        self.0
-    }
-}
 
 /// What a machine is made with.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +147,7 @@ impl Machine {
     }
 
     fn next_owner(&self) -> OwnerId {
-        OwnerId(self.links.first().map_or(0, Vec::len))
+        OwnerId::new(self.links.first().map_or(0, Vec::len))
     }
 
     /// Makes the vCPUs and starts their threads. Each is given to every owner to initialise; when all are, all run.

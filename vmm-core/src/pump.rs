@@ -1,12 +1,11 @@
 //! What stands at the far ends of a vCPU's channels and carries exits to where they are answered.
 
-use std::error::Error as StdError;
 use std::time::Instant;
 
 use crossbeam_channel::select;
-use thiserror::Error;
 
 use crate::channel::{Command, Event, FarEnd};
+use crate::error::LinkError;
 use crate::stop_signal::StopSignal;
 
 /// Carries the events of one vCPU to their owner, and the owner's commands back.
@@ -33,23 +32,6 @@ pub enum Stepping {
     Inline,
     /// A thread of the pump's own.
     Threaded,
-}
-
-/// Why a pump brought no command.
-#[derive(Debug, Error)]
-pub enum LinkError {
-    /// The machine is being stopped.
-    #[error("the machine is being stopped")]
-    Stopped,
-    /// The deadline came first.
-    #[error("no answer in time")]
-    TimedOut,
-    /// The other side is gone.
-    #[error("the other side hung up")]
-    HungUp,
-    /// The link or what came over it is broken.
-    #[error(transparent)]
-    Fault(Box<dyn StdError + Send + Sync>),
 }
 
 /// Steps a pump at each of its vCPU's events, until the machine stops or the vCPU is gone.

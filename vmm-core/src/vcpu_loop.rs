@@ -10,11 +10,11 @@ use crate::address_map::AddressMap;
 use crate::channel::{Bytes, Command, Event, Resume, State, StateKind};
 use crate::control::Control;
 use crate::deferred::Deferred;
+use crate::error::LinkError;
 use crate::gate::Gate;
 use crate::link::Link;
-use crate::machine::OwnerId;
 use crate::notice::{Notice, Notifier, StopReason};
-use crate::pump::LinkError;
+use crate::owner::OwnerId;
 use crate::stop_signal::StopSignal;
 
 /// What an access nobody claimed reads.

@@ -7,7 +7,7 @@ use hypervisor::mock::{Script, Step};
 use hypervisor::{GuestAddress, GuestMemoryRegion, Vm, kvm_regs, kvm_sregs};
 use plugin_sdk::GuestMemory;
 
-use super::links::Failure;
+use crate::error::Failure;
 
 /// The port that every exit is for.
 pub(super) const PORT: u8 = 0x10;

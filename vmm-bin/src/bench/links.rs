@@ -1,6 +1,5 @@
 //! The ways of an exit to the one who answers it.
 
-use std::error::Error as StdError;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 
@@ -9,9 +8,7 @@ use plugin_runtime::PluginCommand;
 use vmm_core::{Command, Event, Machine, Notice, Resume, State, StateKind, Stepping, StopReason};
 
 use super::guest::{self, Case};
-
-/// Why a link ended early.
-pub(super) type Failure = Box<dyn StdError + Send + Sync>;
+use crate::error::Failure;
 
 /// A way of an exit to the one who answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

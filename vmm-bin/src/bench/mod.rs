@@ -11,9 +11,9 @@ use std::thread::{self, ScopedJoinHandle};
 
 use crate::backend::Backend;
 use crate::cli::BenchArgs;
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use guest::Case;
-use links::{Failure, Link};
+use links::Link;
 use meter::{Meter, Metered};
 use report::Times;
 
