@@ -16,7 +16,7 @@ use plugin_proto::limits::MAX_VCPUS;
 use plugin_proto::messages::main_request::Message;
 use plugin_proto::messages::main_request::create::Constructor;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
-use vmm_core::{Machine, OwnerId};
+use vmm_core::{Claim, Machine, OwnerId, Service};
 
 use crate::connection::{self, Connection, Request};
 use crate::errno::Errno;
@@ -148,10 +148,9 @@ impl PluginVm {
         let map = self.machine.map();
         let result = if range.length == 0 {
             map.release(space, range.start, self.owner)
-        } else if range.async_write {
-            return Err(Errno::NOTTY);
         } else {
-            map.reserve(space, range.start, range.length, self.owner)
+            let service = if range.async_write { Service::PostedWrites } else { Service::Synchronous };
+            map.reserve(space, range.start, range.length, Claim { owner: self.owner, service })
         };
         result.map(|()| Given::nothing()).map_err(|error| Errno::from(&error))
     }

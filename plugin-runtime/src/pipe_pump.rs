@@ -59,10 +59,14 @@ impl From<Fault> for LinkError {
 type Result<T> = std::result::Result<T, LinkError>;
 
 impl Pump for PipePump {
-    fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Command> {
+    fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
         match event {
             Event::Init => self.introduce(deadline)?,
             Event::Access { access, data } => self.respond(&access_response(&access, &data), deadline)?,
+            Event::Posted { access, data } => {
+                self.respond(&posted_response(&access, &data), deadline)?;
+                return Ok(None);
+            }
             Event::Paused { user } => self.respond(&paused_response(user), deadline)?,
             Event::State(state) => self.respond(&state_response(state), deadline)?,
             Event::Done(done) => self.respond(&done_response(done), deadline)?,
@@ -70,7 +74,7 @@ impl Pump for PipePump {
         loop {
             let request = self.request(deadline)?;
             match command(request)? {
-                Asked::Vcpu(command) => return Ok(command),
+                Asked::Vcpu(command) => return Ok(Some(command)),
                 Asked::Nothing { answer } => self.respond(&answer, deadline)?,
             }
         }
@@ -196,6 +200,12 @@ fn access_response(access: &Access, data: &[u8]) -> VcpuResponse {
         Direction::Write => data.to_vec(),
         Direction::Read => vec![0; access.len()],
     };
+    response
+}
+
+fn posted_response(access: &Access, data: &[u8]) -> VcpuResponse {
+    let mut response = access_response(access, data);
+    response.mut_wait().mut_io().no_resume = true;
     response
 }
 

@@ -21,16 +21,34 @@ type Ranges = BTreeMap<u64, Range>;
 #[derive(Clone, Copy, Debug)]
 struct Range {
     last: u64,
-    owner: OwnerId,
+    claim: Claim,
+}
+
+/// Whose a range is, and how its accesses are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose.
+    pub owner: OwnerId,
+    /// How.
+    pub service: Service,
+}
+
+/// How the accesses to a range are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// The vCPU waits for its owner at each read and write.
+    Synchronous,
+    /// Writes are posted: the owner is told, and the vCPU runs on. Reads are nobody's.
+    PostedWrites,
 }
 
 impl AddressMap {
-    /// Gives `owner` the `len` bytes from `start` on.
+    /// Gives the `len` bytes from `start` on to the owner of `claim`.
     ///
     /// # Errors
     ///
     /// [`Error::Reservation`]: the range is empty, its end does not fit in 64 bits, or it overlaps another.
-    pub fn reserve(&self, space: AddressSpace, start: u64, len: u64, owner: OwnerId) -> Result<()> {
+    pub fn reserve(&self, space: AddressSpace, start: u64, len: u64, claim: Claim) -> Result<()> {
         let error = |problem| Error::Reservation { space, start, len, problem };
         if len == 0 {
             return Err(error(ReservationProblem::Empty));
@@ -43,7 +61,7 @@ impl AddressMap {
         if neighbour.is_some_and(|(_, range)| range.last >= start) {
             return Err(error(ReservationProblem::Overlap));
         }
-        ranges.insert(start, Range { last, owner });
+        ranges.insert(start, Range { last, claim });
         Ok(())
     }
 
@@ -54,18 +72,18 @@ impl AddressMap {
     /// [`Error::Reservation`]: there is none.
     pub fn release(&self, space: AddressSpace, start: u64, owner: OwnerId) -> Result<()> {
         let mut ranges = self.ranges(space).write();
-        if ranges.get(&start).is_some_and(|range| range.owner == owner) {
+        if ranges.get(&start).is_some_and(|range| range.claim.owner == owner) {
             ranges.remove(&start);
             return Ok(());
         }
         Err(Error::Reservation { space, start, len: 0, problem: ReservationProblem::NotReserved })
     }
 
-    /// Who gets an access whose first byte is at `address`.
-    pub fn owner_of(&self, space: AddressSpace, address: u64) -> Option<OwnerId> {
+    /// Who gets an access whose first byte is at `address`, and how it is served.
+    pub fn claim_on(&self, space: AddressSpace, address: u64) -> Option<Claim> {
         let ranges = self.ranges(space).read();
         let (_, range) = ranges.range(..=address).next_back()?;
-        (range.last >= address).then_some(range.owner)
+        (range.last >= address).then_some(range.claim)
     }
 
     fn ranges(&self, space: AddressSpace) -> &RwLock<Ranges> {
@@ -85,6 +103,14 @@ mod tests {
     const A: OwnerId = OwnerId::new(0);
     const B: OwnerId = OwnerId::new(1);
 
+    fn claim(owner: OwnerId) -> Claim {
+        Claim { owner, service: Service::Synchronous }
+    }
+
+    fn owner_of(map: &AddressMap, space: AddressSpace, address: u64) -> Option<OwnerId> {
+        map.claim_on(space, address).map(|claim| claim.owner)
+    }
+
     fn problem(result: Result<()>) -> Option<ReservationProblem> {
         match result {
             Ok(()) => None,
@@ -96,41 +122,41 @@ mod tests {
     #[test]
     fn ports_and_memory_are_apart() {
         let map = AddressMap::default();
-        map.reserve(AddressSpace::Pio, 0x60, 8, A).unwrap();
-        map.reserve(AddressSpace::Mmio, 0x60, 8, B).unwrap();
-        assert_eq!(map.owner_of(AddressSpace::Pio, 0x67), Some(A));
-        assert_eq!(map.owner_of(AddressSpace::Mmio, 0x67), Some(B));
-        assert_eq!(map.owner_of(AddressSpace::Pio, 0x68), None);
-        assert_eq!(map.owner_of(AddressSpace::Pio, 0x5f), None);
+        map.reserve(AddressSpace::Pio, 0x60, 8, claim(A)).unwrap();
+        map.reserve(AddressSpace::Mmio, 0x60, 8, claim(B)).unwrap();
+        assert_eq!(owner_of(&map, AddressSpace::Pio, 0x67), Some(A));
+        assert_eq!(owner_of(&map, AddressSpace::Mmio, 0x67), Some(B));
+        assert_eq!(owner_of(&map, AddressSpace::Pio, 0x68), None);
+        assert_eq!(owner_of(&map, AddressSpace::Pio, 0x5f), None);
     }
 
     #[test]
     fn an_overlap_in_the_last_byte_is_one() {
         let map = AddressMap::default();
-        map.reserve(AddressSpace::Mmio, 0x1000, 0x10, A).unwrap();
-        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0x100f, 1, A)), Some(ReservationProblem::Overlap));
-        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0xff0, 0x11, A)), Some(ReservationProblem::Overlap));
-        map.reserve(AddressSpace::Mmio, 0x1010, 1, A).unwrap();
-        map.reserve(AddressSpace::Mmio, 0xff0, 0x10, A).unwrap();
+        map.reserve(AddressSpace::Mmio, 0x1000, 0x10, claim(A)).unwrap();
+        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0x100f, 1, claim(A))), Some(ReservationProblem::Overlap));
+        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0xff0, 0x11, claim(A))), Some(ReservationProblem::Overlap));
+        map.reserve(AddressSpace::Mmio, 0x1010, 1, claim(A)).unwrap();
+        map.reserve(AddressSpace::Mmio, 0xff0, 0x10, claim(A)).unwrap();
     }
 
     #[test]
     fn a_range_is_not_empty_and_its_end_fits_64_bits() {
         let map = AddressMap::default();
-        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0, 0, A)), Some(ReservationProblem::Empty));
-        assert_eq!(problem(map.reserve(AddressSpace::Mmio, u64::MAX, 1, A)), Some(ReservationProblem::Overflow));
-        map.reserve(AddressSpace::Mmio, 0, u64::MAX, A).unwrap();
-        assert_eq!(map.owner_of(AddressSpace::Mmio, u64::MAX), None);
+        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0, 0, claim(A))), Some(ReservationProblem::Empty));
+        assert_eq!(problem(map.reserve(AddressSpace::Mmio, u64::MAX, 1, claim(A))), Some(ReservationProblem::Overflow));
+        map.reserve(AddressSpace::Mmio, 0, u64::MAX, claim(A)).unwrap();
+        assert_eq!(owner_of(&map, AddressSpace::Mmio, u64::MAX), None);
     }
 
     #[test]
     fn an_owner_ends_only_its_own_reservation_and_only_at_its_start() {
         let map = AddressMap::default();
-        map.reserve(AddressSpace::Pio, 0x60, 8, A).unwrap();
+        map.reserve(AddressSpace::Pio, 0x60, 8, claim(A)).unwrap();
         assert_eq!(problem(map.release(AddressSpace::Pio, 0x60, B)), Some(ReservationProblem::NotReserved));
         assert_eq!(problem(map.release(AddressSpace::Pio, 0x61, A)), Some(ReservationProblem::NotReserved));
         map.release(AddressSpace::Pio, 0x60, A).unwrap();
-        assert_eq!(map.owner_of(AddressSpace::Pio, 0x60), None);
+        assert_eq!(owner_of(&map, AddressSpace::Pio, 0x60), None);
         assert_eq!(problem(map.release(AddressSpace::Pio, 0x60, A)), Some(ReservationProblem::NotReserved));
     }
 
@@ -191,13 +217,13 @@ mod tests {
             let (map, mut model) = (AddressMap::default(), Model::default());
             for op in &ops {
                 let result = match *op {
-                    Op::Reserve { start, len, owner } => map.reserve(AddressSpace::Mmio, start, len, owner),
+                    Op::Reserve { start, len, owner } => map.reserve(AddressSpace::Mmio, start, len, claim(owner)),
                     Op::Release { start, owner } => map.release(AddressSpace::Mmio, start, owner),
                 };
                 prop_assert_eq!(problem(result), model.apply(op), "{:?}", op);
             }
             for address in (0..100).chain(u64::MAX - 100..=u64::MAX) {
-                prop_assert_eq!(map.owner_of(AddressSpace::Mmio, address), model.owner_of(address), "{:#x}", address);
+                prop_assert_eq!(owner_of(&map, AddressSpace::Mmio, address), model.owner_of(address), "{:#x}", address);
             }
         }
     }

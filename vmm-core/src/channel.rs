@@ -21,6 +21,13 @@ pub enum Event {
         /// What the guest writes; empty for a read.
         data: Bytes,
     },
+    /// The guest wrote to a range whose writes are posted, and has run on. It wants no command.
+    Posted {
+        /// The access.
+        access: Access,
+        /// What the guest wrote.
+        data: Bytes,
+    },
     /// The vCPU stands still as the owner asked. It waits for a [`Resume`].
     Paused {
         /// The number the owner gave with its wish.
@@ -30,6 +37,13 @@ pub enum Event {
     State(hypervisor::Result<State>),
     /// The answer to [`Command::Set`].
     Done(hypervisor::Result<()>),
+}
+
+impl Event {
+    /// Whether the vCPU waits for a command.
+    pub fn wants_command(&self) -> bool {
+        !matches!(self, Self::Posted { .. })
+    }
 }
 
 /// From an owner to a vCPU that waits for it.

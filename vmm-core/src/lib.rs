@@ -24,7 +24,7 @@ mod pump;
 mod stop_signal;
 mod vcpu_loop;
 
-pub use address_map::AddressMap;
+pub use address_map::{AddressMap, Claim, Service};
 pub use channel::{Bytes, Command, Event, FarEnd, Resume, State, StateKind};
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use machine::{Config, Machine};

@@ -33,6 +33,12 @@ impl Link {
         Self { events, commands, inline: None, stop }
     }
 
+    /// Sends an event that wants no command, and sees that it is carried.
+    pub(crate) fn post(&mut self, event: Event, deadline: Option<Instant>) -> Result<(), LinkError> {
+        self.send(event)?;
+        self.step_inline(deadline)
+    }
+
     pub(crate) fn send(&self, event: Event) -> Result<(), LinkError> {
         match self.events.try_send(event) {
             Ok(()) => Ok(()),
@@ -56,16 +62,24 @@ impl Link {
             if self.stop.is_set() {
                 return Err(LinkError::Stopped);
             }
-            match &mut self.inline {
-                Some((far, pump)) => {
-                    // The vCPU receives only when it has said something.
-                    let event = far.events.try_recv().map_err(|_| LinkError::HungUp)?;
-                    let command = pump.step(event, deadline)?;
-                    far.commands.send(command).map_err(|_| LinkError::HungUp)?;
-                }
-                None => self.wait(deadline)?,
+            if self.inline.is_some() {
+                self.step_inline(deadline)?;
+            } else {
+                self.wait(deadline)?;
             }
         }
+    }
+
+    /// Steps the pump, where this thread does, with the event that was sent last.
+    fn step_inline(&mut self, deadline: Option<Instant>) -> Result<(), LinkError> {
+        if let Some((far, pump)) = &mut self.inline {
+            // A vCPU steps its pump only when it has said something.
+            let event = far.events.try_recv().map_err(|_| LinkError::HungUp)?;
+            if let Some(command) = pump.step(event, deadline)? {
+                far.commands.send(command).map_err(|_| LinkError::HungUp)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until there may be a command.

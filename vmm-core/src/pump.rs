@@ -12,16 +12,19 @@ use crate::stop_signal::StopSignal;
 ///
 /// Every closure that gives a command for an event is a pump: an in-process device.
 pub trait Pump: Send {
-    /// Carries `event` to the owner, and brings the command it gives next.
+    /// Carries `event` to the owner, and brings the command it gives next; `None` where the event
+    /// [wants none](Event::wants_command).
     ///
     /// It may block, but must return [`LinkError::Stopped`] soon after the machine's
     /// [`StopSignal`](crate::StopSignal) was set, and [`LinkError::TimedOut`] at the deadline.
-    fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Command, LinkError>;
+    fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>, LinkError>;
 }
 
 impl<F: FnMut(Event) -> Command + Send> Pump for F {
-    fn step(&mut self, event: Event, _deadline: Option<Instant>) -> Result<Command, LinkError> {
-        Ok(self(event))
+    /// What the closure gives for an event that wants no command is dropped.
+    fn step(&mut self, event: Event, _deadline: Option<Instant>) -> Result<Option<Command>, LinkError> {
+        let wanted = event.wants_command();
+        Ok(Some(self(event)).filter(|_| wanted))
     }
 }
 
@@ -43,7 +46,8 @@ pub(crate) fn step_until_stopped(mut pump: Box<dyn Pump>, far: &FarEnd, stop: &S
         };
         let Ok(event) = event else { return };
         let (command, broken) = match pump.step(event, None) {
-            Ok(command) => (command, false),
+            Ok(Some(command)) => (command, false),
+            Ok(None) => continue,
             Err(error) => (Command::Fail(error), true),
         };
         if far.commands.send(command).is_err() || broken {

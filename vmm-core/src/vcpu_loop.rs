@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hypervisor::{Access, Direction, Exit, MAX_ACCESS_BYTES, Vcpu};
 
-use crate::address_map::AddressMap;
+use crate::address_map::{AddressMap, Claim, Service};
 use crate::channel::{Bytes, Command, Event, Resume, State, StateKind};
 use crate::control::Control;
 use crate::deferred::Deferred;
@@ -107,20 +107,25 @@ impl VcpuLoop {
     fn access(&mut self, mut access: Access) -> Result<()> {
         let mut deferred = Deferred::default();
         loop {
-            let owner = self.shared.map.owner_of(access.space(), access.address());
-            match owner {
-                Some(owner) => self.owned_access(owner, &access, &mut deferred)?,
-                None if access.direction() == Direction::Read => {
-                    self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?;
+            let claim = self.shared.map.claim_on(access.space(), access.address());
+            match (claim, access.direction()) {
+                (Some(Claim { owner, service: Service::Synchronous }), _) => {
+                    self.owned_access(owner, &access, &mut deferred)?;
                 }
-                None => {}
+                (Some(Claim { owner, service: Service::PostedWrites }), Direction::Write) => {
+                    self.posted_write(owner, &access)?;
+                }
+                (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
+                (None, Direction::Write) => {}
             }
             if deferred.is_empty() {
                 return Ok(());
             }
             match self.vcpu.commit()? {
                 Exit::Interrupted => {
-                    return deferred.apply(&mut *self.vcpu).map_err(|source| self.bad_resume(owner, source));
+                    return deferred
+                        .apply(&mut *self.vcpu)
+                        .map_err(|source| self.bad_resume(claim.map(|claim| claim.owner), source));
                 }
                 Exit::Access(next) => access = next,
                 exit => return Err(final_reason(exit)),
@@ -151,6 +156,20 @@ impl VcpuLoop {
         Ok(())
     }
 
+    /// Tells `owner` of a write that the guest does not wait for. One that cannot take it now is waited for all the same:
+    /// no posted write is lost.
+    fn posted_write(&mut self, owner: OwnerId, access: &Access) -> Result<()> {
+        let event = Event::Posted { access: *access, data: Bytes::from_slice(self.vcpu.access_data()) };
+        let deadline = self.deadline();
+        let Some((name, link)) = self.owners.get_mut(owner.index()) else { return Ok(()) };
+        link.post(event, deadline).map_err(|error| link_reason(error, name, Some(access)))
+    }
+
+    /// When an access that begins now must have been answered.
+    fn deadline(&self) -> Option<Instant> {
+        self.shared.exit_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+    }
+
     /// Sends `event` to its owner and does what it asks until it says resume.
     fn consult(
         &mut self,
@@ -159,12 +178,12 @@ impl VcpuLoop {
         access: Option<&Access>,
         mut deferred: Option<&mut Deferred>,
     ) -> Result<Resume> {
+        // The owner may take any time over what is no access.
+        let deadline = access.and_then(|_| self.deadline());
         let Some((name, link)) = self.owners.get_mut(owner.index()) else {
             // Reserved for one who is not attached: as if nobody had claimed it.
             return Ok(Resume::default());
         };
-        let timeout = self.shared.exit_timeout.filter(|_| access.is_some());
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let failed = |error| link_reason(error, name, access);
         link.send(event).map_err(failed)?;
         loop {

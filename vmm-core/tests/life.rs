@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{MMIO, PIO, PORT, Rig, config, mov_out};
+use common::{MMIO, PIO, PORT, Rig, claim, config, mov_out};
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{Error as BackendError, Exit, Hypervisor, Kick, MockVcpu, MockVm, VcpuId, Vm};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -207,9 +207,9 @@ struct Waiting {
 }
 
 impl Pump for Waiting {
-    fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Command, LinkError> {
+    fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Option<Command>, LinkError> {
         if matches!(event, Event::Init) {
-            return Ok(Command::Resume(Resume::default()));
+            return Ok(Some(Command::Resume(Resume::default())));
         }
         self.entered.send(()).unwrap();
         let mut fds = [PollFd::new(&self.stop, PollFlags::IN)];
@@ -228,7 +228,7 @@ fn a_stop_ends_a_vcpu_inside_its_inline_pump() {
     let owner = machine
         .attach("pump", Stepping::Inline, |_| Box::new(Waiting { stop: stop.clone(), entered: entered.clone() }))
         .unwrap();
-    machine.map().reserve(PIO, PORT.into(), 1, owner).unwrap();
+    machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
     machine.start().unwrap();
     wait_entered.recv_timeout(wait::LIMIT).unwrap();
     machine.join();

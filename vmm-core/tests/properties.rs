@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{PORT, Rig};
+use common::{PORT, Rig, claim};
 use hypervisor::mock::Step;
 use hypervisor::{AddressSpace, Direction};
 use proptest::prelude::*;
@@ -114,7 +114,7 @@ proptest! {
         let mut model = Model { rax: start, ports: Vec::new(), memory: Vec::new() };
         for (space, wanted) in [(AddressSpace::Pio, ports), (AddressSpace::Mmio, memory)] {
             for (start, len) in wanted {
-                if rig.machine.map().reserve(space, start, len, rig.owner).is_ok() {
+                if rig.machine.map().reserve(space, start, len, claim(rig.owner)).is_ok() {
                     let ranges = if space == AddressSpace::Pio { &mut model.ports } else { &mut model.memory };
                     ranges.push((start, len));
                 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use common::{MMIO, PIO, PORT, Rig, config, mov_out, timeout};
+use common::{MMIO, PIO, PORT, Rig, claim, config, mov_out, timeout};
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{AddressSpace, Exit, Hypervisor, InternalError};
 use vmm_core::{Command, Event, LinkError, Machine, Pump, Resume, Stepping, StopReason};
@@ -105,7 +105,7 @@ fn two_owners_get_their_own_accesses() {
     let mut rig = Rig::with(config(1), &hypervisor);
     let (other, other_far) = rig.machine.attach_far_ends("other").unwrap();
     rig.reserve(PIO, PORT.into(), 1);
-    rig.machine.map().reserve(PIO, 0x70, 1, other).unwrap();
+    rig.machine.map().reserve(PIO, 0x70, 1, claim(other)).unwrap();
     rig.start();
     rig.expect_init(0);
     rig.resume(0);
@@ -147,7 +147,7 @@ fn device_serves_both(stepping: Stepping) {
             }) as Box<dyn Pump>
         })
         .unwrap();
-    machine.map().reserve(AddressSpace::Pio, PORT.into(), 1, owner).unwrap();
+    machine.map().reserve(AddressSpace::Pio, PORT.into(), 1, claim(owner)).unwrap();
     machine.start().unwrap();
     let mut stopped = 0;
     while stopped < 2 {
@@ -173,10 +173,10 @@ fn a_threaded_pump_answers_each_vcpu() {
 struct Broken(Option<LinkError>);
 
 impl Pump for Broken {
-    fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Command, LinkError> {
+    fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Option<Command>, LinkError> {
         match event {
             Event::Access { .. } => Err(self.0.take().unwrap()),
-            _ => Ok(Command::Resume(Resume::default())),
+            _ => Ok(Some(Command::Resume(Resume::default()))),
         }
     }
 }
@@ -193,7 +193,7 @@ fn a_pump_that_fails_stops_its_vcpu_with_the_owners_name() {
             let (mut machine, notices) = Machine::new(vm, &config(1)).unwrap();
             let mut error = Some(error);
             let owner = machine.attach("serial", stepping, |_| Box::new(Broken(error.take()))).unwrap();
-            machine.map().reserve(PIO, PORT.into(), 1, owner).unwrap();
+            machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
             machine.start().unwrap();
             loop {
                 let notice = notices.channel.recv_timeout(test_utils::wait::LIMIT).unwrap();
@@ -250,4 +250,88 @@ fn an_unknown_exit_is_passed_over() {
     rig.reserve(PIO, PORT.into(), 1);
     rig.start_running();
     rig.expect_write(0, &[4]);
+}
+
+#[test]
+fn a_posted_write_is_told_and_the_guest_runs_on() {
+    let steps = [mov_out(1), mov_out(2), mov_out(3)].concat().into_iter().chain([Step::Out { port: 0x70, width: 1 }]);
+    let mut rig = Rig::new(1, steps);
+    rig.reserve_posted(PIO, PORT.into(), 1);
+    rig.reserve(PIO, 0x70, 1);
+    rig.start_running();
+    // Nobody has resumed anything since init: the order is that of the guest.
+    for expected in [1, 2, 3] {
+        rig.expect_posted(0, &[expected]);
+    }
+    rig.expect_write(0, &[3]);
+}
+
+#[test]
+fn reads_of_a_range_of_posted_writes_are_nobodys() {
+    let steps = [Step::Mov(0xff), Step::In { port: PORT, width: 1 }, Step::Out { port: 0x70, width: 1 }];
+    let mut rig = Rig::new(1, steps);
+    rig.reserve_posted(PIO, PORT.into(), 1);
+    rig.reserve(PIO, 0x70, 1);
+    rig.start_running();
+    rig.expect_write(0, &[0]);
+}
+
+#[test]
+fn posted_writes_that_nobody_takes_hold_the_guest_and_none_is_lost() {
+    let writes = (0..100_u8).flat_map(|n| mov_out(n.into()));
+    let mut rig = Rig::new(1, writes.chain([Step::Out { port: 0x70, width: 1 }]));
+    rig.reserve_posted(PIO, PORT.into(), 1);
+    rig.reserve(PIO, 0x70, 1);
+    rig.start_running();
+    // The channel is full long before the hundredth.
+    test_utils::wait::until("the channel is full", || rig.far[0].events.is_full());
+    for expected in 0..100 {
+        rig.expect_posted(0, &[expected]);
+    }
+    rig.expect_write(0, &[99]);
+}
+
+#[test]
+fn a_stop_unblocks_a_vcpu_whose_posted_writes_nobody_takes() {
+    let hypervisor = Mock::new(Script::forever([Step::Out { port: PORT, width: 1 }]));
+    let mut rig = Rig::with(config(1), &hypervisor);
+    rig.reserve_posted(PIO, PORT.into(), 1);
+    rig.start_running();
+    test_utils::wait::until("the channel is full", || rig.far[0].events.is_full());
+    rig.machine.join();
+    assert!(matches!(rig.stop_reason().1, StopReason::Asked));
+}
+
+#[test]
+fn a_pump_gets_posted_writes_in_order_with_the_others_on_either_stepping() {
+    for stepping in [Stepping::Inline, Stepping::Threaded] {
+        let steps = [mov_out(1), mov_out(2)].concat().into_iter().chain([Step::Out { port: 0x70, width: 1 }]);
+        let (mut machine, notices) =
+            Machine::new(Mock::new(Script::once(steps)).create_vm().unwrap(), &config(1)).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        let device = move |event| match event {
+            Event::Posted { data, .. } => {
+                log.lock().unwrap().push(data[0]);
+                // A command for an event that wants none goes nowhere.
+                Command::Stop
+            }
+            Event::Access { .. } => {
+                log.lock().unwrap().push(99);
+                Command::Stop
+            }
+            _ => Command::Resume(Resume::default()),
+        };
+        let mut device = Some(device);
+        let owner = machine.attach("device", stepping, |_| Box::new(device.take().unwrap())).unwrap();
+        let posted = vmm_core::Claim { owner, service: vmm_core::Service::PostedWrites };
+        machine.map().reserve(PIO, PORT.into(), 1, posted).unwrap();
+        machine.map().reserve(PIO, 0x70, 1, claim(owner)).unwrap();
+        machine.start().unwrap();
+        while !matches!(
+            notices.channel.recv_timeout(test_utils::wait::LIMIT).unwrap(),
+            vmm_core::Notice::Stopped(_, StopReason::Released { .. })
+        ) {}
+        assert_eq!(*seen.lock().unwrap(), [1, 2, 99]);
+    }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, VcpuId};
 use plugin_runtime::PluginCommand;
-use vmm_core::{Command, Event, Machine, Notice, Resume, State, StateKind, Stepping, StopReason};
+use vmm_core::{Claim, Command, Event, Machine, Notice, Resume, Service, State, StateKind, Stepping, StopReason};
 
 use super::guest::{self, Case};
 use crate::error::Failure;
@@ -71,7 +71,8 @@ fn channel(hypervisor: &dyn Hypervisor, case: Case, stepping: Stepping) -> Resul
     let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &config)?;
     case.load(&**machine.vm())?;
     let owner = machine.attach("bench", stepping, |_| Box::new(answer))?;
-    machine.map().reserve(AddressSpace::Pio, guest::PORT.into(), 1, owner)?;
+    let claim = Claim { owner, service: Service::Synchronous };
+    machine.map().reserve(AddressSpace::Pio, guest::PORT.into(), 1, claim)?;
     machine.start()?;
     let reason = notices.channel.iter().find_map(|notice| match notice {
         Notice::Stopped(_, reason) => Some(reason),

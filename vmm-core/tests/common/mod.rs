@@ -9,7 +9,9 @@ use crossbeam_channel::RecvTimeoutError;
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{Access, AddressSpace, Hypervisor, VcpuId};
 use test_utils::wait::LIMIT;
-use vmm_core::{Bytes, Command, Config, Event, FarEnd, Machine, Notice, Notices, OwnerId, Resume, StopReason};
+use vmm_core::{
+    Bytes, Claim, Command, Config, Event, FarEnd, Machine, Notice, Notices, OwnerId, Resume, Service, StopReason,
+};
 
 pub const PORT: u16 = 0x3f8;
 pub const PIO: AddressSpace = AddressSpace::Pio;
@@ -26,6 +28,10 @@ pub fn config(vcpus: u32) -> Config {
     Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None }
 }
 
+pub fn claim(owner: OwnerId) -> Claim {
+    Claim { owner, service: Service::Synchronous }
+}
+
 impl Rig {
     /// A machine whose vCPUs all follow `steps`, with one owner called `tester`, not started.
     pub fn new(vcpus: u32, steps: impl IntoIterator<Item = Step>) -> Self {
@@ -39,7 +45,19 @@ impl Rig {
     }
 
     pub fn reserve(&self, space: AddressSpace, start: u64, len: u64) {
-        self.machine.map().reserve(space, start, len, self.owner).unwrap();
+        self.machine.map().reserve(space, start, len, claim(self.owner)).unwrap();
+    }
+
+    pub fn reserve_posted(&self, space: AddressSpace, start: u64, len: u64) {
+        let claim = Claim { owner: self.owner, service: Service::PostedWrites };
+        self.machine.map().reserve(space, start, len, claim).unwrap();
+    }
+
+    pub fn expect_posted(&self, vcpu: usize, expected: &[u8]) {
+        match self.event(vcpu) {
+            Event::Posted { data, .. } => assert_eq!(&data[..], expected),
+            other => panic!("{other:?} instead of a posted write"),
+        }
     }
 
     pub fn start(&mut self) {
