@@ -11,7 +11,9 @@ impl Errno {
     pub(crate) const BADF: Self = Self(libc::EBADF);
     pub(crate) const EXIST: Self = Self(libc::EEXIST);
     pub(crate) const INVAL: Self = Self(libc::EINVAL);
+    pub(crate) const MFILE: Self = Self(libc::EMFILE);
     pub(crate) const NOENT: Self = Self(libc::ENOENT);
+    pub(crate) const NOSPC: Self = Self(libc::ENOSPC);
     pub(crate) const NOTTY: Self = Self(libc::ENOTTY);
     pub(crate) const PROTO: Self = Self(libc::EPROTO);
     pub(crate) const TOOBIG: Self = Self(libc::E2BIG);
@@ -49,7 +51,7 @@ impl From<&MemoryProblem> for Errno {
             MemoryProblem::Overflow => Self(libc::EOVERFLOW),
             MemoryProblem::NotSealed => Self(libc::EPERM),
             MemoryProblem::Overlap => Self::EXIST,
-            MemoryProblem::NoSlot => Self(libc::ENOSPC),
+            MemoryProblem::NoSlot => Self::NOSPC,
             MemoryProblem::NotMapped => Self::NOENT,
             MemoryProblem::System(source) => source.into(),
         }

@@ -15,6 +15,7 @@ mod log_budget;
 mod main_requests;
 mod pipe_pump;
 mod process;
+mod quota;
 mod shutdown_event;
 mod signals;
 mod stderr_log;

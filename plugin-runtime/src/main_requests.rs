@@ -20,6 +20,7 @@ use vmm_core::{Claim, Machine, OwnerId, Service};
 
 use crate::connection::{self, Connection, Request};
 use crate::errno::Errno;
+use crate::quota;
 use crate::shutdown_event::ShutdownEvent;
 use crate::vcpu_pipes::VcpuPipes;
 use crate::wire::space_from_wire;
@@ -31,6 +32,7 @@ pub(crate) struct PluginVm {
     pub(crate) shutdown: ShutdownEvent,
     pub(crate) pipes: Vec<Arc<VcpuPipes>>,
     objects: BTreeMap<u32, SlotId>,
+    reservations: usize,
     started: bool,
 }
 
@@ -72,11 +74,11 @@ type Outcome = Result<Given, Errno>;
 
 impl PluginVm {
     pub(crate) fn new(machine: Machine, owner: OwnerId, shutdown: ShutdownEvent, pipes: Vec<Arc<VcpuPipes>>) -> Self {
-        Self { machine, owner, shutdown, pipes, objects: BTreeMap::new(), started: false }
+        Self { machine, owner, shutdown, pipes, objects: BTreeMap::new(), reservations: 0, started: false }
     }
 
-    /// Does what a request asks for. Whatever it is, there is an answer.
-    pub(crate) fn handle(&mut self, request: Request) -> Reply {
+    /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
+    pub(crate) fn handle(&mut self, request: Request, connections: usize) -> Reply {
         let (empty, outcome) = match request.message.message {
             Some(Message::Create(create)) => {
                 (main_response::Message::Create(Default::default()), self.create(create, request.fd))
@@ -85,7 +87,7 @@ impl PluginVm {
                 (main_response::Message::Destroy(Default::default()), self.destroy(destroy.id))
             }
             Some(Message::NewConnection(_)) => {
-                (main_response::Message::NewConnection(Default::default()), new_connection())
+                (main_response::Message::NewConnection(Default::default()), new_connection(connections))
             }
             Some(Message::GetShutdownEventfd(_)) => {
                 (main_response::Message::GetShutdownEventfd(Default::default()), self.shutdown_eventfd())
@@ -113,6 +115,9 @@ impl PluginVm {
     fn create(&mut self, create: main_request::Create, fd: Option<OwnedFd>) -> Outcome {
         if self.objects.contains_key(&create.id) {
             return Err(Errno::EXIST);
+        }
+        if self.objects.len() >= quota::OBJECTS {
+            return Err(Errno::NOSPC);
         }
         match create.constructor {
             Some(Constructor::Memory(memory)) => {
@@ -143,16 +148,22 @@ impl PluginVm {
         Ok(Given::descriptors(vec![event]))
     }
 
-    fn reserve_range(&self, range: &main_request::ReserveRange) -> Outcome {
+    fn reserve_range(&mut self, range: &main_request::ReserveRange) -> Outcome {
         let space = space_from_wire(range.space)?;
         let map = self.machine.map();
-        let result = if range.length == 0 {
-            map.release(space, range.start, self.owner)
-        } else {
-            let service = if range.async_write { Service::PostedWrites } else { Service::Synchronous };
-            map.reserve(space, range.start, range.length, Claim { owner: self.owner, service })
-        };
-        result.map(|()| Given::nothing()).map_err(|error| Errno::from(&error))
+        if range.length == 0 {
+            map.release(space, range.start, self.owner).map_err(|error| Errno::from(&error))?;
+            self.reservations = self.reservations.saturating_sub(1);
+            return Ok(Given::nothing());
+        }
+        if self.reservations >= quota::RESERVATIONS {
+            return Err(Errno::NOSPC);
+        }
+        let service = if range.async_write { Service::PostedWrites } else { Service::Synchronous };
+        let claim = Claim { owner: self.owner, service };
+        map.reserve(space, range.start, range.length, claim).map_err(|error| Errno::from(&error))?;
+        self.reservations = self.reservations.saturating_add(1);
+        Ok(Given::nothing())
     }
 
     fn pause(&self, pause: &main_request::PauseVcpus) -> Outcome {
@@ -185,7 +196,10 @@ impl PluginVm {
     }
 }
 
-fn new_connection() -> Outcome {
+fn new_connection(open: usize) -> Outcome {
+    if open >= quota::CONNECTIONS {
+        return Err(Errno::MFILE);
+    }
     let (ours, theirs) = connection::pair().map_err(Errno::from)?;
     Ok(Given { fds: vec![theirs], then: Some(Then::Serve(ours)) })
 }
@@ -195,4 +209,78 @@ fn refusal(errno: Errno) -> MainResponse {
     let mut response = MainResponse::new();
     response.errno = errno.0;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use hypervisor::Hypervisor;
+    use hypervisor::mock::{Mock, Script};
+    use plugin_proto::messages::MainRequest;
+    use test_utils::memory::sealed_memfd;
+
+    use super::*;
+
+    fn vm(vcpus: u32) -> PluginVm {
+        let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None };
+        let (mut machine, _) = Machine::new(Mock::new(Script::nothing()).create_vm().unwrap(), &config).unwrap();
+        let (owner, _) = machine.attach_far_ends("test").unwrap();
+        let pipes = (0..vcpus).map(|_| Arc::new(VcpuPipes::new().unwrap())).collect();
+        PluginVm::new(machine, owner, ShutdownEvent::new().unwrap(), pipes)
+    }
+
+    fn ask(vm: &mut PluginVm, message: Message, fd: Option<OwnedFd>) -> i32 {
+        let message = MainRequest { message: Some(message), ..Default::default() };
+        vm.handle(Request { message, fd }, 1).response.errno
+    }
+
+    fn memory(id: u32, start: u64) -> Message {
+        let memory = main_request::create::Memory { start, length: 0x1000, ..Default::default() };
+        Message::Create(main_request::Create {
+            id,
+            constructor: Some(Constructor::Memory(memory)),
+            ..Default::default()
+        })
+    }
+
+    fn reserve(start: u64, length: u64) -> Message {
+        Message::ReserveRange(main_request::ReserveRange { start, length, ..Default::default() })
+    }
+
+    #[test]
+    fn a_plugin_has_64_connections() {
+        let mut vm = vm(1);
+        for (open, errno) in [(63, 0), (64, libc::EMFILE)] {
+            let message = Some(Message::NewConnection(Default::default()));
+            let request = Request { message: MainRequest { message, ..Default::default() }, fd: None };
+            assert_eq!(vm.handle(request, open).response.errno, errno);
+        }
+    }
+
+    #[test]
+    fn a_plugin_has_4096_objects_and_a_destroyed_one_makes_room() {
+        let mut vm = vm(1);
+        let memfd = sealed_memfd(0x1000);
+        let fd = || Some(memfd.try_clone().unwrap());
+        for id in 0..4096 {
+            assert_eq!(ask(&mut vm, memory(id, u64::from(id) << 12), fd()), 0);
+        }
+        assert_eq!(ask(&mut vm, memory(4096, 4096 << 12), fd()), libc::ENOSPC);
+        assert_eq!(ask(&mut vm, memory(7, 4096 << 12), fd()), libc::EEXIST, "the id is looked at first");
+        assert_eq!(ask(&mut vm, Message::Destroy(main_request::Destroy { id: 7, ..Default::default() }), None), 0);
+        assert_eq!(ask(&mut vm, memory(4096, 4096 << 12), fd()), 0);
+    }
+
+    #[test]
+    fn a_plugin_has_131072_reservations_and_an_ended_one_makes_room() {
+        let mut vm = vm(1);
+        for n in 0..131_072 {
+            assert_eq!(ask(&mut vm, reserve(n * 2, 1), None), 0);
+        }
+        assert_eq!(ask(&mut vm, reserve(131_072 * 2, 1), None), libc::ENOSPC);
+        assert_eq!(ask(&mut vm, reserve(1, 0), None), libc::ENOENT);
+        assert_eq!(ask(&mut vm, reserve(0, 0), None), 0);
+        assert_eq!(ask(&mut vm, reserve(131_072 * 2, 1), None), 0);
+    }
 }

@@ -243,7 +243,7 @@ impl Supervisor {
                     return Ok(());
                 }
             };
-            let reply = self.vm.handle(request);
+            let reply = self.vm.handle(request, self.connections.len());
             if let Err(fault) = connection.send(&reply.response, &reply.fds, &mut self.buffers) {
                 self.drop_connection(token, &fault);
             }

@@ -1,0 +1,10 @@
+//! How much one plugin may have of what costs the VMM memory or descriptors.
+
+/// Main connections at a time. One more is refused with `EMFILE`.
+pub(crate) const CONNECTIONS: usize = 64;
+
+/// Objects (memories, I/O events, interrupt events) at a time. One more is refused with `ENOSPC`.
+pub(crate) const OBJECTS: usize = 4096;
+
+/// Reserved ranges at a time. One more is refused with `ENOSPC`.
+pub(crate) const RESERVATIONS: usize = 131_072;
