@@ -20,6 +20,7 @@ mod shutdown_event;
 mod signals;
 mod stderr_log;
 mod supervisor;
+mod tap;
 mod vcpu_pipes;
 mod wire;
 
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use error::{Error, Result};
 use hypervisor::Hypervisor;
+pub use tap::{MacAddress, Tap};
 
 /// The program that is to be a VM's plugin.
 #[derive(Clone, Debug)]
@@ -49,12 +51,14 @@ impl PluginCommand {
 }
 
 /// What a VM is run with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Config {
     /// How many vCPUs it has.
     pub vcpus: NonZeroU32,
     /// How long the plugin may take to answer an access; `None` for as long as it likes.
     pub exit_timeout: Option<Duration>,
+    /// The network device that the plugin gets when it asks for one.
+    pub tap: Option<Tap>,
 }
 
 /// Runs a VM on `hypervisor` until its plugin has ended.
@@ -66,6 +70,6 @@ pub struct Config {
 ///
 /// The first thing that went wrong, even if cleaning up failed later. It is no error when the plugin exits with 0, also
 /// after the guest has stopped.
-pub fn run(hypervisor: &dyn Hypervisor, plugin: &PluginCommand, config: &Config) -> Result<()> {
+pub fn run(hypervisor: &dyn Hypervisor, plugin: &PluginCommand, config: Config) -> Result<()> {
     supervisor::Supervisor::new(hypervisor, plugin, config)?.run()
 }

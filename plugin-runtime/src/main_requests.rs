@@ -8,7 +8,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use hypervisor::{GuestAddress, GuestMemoryRegion, SlotId, VcpuId};
@@ -22,6 +22,7 @@ use crate::connection::{self, Connection, Request};
 use crate::errno::Errno;
 use crate::quota;
 use crate::shutdown_event::ShutdownEvent;
+use crate::tap::Tap;
 use crate::vcpu_pipes::VcpuPipes;
 use crate::wire::space_from_wire;
 
@@ -31,6 +32,7 @@ pub(crate) struct PluginVm {
     pub(crate) owner: OwnerId,
     pub(crate) shutdown: ShutdownEvent,
     pub(crate) pipes: Vec<Arc<VcpuPipes>>,
+    tap: Option<Tap>,
     objects: BTreeMap<u32, SlotId>,
     reservations: usize,
     started: bool,
@@ -73,8 +75,14 @@ impl Given {
 type Outcome = Result<Given, Errno>;
 
 impl PluginVm {
-    pub(crate) fn new(machine: Machine, owner: OwnerId, shutdown: ShutdownEvent, pipes: Vec<Arc<VcpuPipes>>) -> Self {
-        Self { machine, owner, shutdown, pipes, objects: BTreeMap::new(), reservations: 0, started: false }
+    pub(crate) fn new(
+        machine: Machine,
+        owner: OwnerId,
+        shutdown: ShutdownEvent,
+        pipes: Vec<Arc<VcpuPipes>>,
+        tap: Option<Tap>,
+    ) -> Self {
+        Self { machine, owner, shutdown, pipes, tap, objects: BTreeMap::new(), reservations: 0, started: false }
     }
 
     /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
@@ -95,6 +103,10 @@ impl PluginVm {
             Some(Message::ReserveRange(range)) => {
                 (main_response::Message::ReserveRange(Default::default()), self.reserve_range(&range))
             }
+            Some(Message::GetNetConfig(_)) => match self.net_config() {
+                Ok((config, tap)) => (main_response::Message::GetNetConfig(config), Ok(Given::descriptors(vec![tap]))),
+                Err(errno) => (main_response::Message::GetNetConfig(Default::default()), Err(errno)),
+            },
             Some(Message::PauseVcpus(pause)) => {
                 (main_response::Message::PauseVcpus(Default::default()), self.pause(&pause))
             }
@@ -166,6 +178,19 @@ impl PluginVm {
         Ok(Given::nothing())
     }
 
+    fn net_config(&self) -> Result<(main_response::GetNetConfig, OwnedFd), Errno> {
+        let tap = self.tap.as_ref().ok_or(Errno::NODATA)?;
+        let device = tap.as_fd().try_clone_to_owned().map_err(|error| Errno::from(&error))?;
+        let config = main_response::GetNetConfig {
+            host_mac_address: tap.mac().to_vec(),
+            // The four bytes in network order, read as a little-endian number.
+            host_ipv4_address: u32::from_le_bytes(tap.address().octets()),
+            netmask: u32::from_le_bytes(tap.netmask().octets()),
+            ..Default::default()
+        };
+        Ok((config, device))
+    }
+
     fn pause(&self, pause: &main_request::PauseVcpus) -> Outcome {
         let mask = pause.cpu_mask;
         let is_meant = |vcpu: VcpuId| mask.checked_shr(vcpu.0).unwrap_or(0) & 1 != 0;
@@ -227,7 +252,7 @@ mod tests {
         let (mut machine, _) = Machine::new(Mock::new(Script::nothing()).create_vm().unwrap(), &config).unwrap();
         let (owner, _) = machine.attach_far_ends("test").unwrap();
         let pipes = (0..vcpus).map(|_| Arc::new(VcpuPipes::new().unwrap())).collect();
-        PluginVm::new(machine, owner, ShutdownEvent::new().unwrap(), pipes)
+        PluginVm::new(machine, owner, ShutdownEvent::new().unwrap(), pipes, None)
     }
 
     fn ask(vm: &mut PluginVm, message: Message, fd: Option<OwnedFd>) -> i32 {

@@ -58,7 +58,7 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// Makes the VM and starts the plugin.
-    pub(crate) fn new(hypervisor: &dyn Hypervisor, command: &PluginCommand, config: &Config) -> Result<Self> {
+    pub(crate) fn new(hypervisor: &dyn Hypervisor, command: &PluginCommand, config: Config) -> Result<Self> {
         let signals = Signals::new()?;
         let name = command.name();
         let machine_config = vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout };
@@ -69,7 +69,7 @@ impl Supervisor {
             // `pipes` has one element a vCPU.
             Box::new(PipePump::new(Arc::clone(&pipes[vcpu.index()]), stop.clone()))
         })?;
-        let vm = PluginVm::new(machine, owner, ShutdownEvent::new()?, pipes);
+        let vm = PluginVm::new(machine, owner, ShutdownEvent::new()?, pipes, config.tap);
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
         let (plugin, stderr) = PluginProcess::start(command, plugins_end)?;

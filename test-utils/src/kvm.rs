@@ -10,7 +10,7 @@ pub fn kvm_or_skip(test: &str) -> Option<Kvm> {
         Ok(kvm) => Some(kvm),
         Err(error) => {
             // A closed standard error must not fail the test.
-            let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {error}");
+            let _ = writeln!(std::io::stderr(), "SKIPPED (no KVM) {test}: {error}");
             None
         }
     }

@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod error;
 mod logging;
+mod net;
 mod run;
 mod statistics;
 

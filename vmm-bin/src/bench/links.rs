@@ -104,8 +104,8 @@ fn answer(event: Event) -> Command {
 fn pipe(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
-    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None };
-    Ok(plugin_runtime::run(hypervisor, &plugin, &config)?)
+    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None };
+    Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }
 
 #[cfg(test)]
