@@ -11,8 +11,10 @@ mod connection;
 mod end;
 mod errno;
 mod error;
+mod fpu_bytes;
 mod log_budget;
 mod main_requests;
+mod objects;
 mod pipe_pump;
 mod process;
 mod quota;
@@ -22,6 +24,7 @@ mod stderr_log;
 mod supervisor;
 mod tap;
 mod vcpu_pipes;
+mod vm_state;
 mod wire;
 
 use std::ffi::OsString;

@@ -7,33 +7,36 @@
     clippy::arithmetic_side_effects
 )]
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use hypervisor::{GuestAddress, GuestMemoryRegion, SlotId, VcpuId};
+use hypervisor::{Direction, Gsi, Hypervisor, Route, VcpuId, Vm};
 use plugin_proto::limits::MAX_VCPUS;
 use plugin_proto::messages::main_request::Message;
-use plugin_proto::messages::main_request::create::Constructor;
+use plugin_proto::messages::main_request::set_irq_routing::route::Route as WireRoute;
+use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
-use vmm_core::{Claim, Machine, OwnerId, Service};
+use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
 
 use crate::connection::{self, Connection, Request};
 use crate::errno::Errno;
+use crate::objects::Objects;
 use crate::quota;
 use crate::shutdown_event::ShutdownEvent;
 use crate::tap::Tap;
 use crate::vcpu_pipes::VcpuPipes;
-use crate::wire::space_from_wire;
+use crate::vm_state;
+use crate::wire::{cpuid_to_wire, space_from_wire};
 
 /// The VM as a plugin sees it: what its requests act upon. It belongs to no connection.
-pub(crate) struct PluginVm {
+pub(crate) struct PluginVm<'h> {
+    hypervisor: &'h dyn Hypervisor,
     pub(crate) machine: Machine,
     pub(crate) owner: OwnerId,
     pub(crate) shutdown: ShutdownEvent,
     pub(crate) pipes: Vec<Arc<VcpuPipes>>,
     tap: Option<Tap>,
-    objects: BTreeMap<u32, SlotId>,
+    objects: Objects,
     reservations: usize,
     started: bool,
 }
@@ -55,9 +58,10 @@ pub(crate) enum Then {
     Start,
 }
 
-/// What a request that succeeded gives.
+/// What a request that succeeded gives. A default one is the empty message of the request's name.
 #[derive(Default)]
 struct Given {
+    message: Option<Response>,
     fds: Vec<OwnedFd>,
     then: Option<Then>,
 }
@@ -67,91 +71,126 @@ impl Given {
         Self::default()
     }
 
+    fn message(message: Response) -> Self {
+        Self { message: Some(message), ..Self::default() }
+    }
+
     fn descriptors(fds: Vec<OwnedFd>) -> Self {
-        Self { fds, then: None }
+        Self { fds, ..Self::default() }
+    }
+
+    fn then(then: Then) -> Self {
+        Self { then: Some(then), ..Self::default() }
     }
 }
 
 type Outcome = Result<Given, Errno>;
 
-impl PluginVm {
+impl<'h> PluginVm<'h> {
     pub(crate) fn new(
+        hypervisor: &'h dyn Hypervisor,
         machine: Machine,
         owner: OwnerId,
-        shutdown: ShutdownEvent,
         pipes: Vec<Arc<VcpuPipes>>,
         tap: Option<Tap>,
-    ) -> Self {
-        Self { machine, owner, shutdown, pipes, tap, objects: BTreeMap::new(), reservations: 0, started: false }
+    ) -> crate::Result<Self> {
+        Ok(Self {
+            hypervisor,
+            machine,
+            owner,
+            shutdown: ShutdownEvent::new()?,
+            pipes,
+            tap,
+            objects: Objects::default(),
+            reservations: 0,
+            started: false,
+        })
     }
 
     /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
     pub(crate) fn handle(&mut self, request: Request, connections: usize) -> Reply {
-        let (empty, outcome) = match request.message.message {
-            Some(Message::Create(create)) => {
-                (main_response::Message::Create(Default::default()), self.create(create, request.fd))
-            }
-            Some(Message::Destroy(destroy)) => {
-                (main_response::Message::Destroy(Default::default()), self.destroy(destroy.id))
-            }
-            Some(Message::NewConnection(_)) => {
-                (main_response::Message::NewConnection(Default::default()), new_connection(connections))
-            }
-            Some(Message::GetShutdownEventfd(_)) => {
-                (main_response::Message::GetShutdownEventfd(Default::default()), self.shutdown_eventfd())
-            }
-            Some(Message::ReserveRange(range)) => {
-                (main_response::Message::ReserveRange(Default::default()), self.reserve_range(&range))
-            }
-            Some(Message::GetNetConfig(_)) => match self.net_config() {
-                Ok((config, tap)) => (main_response::Message::GetNetConfig(config), Ok(Given::descriptors(vec![tap]))),
-                Err(errno) => (main_response::Message::GetNetConfig(Default::default()), Err(errno)),
-            },
-            Some(Message::PauseVcpus(pause)) => {
-                (main_response::Message::PauseVcpus(Default::default()), self.pause(&pause))
-            }
-            Some(Message::GetVcpus(_)) => (main_response::Message::GetVcpus(Default::default()), self.vcpus()),
-            Some(Message::Start(_)) => (main_response::Message::Start(Default::default()), self.start()),
-            _ => return Reply { response: refusal(Errno::NOTTY), fds: Vec::new(), then: Then::Nothing },
-        };
-        let (errno, given) = match outcome {
-            Ok(given) => (0, given),
-            Err(errno) => (errno.0, Given::nothing()),
-        };
         let mut response = MainResponse::new();
-        response.errno = errno;
-        response.message = Some(empty);
-        Reply { response, fds: given.fds, then: given.then.unwrap_or(Then::Nothing) }
+        let outcome = match request.message.message {
+            Some(message) => {
+                response.message = empty_response(&message);
+                self.serve(message, request.fd, connections)
+            }
+            None => Err(Errno::NOTTY),
+        };
+        match outcome {
+            Ok(given) => {
+                response.message = given.message.or(response.message);
+                Reply { response, fds: given.fds, then: given.then.unwrap_or(Then::Nothing) }
+            }
+            Err(errno) => {
+                response.errno = errno.0;
+                Reply { response, fds: Vec::new(), then: Then::Nothing }
+            }
+        }
     }
 
-    fn create(&mut self, create: main_request::Create, fd: Option<OwnedFd>) -> Outcome {
-        if self.objects.contains_key(&create.id) {
-            return Err(Errno::EXIST);
-        }
-        if self.objects.len() >= quota::OBJECTS {
-            return Err(Errno::NOSPC);
-        }
-        match create.constructor {
-            Some(Constructor::Memory(memory)) => {
-                let slot = self.map_memory(&memory, fd.ok_or(Errno::BADF)?)?;
-                self.objects.insert(create.id, slot);
-                Ok(Given::nothing())
+    fn serve(&mut self, message: Message, fd: Option<OwnedFd>, connections: usize) -> Outcome {
+        match message {
+            Message::Create(create) => self.create(create, fd),
+            Message::Destroy(destroy) => self.destroy(destroy.id),
+            Message::NewConnection(_) => new_connection(connections),
+            Message::GetShutdownEventfd(_) => self.shutdown_eventfd(),
+            Message::CheckExtension(check) => {
+                let has_extension = self.vm().check_extension(check.extension) > 0;
+                let answer = main_response::CheckExtension { has_extension, ..Default::default() };
+                Ok(Given::message(Response::CheckExtension(answer)))
+            }
+            Message::GetSupportedCpuid(_) => {
+                let answer = cpuid_answer(self.hypervisor.supported_cpuid())?;
+                Ok(Given::message(Response::GetSupportedCpuid(answer)))
+            }
+            Message::GetEmulatedCpuid(_) => {
+                let answer = cpuid_answer(self.hypervisor.emulated_cpuid())?;
+                Ok(Given::message(Response::GetEmulatedCpuid(answer)))
+            }
+            Message::GetMsrIndexList(_) => {
+                let indices = self.hypervisor.msr_indices().map_err(|error| Errno::from(&error))?;
+                let answer = main_response::MsrListResponse { indices, ..Default::default() };
+                Ok(Given::message(Response::GetMsrIndexList(answer)))
+            }
+            Message::GetNetConfig(_) => self.net_config(),
+            Message::ReserveRange(range) => self.reserve_range(&range),
+            Message::SetIrq(irq) => done(self.vm().set_irq(Gsi(irq.irq_id), irq.active)),
+            Message::SetIrqRouting(routing) => {
+                let routes = routing.routes.into_iter().map(route).collect::<Result<Vec<_>, Errno>>()?;
+                done(self.vm().set_routing(&routes))
+            }
+            Message::GetState(get) => {
+                let state = vm_state::get(self.vm(), get.set)?;
+                let answer = main_response::GetState { state, ..Default::default() };
+                Ok(Given::message(Response::GetState(answer)))
+            }
+            Message::SetState(set) => vm_state::set(self.vm(), set.set, &set.state).map(|()| Given::nothing()),
+            Message::SetIdentityMapAddr(set) => done(self.vm().set_identity_map_address(set.address.into())),
+            Message::PauseVcpus(pause) => self.pause(&pause),
+            Message::GetVcpus(_) => self.vcpus(),
+            Message::Start(_) => self.start(),
+            Message::SetCallHint(hint) => self.set_call_hint(&hint),
+            Message::DirtyLog(log) => {
+                let bitmap = self.objects.dirty_log(self.vm(), log.id)?;
+                let answer = main_response::MemoryDirtyLog { bitmap, ..Default::default() };
+                Ok(Given::message(Response::DirtyLog(answer)))
             }
             _ => Err(Errno::NOTTY),
         }
     }
 
-    fn map_memory(&self, memory: &main_request::create::Memory, memfd: OwnedFd) -> Result<SlotId, Errno> {
-        let region = GuestMemoryRegion::new(GuestAddress(memory.start), memfd, memory.offset, memory.length)
-            .map_err(|error| Errno::from(&error))?
-            .read_only(memory.read_only)
-            .log_dirty(memory.dirty_log);
-        self.machine.vm().map_memory(region).map_err(|error| Errno::from(&error))
+    fn vm(&self) -> &dyn Vm {
+        &**self.machine.vm()
+    }
+
+    fn create(&mut self, create: main_request::Create, fd: Option<OwnedFd>) -> Outcome {
+        let fds = self.objects.create(&**self.machine.vm(), create.id, create.constructor, fd)?;
+        Ok(Given::descriptors(fds))
     }
 
     fn destroy(&mut self, id: u32) -> Outcome {
-        let slot = self.objects.remove(&id).ok_or(Errno::NOENT)?;
-        self.machine.vm().unmap_memory(slot).map_err(|error| Errno::from(&error))?;
+        self.objects.destroy(&**self.machine.vm(), id)?;
         Ok(Given::nothing())
     }
 
@@ -178,7 +217,7 @@ impl PluginVm {
         Ok(Given::nothing())
     }
 
-    fn net_config(&self) -> Result<(main_response::GetNetConfig, OwnedFd), Errno> {
+    fn net_config(&self) -> Outcome {
         let tap = self.tap.as_ref().ok_or(Errno::NODATA)?;
         let device = tap.as_fd().try_clone_to_owned().map_err(|error| Errno::from(&error))?;
         let config = main_response::GetNetConfig {
@@ -188,7 +227,19 @@ impl PluginVm {
             netmask: u32::from_le_bytes(tap.netmask().octets()),
             ..Default::default()
         };
-        Ok((config, device))
+        Ok(Given { message: Some(Response::GetNetConfig(config)), fds: vec![device], then: None })
+    }
+
+    fn set_call_hint(&self, wanted: &main_request::SetCallHint) -> Outcome {
+        let hint = CallHint {
+            space: space_from_wire(wanted.space)?,
+            address: wanted.address,
+            direction: if wanted.on_write { Direction::Write } else { Direction::Read },
+            details: wanted.hints.iter().map(hint_detail).collect(),
+        };
+        // Address 0 takes the hint away.
+        self.machine.set_call_hint(Some(hint).filter(|hint| hint.address != 0));
+        Ok(Given::nothing())
     }
 
     fn pause(&self, pause: &main_request::PauseVcpus) -> Outcome {
@@ -217,7 +268,7 @@ impl PluginVm {
         if std::mem::replace(&mut self.started, true) {
             return Err(Errno::INVAL);
         }
-        Ok(Given { fds: Vec::new(), then: Some(Then::Start) })
+        Ok(Given::then(Then::Start))
     }
 }
 
@@ -226,14 +277,65 @@ fn new_connection(open: usize) -> Outcome {
         return Err(Errno::MFILE);
     }
     let (ours, theirs) = connection::pair().map_err(Errno::from)?;
-    Ok(Given { fds: vec![theirs], then: Some(Then::Serve(ours)) })
+    Ok(Given { fds: vec![theirs], ..Given::then(Then::Serve(ours)) })
 }
 
-/// An answer to what this VMM does not know.
-fn refusal(errno: Errno) -> MainResponse {
-    let mut response = MainResponse::new();
-    response.errno = errno.0;
-    response
+fn done(result: hypervisor::Result<()>) -> Outcome {
+    result.map(|()| Given::nothing()).map_err(|error| Errno::from(&error))
+}
+
+fn cpuid_answer(
+    entries: hypervisor::Result<Vec<hypervisor::kvm_cpuid_entry2>>,
+) -> Result<main_response::CpuidResponse, Errno> {
+    let entries = entries.map_err(|error| Errno::from(&error))?;
+    Ok(main_response::CpuidResponse { entries: cpuid_to_wire(&entries), ..Default::default() })
+}
+
+fn route(wanted: main_request::set_irq_routing::Route) -> Result<Route, Errno> {
+    let gsi = Gsi(wanted.irq_id);
+    match wanted.route {
+        Some(WireRoute::Irqchip(to)) => Ok(Route::Irqchip { gsi, chip: to.irqchip, pin: to.pin }),
+        Some(WireRoute::Msi(to)) => Ok(Route::Msi { gsi, address: to.address, data: to.data }),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn hint_detail(wanted: &main_request::set_call_hint::RegHint) -> HintDetail {
+    HintDetail {
+        rax: wanted.match_rax.then_some(wanted.rax),
+        rbx: wanted.match_rbx.then_some(wanted.rbx),
+        rcx: wanted.match_rcx.then_some(wanted.rcx),
+        rdx: wanted.match_rdx.then_some(wanted.rdx),
+        sregs: wanted.send_sregs,
+        debug_regs: wanted.send_debugregs,
+    }
+}
+
+/// The message that an answer to `request` has at least; `None` for a request this VMM does not know.
+fn empty_response(request: &Message) -> Option<Response> {
+    Some(match request {
+        Message::Create(_) => Response::Create(Default::default()),
+        Message::Destroy(_) => Response::Destroy(Default::default()),
+        Message::NewConnection(_) => Response::NewConnection(Default::default()),
+        Message::GetShutdownEventfd(_) => Response::GetShutdownEventfd(Default::default()),
+        Message::CheckExtension(_) => Response::CheckExtension(Default::default()),
+        Message::GetSupportedCpuid(_) => Response::GetSupportedCpuid(Default::default()),
+        Message::GetEmulatedCpuid(_) => Response::GetEmulatedCpuid(Default::default()),
+        Message::GetMsrIndexList(_) => Response::GetMsrIndexList(Default::default()),
+        Message::GetNetConfig(_) => Response::GetNetConfig(Default::default()),
+        Message::ReserveRange(_) => Response::ReserveRange(Default::default()),
+        Message::SetIrq(_) => Response::SetIrq(Default::default()),
+        Message::SetIrqRouting(_) => Response::SetIrqRouting(Default::default()),
+        Message::GetState(_) => Response::GetState(Default::default()),
+        Message::SetState(_) => Response::SetState(Default::default()),
+        Message::SetIdentityMapAddr(_) => Response::SetIdentityMapAddr(Default::default()),
+        Message::PauseVcpus(_) => Response::PauseVcpus(Default::default()),
+        Message::GetVcpus(_) => Response::GetVcpus(Default::default()),
+        Message::Start(_) => Response::Start(Default::default()),
+        Message::SetCallHint(_) => Response::SetCallHint(Default::default()),
+        Message::DirtyLog(_) => Response::DirtyLog(Default::default()),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -243,16 +345,23 @@ mod tests {
     use hypervisor::Hypervisor;
     use hypervisor::mock::{Mock, Script};
     use plugin_proto::messages::MainRequest;
+    use plugin_proto::messages::main_request::create::Constructor;
     use test_utils::memory::sealed_memfd;
 
     use super::*;
 
-    fn vm(vcpus: u32) -> PluginVm {
+    /// Whatever is asked of it, it is always there.
+    fn mock() -> &'static Mock {
+        static MOCK: std::sync::LazyLock<Mock> = std::sync::LazyLock::new(|| Mock::new(Script::nothing()));
+        &MOCK
+    }
+
+    fn vm(vcpus: u32) -> PluginVm<'static> {
         let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None };
-        let (mut machine, _) = Machine::new(Mock::new(Script::nothing()).create_vm().unwrap(), &config).unwrap();
+        let (mut machine, _) = Machine::new(mock().create_vm().unwrap(), &config).unwrap();
         let (owner, _) = machine.attach_far_ends("test").unwrap();
         let pipes = (0..vcpus).map(|_| Arc::new(VcpuPipes::new().unwrap())).collect();
-        PluginVm::new(machine, owner, ShutdownEvent::new().unwrap(), pipes, None)
+        PluginVm::new(mock(), machine, owner, pipes, None).unwrap()
     }
 
     fn ask(vm: &mut PluginVm, message: Message, fd: Option<OwnedFd>) -> i32 {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use hypervisor::{Access, Direction};
+use hypervisor::{Access, Capability, Direction, kvm_cpuid_entry2, kvm_msr_entry};
 use plugin_proto::limits::MAX_REQUEST;
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request, vcpu_response};
@@ -19,11 +19,14 @@ use plugin_proto::{decode_vcpu_request, encode_vcpu_response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno as OsErrno, retry_on_intr};
 use thiserror::Error as ThisError;
-use vmm_core::{Bytes, Command, Event, LinkError, Pump, Resume, State, StopSignal};
+use vmm_core::{Attached, Bytes, Command, Event, LinkError, Pump, Resume, State, StopSignal};
 
 use crate::errno::Errno;
 use crate::vcpu_pipes::VcpuPipes;
-use crate::wire::{regs_from_bytes, space_to_wire, sregs_from_bytes, state_from_bytes, state_kind, state_to_bytes};
+use crate::wire::{
+    cpuid_from_wire, cpuid_to_wire, debug_regs_from_bytes, regs_from_bytes, space_to_wire, sregs_from_bytes,
+    state_from_bytes, state_kind, state_to_bytes, to_bytes,
+};
 
 /// One vCPU's pump. A request of the plugin's is read only while the vCPU waits for it.
 pub(crate) struct PipePump {
@@ -31,6 +34,17 @@ pub(crate) struct PipePump {
     stop: StopSignal,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
+    /// What the request that the vCPU was last given is about to set: its answer is named for it.
+    setting: Option<Setting>,
+}
+
+/// The requests that set something and are answered by an errno alone.
+#[derive(Clone, Copy, Debug)]
+enum Setting {
+    State,
+    Msrs,
+    Cpuid,
+    Capability,
 }
 
 /// What a plugin can do to break its link.
@@ -62,19 +76,36 @@ impl Pump for PipePump {
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
         match event {
             Event::Init => self.introduce(deadline)?,
-            Event::Access { access, data } => self.respond(&access_response(&access, &data), deadline)?,
+            Event::Access { access, data, attached } => {
+                let mut response = access_response(&access, &data);
+                attach(&mut response, &attached);
+                self.respond(&response, deadline)?;
+            }
+            Event::HypervCall { input, params } => self.respond(&hyperv_call_response(input, params), deadline)?,
+            Event::HypervSynic { msr, control, evt_page, msg_page } => {
+                self.respond(&hyperv_synic_response(msr, control, evt_page, msg_page), deadline)?;
+            }
             Event::Posted { access, data } => {
                 self.respond(&posted_response(&access, &data), deadline)?;
                 return Ok(None);
             }
             Event::Paused { user } => self.respond(&paused_response(user), deadline)?,
             Event::State(state) => self.respond(&state_response(state), deadline)?,
-            Event::Done(done) => self.respond(&done_response(done), deadline)?,
+            Event::Done(done) => {
+                let response = self.done_response(done);
+                self.respond(&response, deadline)?;
+            }
+            Event::Msrs(values) => self.respond(&msrs_response(values), deadline)?,
+            Event::Cpuid(entries) => self.respond(&cpuid_response(entries), deadline)?,
         }
         loop {
             let request = self.request(deadline)?;
+            let setting = request.message.as_ref().and_then(setting_of);
             match command(request)? {
-                Asked::Vcpu(command) => return Ok(Some(command)),
+                Asked::Vcpu(command) => {
+                    self.setting = setting;
+                    return Ok(Some(command));
+                }
                 Asked::Nothing { answer } => self.respond(&answer, deadline)?,
             }
         }
@@ -91,7 +122,7 @@ enum Asked {
 
 impl PipePump {
     pub(crate) fn new(pipes: Arc<VcpuPipes>, stop: StopSignal) -> Self {
-        Self { pipes, stop, incoming: vec![0; MAX_REQUEST], outgoing: Vec::new() }
+        Self { pipes, stop, incoming: vec![0; MAX_REQUEST], outgoing: Vec::new(), setting: None }
     }
 
     /// Waits for the plugin's one `wait`, and answers it with `init`.
@@ -118,6 +149,19 @@ impl PipePump {
                 Err(errno) => return Err(Fault::Read(errno).into()),
             }
         }
+    }
+
+    /// The answer to the request that set something.
+    fn done_response(&mut self, done: hypervisor::Result<()>) -> VcpuResponse {
+        let mut response = VcpuResponse::new();
+        response.errno = done.map_or_else(|error| Errno::from(&error).0, |()| 0);
+        match self.setting.take() {
+            Some(Setting::Msrs) => drop(response.mut_set_msrs()),
+            Some(Setting::Cpuid) => drop(response.mut_set_cpuid()),
+            Some(Setting::Capability) => drop(response.mut_enable_capability()),
+            Some(Setting::State) | None => drop(response.mut_set_state()),
+        }
+        response
     }
 
     /// Writes a response, by one `write` unless the pipe is nearly full.
@@ -170,6 +214,21 @@ fn command(request: VcpuRequest) -> Result<Asked> {
                 Err(errno) => refused(message, errno),
             }
         }
+        Some(Message::GetMsrs(get)) => Ok(Asked::Vcpu(Command::GetMsrs(get.entry_indices))),
+        Some(Message::SetMsrs(set)) => {
+            let entry = |entry: vcpu_request::MsrEntry| kvm_msr_entry {
+                index: entry.index,
+                data: entry.data,
+                ..Default::default()
+            };
+            Ok(Asked::Vcpu(Command::SetMsrs(set.entries.into_iter().map(entry).collect())))
+        }
+        Some(Message::SetCpuid(set)) => Ok(Asked::Vcpu(Command::SetCpuid(cpuid_from_wire(&set.entries)))),
+        Some(Message::GetHypervCpuid(_)) => Ok(Asked::Vcpu(Command::GetHypervCpuid)),
+        Some(ref message @ Message::EnableCapability(ref enable)) => match Capability::from_number(enable.capability) {
+            Some(capability) => Ok(Asked::Vcpu(Command::EnableCapability(capability))),
+            None => refused(message, Errno::INVAL),
+        },
         Some(ref message @ Message::Wait(_)) => refused(message, Errno::PROTO),
         message => Ok(Asked::Nothing { answer: refusal(message.as_ref(), Errno::NOTTY) }),
     }
@@ -180,7 +239,9 @@ fn resume_from_wire(resume: vcpu_request::Resume) -> Result<Resume> {
     let given = |bytes: &[u8]| (!bytes.is_empty()).then_some(());
     let regs = given(&resume.regs).map(|()| regs_from_bytes(&resume.regs)).transpose().map_err(wrong("regs"))?;
     let sregs = given(&resume.sregs).map(|()| sregs_from_bytes(&resume.sregs)).transpose().map_err(wrong("sregs"))?;
-    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs })
+    let debug_regs = given(&resume.debugregs).map(|()| debug_regs_from_bytes(&resume.debugregs));
+    let debug_regs = debug_regs.transpose().map_err(wrong("debugregs"))?;
+    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs, debug_regs })
 }
 
 fn init_response() -> VcpuResponse {
@@ -201,6 +262,67 @@ fn access_response(access: &Access, data: &[u8]) -> VcpuResponse {
         Direction::Read => vec![0; access.len()],
     };
     response
+}
+
+fn attach(response: &mut VcpuResponse, attached: &Attached) {
+    let io = response.mut_wait().mut_io();
+    if let Some(regs) = &attached.regs {
+        io.regs = to_bytes(regs);
+    }
+    if let Some(sregs) = &attached.sregs {
+        io.sregs = to_bytes(&**sregs);
+    }
+    if let Some(debug_regs) = &attached.debug_regs {
+        io.debugregs = to_bytes(&**debug_regs);
+    }
+}
+
+fn hyperv_call_response(input: u64, [params0, params1]: [u64; 2]) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    let call = vcpu_response::wait::HypervCall { input, params0, params1, ..Default::default() };
+    response.mut_wait().set_hyperv_call(call);
+    response
+}
+
+fn hyperv_synic_response(msr: u32, control: u64, evt_page: u64, msg_page: u64) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    let synic = vcpu_response::wait::HypervSynic { msr, control, evt_page, msg_page, ..Default::default() };
+    response.mut_wait().set_hyperv_synic(synic);
+    response
+}
+
+fn msrs_response(values: hypervisor::Result<Vec<u64>>) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    match values {
+        Ok(values) => response.mut_get_msrs().entry_data = values,
+        Err(error) => {
+            response.errno = Errno::from(&error).0;
+            response.mut_get_msrs();
+        }
+    }
+    response
+}
+
+fn cpuid_response(entries: hypervisor::Result<Vec<kvm_cpuid_entry2>>) -> VcpuResponse {
+    let mut response = VcpuResponse::new();
+    match entries {
+        Ok(entries) => response.mut_get_hyperv_cpuid().entries = cpuid_to_wire(&entries),
+        Err(error) => {
+            response.errno = Errno::from(&error).0;
+            response.mut_get_hyperv_cpuid();
+        }
+    }
+    response
+}
+
+fn setting_of(request: &Message) -> Option<Setting> {
+    match request {
+        Message::SetState(_) => Some(Setting::State),
+        Message::SetMsrs(_) => Some(Setting::Msrs),
+        Message::SetCpuid(_) => Some(Setting::Cpuid),
+        Message::EnableCapability(_) => Some(Setting::Capability),
+        _ => None,
+    }
 }
 
 fn posted_response(access: &Access, data: &[u8]) -> VcpuResponse {
@@ -227,13 +349,6 @@ fn state_response(state: hypervisor::Result<State>) -> VcpuResponse {
     response
 }
 
-fn done_response(done: hypervisor::Result<()>) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    response.errno = done.map_or_else(|error| Errno::from(&error).0, |()| 0);
-    response.mut_set_state();
-    response
-}
-
 /// An answer that says only why not; its oneof is that of the request, where the protocol has one.
 fn refusal(request: Option<&Message>, errno: Errno) -> VcpuResponse {
     let mut response = VcpuResponse::new();
@@ -242,6 +357,7 @@ fn refusal(request: Option<&Message>, errno: Errno) -> VcpuResponse {
         Some(Message::Wait(_)) => drop(response.mut_wait()),
         Some(Message::GetState(_)) => drop(response.mut_get_state()),
         Some(Message::SetState(_)) => drop(response.mut_set_state()),
+        Some(Message::EnableCapability(_)) => drop(response.mut_enable_capability()),
         _ => {}
     }
     response

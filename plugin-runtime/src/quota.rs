@@ -6,5 +6,8 @@ pub(crate) const CONNECTIONS: usize = 64;
 /// Objects (memories, I/O events, interrupt events) at a time. One more is refused with `ENOSPC`.
 pub(crate) const OBJECTS: usize = 4096;
 
+/// I/O events at a time, among the objects. One more is refused with `ENOSPC`, as by the kernel, which allows fewer.
+pub(crate) const IO_EVENTS: usize = 1024;
+
 /// Reserved ranges at a time. One more is refused with `ENOSPC`.
 pub(crate) const RESERVATIONS: usize = 131_072;

@@ -18,7 +18,6 @@ use crate::log_budget::{Admission, LogBudget};
 use crate::main_requests::{PluginVm, Then};
 use crate::pipe_pump::PipePump;
 use crate::process::PluginProcess;
-use crate::shutdown_event::ShutdownEvent;
 use crate::signals::Signals;
 use crate::stderr_log::{Left, StderrLog};
 use crate::vcpu_pipes::VcpuPipes;
@@ -38,7 +37,7 @@ const LAST_TURN: usize = 1024;
 /// Bytes of standard error before the others get their turn.
 const STDERR_TURN: usize = 0x40000;
 
-pub(crate) struct Supervisor {
+pub(crate) struct Supervisor<'h> {
     epoll: OwnedFd,
     name: String,
     signals: Signals,
@@ -53,12 +52,12 @@ pub(crate) struct Supervisor {
     failure: Option<Error>,
     // Before the VM, whose shutdown event may be read only when the plugin is gone.
     plugin: PluginProcess,
-    vm: PluginVm,
+    vm: PluginVm<'h>,
 }
 
-impl Supervisor {
+impl<'h> Supervisor<'h> {
     /// Makes the VM and starts the plugin.
-    pub(crate) fn new(hypervisor: &dyn Hypervisor, command: &PluginCommand, config: Config) -> Result<Self> {
+    pub(crate) fn new(hypervisor: &'h dyn Hypervisor, command: &PluginCommand, config: Config) -> Result<Self> {
         let signals = Signals::new()?;
         let name = command.name();
         let machine_config = vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout };
@@ -69,7 +68,7 @@ impl Supervisor {
             // `pipes` has one element a vCPU.
             Box::new(PipePump::new(Arc::clone(&pipes[vcpu.index()]), stop.clone()))
         })?;
-        let vm = PluginVm::new(machine, owner, ShutdownEvent::new()?, pipes, config.tap);
+        let vm = PluginVm::new(hypervisor, machine, owner, pipes, config.tap)?;
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
         let (plugin, stderr) = PluginProcess::start(command, plugins_end)?;

@@ -7,13 +7,16 @@
     clippy::arithmetic_side_effects
 )]
 
-use hypervisor::{AddressSpace, kvm_mp_state, kvm_regs, kvm_sregs};
-use plugin_proto::messages::{AddressSpace as WireSpace, vcpu_request};
+use hypervisor::{
+    AddressSpace, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2, kvm_debugregs, kvm_mp_state, kvm_regs, kvm_sregs,
+};
+use plugin_proto::messages::{AddressSpace as WireSpace, CpuidEntry, vcpu_request};
 use protobuf::EnumOrUnknown;
 use vmm_core::{State, StateKind};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::errno::Errno;
+use crate::fpu_bytes;
 
 pub(crate) fn space_from_wire(space: EnumOrUnknown<WireSpace>) -> Result<AddressSpace, Errno> {
     match space.enum_value() {
@@ -30,42 +33,102 @@ pub(crate) fn space_to_wire(space: AddressSpace) -> WireSpace {
     }
 }
 
-/// Which state of a vCPU is meant: `EINVAL` where the protocol knows none of that number, `ENOTTY` where this VMM does
-/// not serve it.
+/// Which state of a vCPU is meant: `EINVAL` where the protocol knows none of that number.
 pub(crate) fn state_kind(set: EnumOrUnknown<vcpu_request::StateSet>) -> Result<StateKind, Errno> {
     match set.enum_value() {
         Ok(vcpu_request::StateSet::REGS) => Ok(StateKind::Regs),
         Ok(vcpu_request::StateSet::SREGS) => Ok(StateKind::Sregs),
+        Ok(vcpu_request::StateSet::FPU) => Ok(StateKind::Fpu),
+        Ok(vcpu_request::StateSet::DEBUGREGS) => Ok(StateKind::DebugRegs),
+        Ok(vcpu_request::StateSet::LAPIC) => Ok(StateKind::Lapic),
         Ok(vcpu_request::StateSet::MP) => Ok(StateKind::MpState),
-        Ok(_) => Err(Errno::NOTTY),
+        Ok(vcpu_request::StateSet::XCREGS) => Ok(StateKind::Xcrs),
+        Ok(vcpu_request::StateSet::EVENTS) => Ok(StateKind::Events),
         Err(_) => Err(Errno::INVAL),
     }
 }
 
+/// A kernel structure from its bytes. `EINVAL` for a wrong size.
+pub(crate) fn from_bytes<T: FromBytes>(bytes: &[u8]) -> Result<T, Errno> {
+    T::read_from_bytes(bytes).map_err(|_| Errno::INVAL)
+}
+
+/// A kernel structure's bytes.
+pub(crate) fn to_bytes<T: IntoBytes + Immutable>(state: &T) -> Vec<u8> {
+    state.as_bytes().to_vec()
+}
+
 /// The state in `bytes`, which are the kernel's structure. `EINVAL` for a wrong size.
 pub(crate) fn state_from_bytes(kind: StateKind, bytes: &[u8]) -> Result<State, Errno> {
-    match kind {
-        StateKind::Regs => regs_from_bytes(bytes).map(State::Regs),
-        StateKind::Sregs => sregs_from_bytes(bytes).map(State::Sregs),
-        StateKind::MpState => kvm_mp_state::read_from_bytes(bytes).map(State::MpState).map_err(|_| Errno::INVAL),
-    }
+    Ok(match kind {
+        StateKind::Regs => State::Regs(from_bytes(bytes)?),
+        StateKind::Sregs => State::Sregs(Box::new(from_bytes(bytes)?)),
+        StateKind::Fpu => State::Fpu(Box::new(fpu_bytes::parse(bytes).ok_or(Errno::INVAL)?)),
+        StateKind::DebugRegs => State::DebugRegs(Box::new(from_bytes(bytes)?)),
+        StateKind::Lapic => State::Lapic(Box::new(from_bytes(bytes)?)),
+        StateKind::MpState => State::MpState(from_bytes::<kvm_mp_state>(bytes)?),
+        StateKind::Xcrs => State::Xcrs(Box::new(from_bytes(bytes)?)),
+        StateKind::Events => State::Events(Box::new(from_bytes(bytes)?)),
+    })
 }
 
 pub(crate) fn regs_from_bytes(bytes: &[u8]) -> Result<kvm_regs, Errno> {
-    kvm_regs::read_from_bytes(bytes).map_err(|_| Errno::INVAL)
+    from_bytes(bytes)
 }
 
 pub(crate) fn sregs_from_bytes(bytes: &[u8]) -> Result<Box<kvm_sregs>, Errno> {
-    kvm_sregs::read_from_bytes(bytes).map(Box::new).map_err(|_| Errno::INVAL)
+    from_bytes(bytes).map(Box::new)
+}
+
+pub(crate) fn debug_regs_from_bytes(bytes: &[u8]) -> Result<Box<kvm_debugregs>, Errno> {
+    from_bytes(bytes).map(Box::new)
 }
 
 /// The kernel's structure as bytes.
 pub(crate) fn state_to_bytes(state: &State) -> Vec<u8> {
     match state {
-        State::Regs(regs) => regs.as_bytes().to_vec(),
-        State::Sregs(sregs) => sregs.as_bytes().to_vec(),
-        State::MpState(mp_state) => mp_state.as_bytes().to_vec(),
+        State::Regs(regs) => to_bytes(regs),
+        State::Sregs(sregs) => to_bytes(&**sregs),
+        State::Fpu(fpu) => fpu_bytes::of(fpu),
+        State::DebugRegs(debug_regs) => to_bytes(&**debug_regs),
+        State::Lapic(lapic) => to_bytes(&**lapic),
+        State::MpState(mp_state) => to_bytes(mp_state),
+        State::Xcrs(xcrs) => to_bytes(&**xcrs),
+        State::Events(events) => to_bytes(&**events),
     }
+}
+
+pub(crate) fn cpuid_to_wire(entries: &[kvm_cpuid_entry2]) -> Vec<CpuidEntry> {
+    entries
+        .iter()
+        .map(|entry| CpuidEntry {
+            function: entry.function,
+            has_index: entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0,
+            index: entry.index,
+            eax: entry.eax,
+            ebx: entry.ebx,
+            ecx: entry.ecx,
+            edx: entry.edx,
+            ..Default::default()
+        })
+        .collect()
+}
+
+pub(crate) fn cpuid_from_wire(entries: &[CpuidEntry]) -> Vec<kvm_cpuid_entry2> {
+    entries
+        .iter()
+        .map(|entry| kvm_cpuid_entry2 {
+            function: entry.function,
+            // Without its flag an index means nothing.
+            index: if entry.has_index { entry.index } else { 0 },
+            flags: if entry.has_index { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+            eax: entry.eax,
+            ebx: entry.ebx,
+            ecx: entry.ecx,
+            edx: entry.edx,
+            ..Default::default()
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -74,18 +137,38 @@ mod tests {
 
     #[test]
     fn state_of_another_size_is_refused() {
-        for (kind, size) in [(StateKind::Regs, 144), (StateKind::Sregs, 312), (StateKind::MpState, 4)] {
-            assert!(state_from_bytes(kind, &vec![0; size]).is_ok());
+        for (kind, size) in [
+            (StateKind::Regs, 144),
+            (StateKind::Sregs, 312),
+            (StateKind::Fpu, 416),
+            (StateKind::DebugRegs, 128),
+            (StateKind::Lapic, 1024),
+            (StateKind::MpState, 4),
+            (StateKind::Xcrs, 392),
+            (StateKind::Events, 64),
+        ] {
+            let bytes: Vec<u8> = (0..size).map(|n: usize| n as u8).collect();
+            assert_eq!(state_to_bytes(&state_from_bytes(kind, &bytes).unwrap()), bytes);
             for wrong in [0, size - 1, size + 1] {
-                assert_eq!(state_from_bytes(kind, &vec![0; wrong]), Err(Errno::INVAL));
+                assert_eq!(state_from_bytes(kind, &vec![0; wrong]).unwrap_err(), Errno::INVAL);
             }
         }
     }
 
     #[test]
-    fn unknown_enum_values_are_einval_and_states_not_served_enotty() {
+    fn unknown_enum_values_are_einval() {
         assert_eq!(space_from_wire(EnumOrUnknown::from_i32(2)), Err(Errno::INVAL));
         assert_eq!(state_kind(EnumOrUnknown::from_i32(-1)), Err(Errno::INVAL));
-        assert_eq!(state_kind(vcpu_request::StateSet::LAPIC.into()), Err(Errno::NOTTY));
+        assert_eq!(state_kind(EnumOrUnknown::from_i32(8)), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn an_index_counts_with_its_flag_only() {
+        let with = CpuidEntry { function: 4, has_index: true, index: 2, eax: 1, ..Default::default() };
+        let without = CpuidEntry { has_index: false, ..with.clone() };
+        let kernel = cpuid_from_wire(&[with.clone(), without]);
+        let indices: Vec<_> = kernel.iter().map(|entry| (entry.index, entry.flags)).collect();
+        assert_eq!(indices, [(2, KVM_CPUID_FLAG_SIGNIFCANT_INDEX), (0, 0)]);
+        assert_eq!(cpuid_to_wire(&kernel).first(), Some(&with));
     }
 }

@@ -1,7 +1,10 @@
 //! What a vCPU and an owner of its exits say to each other.
 
 use crossbeam_channel::{Receiver, Sender};
-use hypervisor::{Access, kvm_mp_state, kvm_regs, kvm_sregs};
+use hypervisor::{
+    Access, Capability, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+};
 use smallvec::SmallVec;
 
 use crate::error::LinkError;
@@ -20,6 +23,26 @@ pub enum Event {
         access: Access,
         /// What the guest writes; empty for a read.
         data: Bytes,
+        /// What the owner's [hint](crate::CallHint) asks to be told with it.
+        attached: Attached,
+    },
+    /// The guest called Hyper-V. The vCPU waits for a [`Resume`] whose data is the call's result, 8 bytes.
+    HypervCall {
+        /// The call's code and flags.
+        input: u64,
+        /// Its parameters.
+        params: [u64; 2],
+    },
+    /// The guest has set up Hyper-V's synthetic interrupt controller. The vCPU waits for a [`Resume`].
+    HypervSynic {
+        /// The MSR it wrote.
+        msr: u32,
+        /// The controller's control register.
+        control: u64,
+        /// The event flags page.
+        evt_page: u64,
+        /// The message page.
+        msg_page: u64,
     },
     /// The guest wrote to a range whose writes are posted, and has run on. It wants no command.
     Posted {
@@ -35,8 +58,23 @@ pub enum Event {
     },
     /// The answer to [`Command::Get`].
     State(hypervisor::Result<State>),
-    /// The answer to [`Command::Set`].
+    /// The answer to every command that sets something.
     Done(hypervisor::Result<()>),
+    /// The answer to [`Command::GetMsrs`]: the values, up to the first MSR that cannot be read.
+    Msrs(hypervisor::Result<Vec<u64>>),
+    /// The answer to [`Command::GetHypervCpuid`].
+    Cpuid(hypervisor::Result<Vec<kvm_cpuid_entry2>>),
+}
+
+/// Registers that come with an access unasked.
+#[derive(Debug, Default)]
+pub struct Attached {
+    /// General registers.
+    pub regs: Option<kvm_regs>,
+    /// Segment and control registers.
+    pub sregs: Option<Box<kvm_sregs>>,
+    /// Debug registers.
+    pub debug_regs: Option<Box<kvm_debugregs>>,
 }
 
 impl Event {
@@ -53,6 +91,16 @@ pub enum Command {
     Get(StateKind),
     /// Set some state. Answered by [`Event::Done`]. Within a read's exit registers take effect with the resume.
     Set(State),
+    /// Tell me these MSRs. Answered by [`Event::Msrs`].
+    GetMsrs(Vec<u32>),
+    /// Set MSRs, up to the first that cannot be set. Answered by [`Event::Done`].
+    SetMsrs(Vec<kvm_msr_entry>),
+    /// Set what `cpuid` tells the guest. Answered by [`Event::Done`].
+    SetCpuid(Vec<kvm_cpuid_entry2>),
+    /// Tell me the CPUID leaves of the Hyper-V features there are. Answered by [`Event::Cpuid`].
+    GetHypervCpuid,
+    /// Turn a feature on. Answered by [`Event::Done`].
+    EnableCapability(Capability),
     /// Run on.
     Resume(Resume),
     /// End this vCPU.
@@ -70,6 +118,8 @@ pub struct Resume {
     pub regs: Option<kvm_regs>,
     /// Segment and control registers to set, after `regs`.
     pub sregs: Option<Box<kvm_sregs>>,
+    /// Debug registers to set, after `sregs`.
+    pub debug_regs: Option<Box<kvm_debugregs>>,
 }
 
 /// Which state of a vCPU.
@@ -79,19 +129,39 @@ pub enum StateKind {
     Regs,
     /// Segment and control registers.
     Sregs,
+    /// x87 and SSE registers.
+    Fpu,
+    /// Debug registers.
+    DebugRegs,
+    /// The local APIC.
+    Lapic,
     /// Whether it runs or waits.
     MpState,
+    /// Extended control registers.
+    Xcrs,
+    /// Exceptions and interrupts under way.
+    Events,
 }
 
 /// State of a vCPU.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum State {
     /// General registers.
     Regs(kvm_regs),
     /// Segment and control registers.
     Sregs(Box<kvm_sregs>),
+    /// x87 and SSE registers.
+    Fpu(Box<kvm_fpu>),
+    /// Debug registers.
+    DebugRegs(Box<kvm_debugregs>),
+    /// The local APIC.
+    Lapic(Box<kvm_lapic_state>),
     /// Whether it runs or waits.
     MpState(kvm_mp_state),
+    /// Extended control registers.
+    Xcrs(Box<kvm_xcrs>),
+    /// Exceptions and interrupts under way.
+    Events(Box<kvm_vcpu_events>),
 }
 
 /// The owner's ends of the channels to one vCPU.

@@ -3,13 +3,14 @@
 //! KVM drops a read's data when registers are set before the read is completed. So they are kept until it is, and then
 //! only what the owner changed is applied: the read's own result, and the instruction pointer it moved, stay.
 
-use hypervisor::{Result, Vcpu, kvm_regs, kvm_sregs};
+use hypervisor::{Result, Vcpu, kvm_debugregs, kvm_regs, kvm_sregs};
 
 /// What was seen and set since the read's exit.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
     regs: Change<kvm_regs>,
     sregs: Change<Box<kvm_sregs>>,
+    debug_regs: Option<Box<kvm_debugregs>>,
 }
 
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl<T: Clone> Change<T> {
 impl Deferred {
     /// True where nothing was set.
     pub(crate) fn is_empty(&self) -> bool {
-        self.regs.set.is_none() && self.sregs.set.is_none()
+        self.regs.set.is_none() && self.sregs.set.is_none() && self.debug_regs.is_none()
     }
 
     /// The registers as the owner should see them.
@@ -60,6 +61,11 @@ impl Deferred {
         self.sregs.set = Some(sregs);
     }
 
+    /// Debug registers have nothing to do with the read; they only keep their place behind the others.
+    pub(crate) fn set_debug_regs(&mut self, debug_regs: Box<kvm_debugregs>) {
+        self.debug_regs = Some(debug_regs);
+    }
+
     /// Applies what was set, now that the read is complete.
     pub(crate) fn apply(self, vcpu: &mut dyn Vcpu) -> Result<()> {
         if let Some(set) = self.regs.set {
@@ -75,6 +81,9 @@ impl Deferred {
                 None => set,
             };
             vcpu.set_sregs(&sregs)?;
+        }
+        if let Some(debug_regs) = self.debug_regs {
+            vcpu.set_debug_regs(&debug_regs)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! What is not an exit (a vCPU started, paused, stopped) is told as a [`Notice`].
 
 mod address_map;
+mod call_hint;
 mod channel;
 mod control;
 mod deferred;
@@ -25,7 +26,8 @@ mod stop_signal;
 mod vcpu_loop;
 
 pub use address_map::{AddressMap, Claim, Service};
-pub use channel::{Bytes, Command, Event, FarEnd, Resume, State, StateKind};
+pub use call_hint::{CallHint, HintDetail};
+pub use channel::{Attached, Bytes, Command, Event, FarEnd, Resume, State, StateKind};
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use machine::{Config, Machine};
 pub use notice::{Notice, Notices, StopReason};

@@ -6,8 +6,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hypervisor::{VcpuId, Vm};
+use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
+use crate::call_hint::CallHint;
 use crate::channel::{FarEnd, pair};
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -56,6 +58,7 @@ impl Machine {
             stop: StopSignal::new()?,
             notifier,
             exit_timeout: config.exit_timeout,
+            hint: RwLock::default(),
         };
         let machine = Self {
             vm,
@@ -189,6 +192,11 @@ impl Machine {
             }
         }
         self.shared.gate.poke();
+    }
+
+    /// Says which access is to come with registers attached, in place of what was said before.
+    pub fn set_call_hint(&self, hint: Option<CallHint>) {
+        *self.shared.hint.write() = hint;
     }
 
     /// Tells all vCPUs and pumps to end, wherever they wait. None enters the guest again.

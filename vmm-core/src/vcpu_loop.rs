@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hypervisor::{Access, Direction, Exit, MAX_ACCESS_BYTES, Vcpu};
+use parking_lot::RwLock;
 
 use crate::address_map::{AddressMap, Claim, Service};
-use crate::channel::{Bytes, Command, Event, Resume, State, StateKind};
+use crate::call_hint::CallHint;
+use crate::channel::{Attached, Bytes, Command, Event, Resume, State, StateKind};
 use crate::control::Control;
 use crate::deferred::Deferred;
 use crate::error::LinkError;
@@ -19,6 +21,12 @@ use crate::stop_signal::StopSignal;
 
 /// What an access nobody claimed reads.
 static ZEROS: [u8; MAX_ACCESS_BYTES] = [0; MAX_ACCESS_BYTES];
+
+/// A Hyper-V call's result: 64 bits (Hypervisor Top Level Functional Specification, 3.8).
+const HYPERV_RESULT_BYTES: usize = 8;
+
+/// Who gets what the guest says to Hyper-V: that has no address to be claimed, so it is the owner attached first.
+const HYPERV_OWNER: OwnerId = OwnerId::new(0);
 
 /// All that a vCPU's thread has.
 pub(crate) struct VcpuLoop {
@@ -37,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) notifier: Notifier,
     /// How long an owner may take to answer an access.
     pub(crate) exit_timeout: Option<Duration>,
+    /// Which access comes with registers attached.
+    pub(crate) hint: RwLock<Option<CallHint>>,
 }
 
 type Result<T> = std::result::Result<T, StopReason>;
@@ -71,8 +81,11 @@ impl VcpuLoop {
         loop {
             self.check_stop()?;
             match self.vcpu.run()? {
-                Exit::Access(access) => self.access(access)?,
+                exit @ (Exit::Access(_) | Exit::HypervCall { .. }) => self.see_through(exit)?,
                 Exit::Interrupted => self.deliver_pauses()?,
+                Exit::HypervSynic { msr, control, evt_page, msg_page } => {
+                    self.stand_still(HYPERV_OWNER, Event::HypervSynic { msr, control, evt_page, msg_page })?;
+                }
                 Exit::Unknown(reason) => {
                     // A guest can make the same one without end.
                     if unknown.replace(reason) != Some(reason) {
@@ -100,60 +113,98 @@ impl VcpuLoop {
     /// Waits at a safe point for `owner`'s resume.
     fn stand_still(&mut self, owner: OwnerId, event: Event) -> Result<()> {
         let resume = self.consult(owner, event, None, None)?;
-        self.apply(owner, resume.regs, resume.sregs)
+        self.apply(owner, resume)
     }
 
-    /// Sees an access through, with all fragments of its instruction if registers are to be set behind it.
-    fn access(&mut self, mut access: Access) -> Result<()> {
+    /// Sees an exit that leaves something pending through, with all fragments of its instruction if registers are to be
+    /// set behind it.
+    fn see_through(&mut self, mut exit: Exit) -> Result<()> {
         let mut deferred = Deferred::default();
         loop {
-            let claim = self.shared.map.claim_on(access.space(), access.address());
-            match (claim, access.direction()) {
-                (Some(Claim { owner, service: Service::Synchronous }), _) => {
-                    self.owned_access(owner, &access, &mut deferred)?;
+            let owner = match exit {
+                Exit::Access(access) => self.access(&access, &mut deferred)?,
+                Exit::HypervCall { input, params } => {
+                    let event = Event::HypervCall { input, params };
+                    self.consult_read(HYPERV_OWNER, event, None, HYPERV_RESULT_BYTES, &mut deferred)?;
+                    Some(HYPERV_OWNER)
                 }
-                (Some(Claim { owner, service: Service::PostedWrites }), Direction::Write) => {
-                    self.posted_write(owner, &access)?;
-                }
-                (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
-                (None, Direction::Write) => {}
-            }
+                exit => return Err(final_reason(exit)),
+            };
             if deferred.is_empty() {
                 return Ok(());
             }
-            match self.vcpu.commit()? {
-                Exit::Interrupted => {
-                    return deferred
-                        .apply(&mut *self.vcpu)
-                        .map_err(|source| self.bad_resume(claim.map(|claim| claim.owner), source));
-                }
-                Exit::Access(next) => access = next,
-                exit => return Err(final_reason(exit)),
+            exit = self.vcpu.commit()?;
+            if exit == Exit::Interrupted {
+                return deferred.apply(&mut *self.vcpu).map_err(|source| self.bad_resume(owner, source));
             }
         }
     }
 
-    fn owned_access(&mut self, owner: OwnerId, access: &Access, deferred: &mut Deferred) -> Result<()> {
-        let event = Event::Access { access: *access, data: Bytes::from_slice(self.vcpu.access_data()) };
-        let is_read = access.direction() == Direction::Read;
-        // Behind a read of the same instruction a write is unfinished business too.
-        let must_defer = is_read || !deferred.is_empty();
-        let resume = self.consult(owner, event, Some(access), must_defer.then_some(&mut *deferred))?;
-        if is_read {
-            let mut data = resume.data;
-            data.resize(access.len(), 0);
-            self.vcpu.answer(&data)?;
+    /// Routes one access to whom it belongs, and answers it.
+    fn access(&mut self, access: &Access, deferred: &mut Deferred) -> Result<Option<OwnerId>> {
+        let claim = self.shared.map.claim_on(access.space(), access.address());
+        match (claim, access.direction()) {
+            (Some(Claim { owner, service: Service::Synchronous }), Direction::Read) => {
+                let event = self.access_event(access, Some(deferred))?;
+                self.consult_read(owner, event, Some(access), access.len(), deferred)?;
+            }
+            (Some(Claim { owner, service: Service::Synchronous }), Direction::Write) => {
+                // Behind a read of the same instruction a write is unfinished business too.
+                let mut deferred = Some(deferred).filter(|deferred| !deferred.is_empty());
+                let event = self.access_event(access, deferred.as_deref_mut())?;
+                let resume = self.consult(owner, event, Some(access), deferred.as_deref_mut())?;
+                match deferred {
+                    Some(deferred) => defer(resume, deferred),
+                    None => self.apply(owner, resume)?,
+                }
+            }
+            (Some(Claim { owner, service: Service::PostedWrites }), Direction::Write) => {
+                self.posted_write(owner, access)?;
+            }
+            (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
+            (None, Direction::Write) => {}
         }
-        if !must_defer {
-            return self.apply(owner, resume.regs, resume.sregs);
-        }
-        if let Some(regs) = resume.regs {
-            deferred.set_regs(regs);
-        }
-        if let Some(sregs) = resume.sregs {
-            deferred.set_sregs(sregs);
-        }
+        Ok(claim.map(|claim| claim.owner))
+    }
+
+    /// Consults the owner of a read of `len` bytes, and answers with what it gives, no more and no less.
+    fn consult_read(
+        &mut self,
+        owner: OwnerId,
+        event: Event,
+        access: Option<&Access>,
+        len: usize,
+        deferred: &mut Deferred,
+    ) -> Result<()> {
+        let mut resume = self.consult(owner, event, access, Some(deferred))?;
+        resume.data.resize(len, 0);
+        self.vcpu.answer(&resume.data)?;
+        defer(resume, deferred);
         Ok(())
+    }
+
+    /// The event of an access, with the registers attached that the hint asks for.
+    fn access_event(&self, access: &Access, deferred: Option<&mut Deferred>) -> Result<Event> {
+        let data = Bytes::from_slice(self.vcpu.access_data());
+        let hint = self.shared.hint.read();
+        let attached = match hint.as_ref().filter(|hint| hint.is_about(access)) {
+            Some(hint) => self.attach(hint, deferred)?,
+            None => Attached::default(),
+        };
+        Ok(Event::Access { access: *access, data, attached })
+    }
+
+    fn attach(&self, hint: &CallHint, deferred: Option<&mut Deferred>) -> hypervisor::Result<Attached> {
+        let mut throwaway = Deferred::default();
+        // What was attached within a read was seen by the owner, as if it had asked.
+        let seen = deferred.unwrap_or(&mut throwaway);
+        let regs = seen.regs(&*self.vcpu)?;
+        let detail = hint.detail(&regs).unwrap_or_default();
+        Ok(Attached {
+            regs: Some(regs),
+            sregs: detail.sregs.then(|| seen.sregs(&*self.vcpu)).transpose()?,
+            debug_regs: detail.debug_regs.then(|| self.vcpu.debug_regs().map(Box::new)).transpose()?,
+        })
     }
 
     /// Tells `owner` of a write that the guest does not wait for. One that cannot take it now is waited for all the same:
@@ -191,6 +242,12 @@ impl VcpuLoop {
                 Command::Resume(resume) => return Ok(resume),
                 Command::Get(kind) => Event::State(get(&*self.vcpu, kind, deferred.as_deref_mut())),
                 Command::Set(state) => Event::Done(set(&mut *self.vcpu, state, deferred.as_deref_mut())),
+                Command::GetMsrs(indices) => Event::Msrs(self.vcpu.msrs(&indices)),
+                // However many were taken, that is no error.
+                Command::SetMsrs(entries) => Event::Done(self.vcpu.set_msrs(&entries).map(drop)),
+                Command::SetCpuid(entries) => Event::Done(self.vcpu.set_cpuid(&entries)),
+                Command::GetHypervCpuid => Event::Cpuid(self.vcpu.hyperv_cpuid()),
+                Command::EnableCapability(capability) => Event::Done(self.vcpu.enable_capability(capability)),
                 Command::Stop => return Err(StopReason::Released { owner: name.to_string() }),
                 Command::Fail(error) => return Err(failed(error)),
             };
@@ -198,19 +255,10 @@ impl VcpuLoop {
         }
     }
 
-    fn apply(
-        &mut self,
-        owner: OwnerId,
-        regs: Option<hypervisor::kvm_regs>,
-        sregs: Option<Box<hypervisor::kvm_sregs>>,
-    ) -> Result<()> {
-        if let Some(regs) = regs {
-            self.vcpu.set_regs(&regs).map_err(|source| self.bad_resume(Some(owner), source))?;
-        }
-        if let Some(sregs) = sregs {
-            self.vcpu.set_sregs(&sregs).map_err(|source| self.bad_resume(Some(owner), source))?;
-        }
-        Ok(())
+    fn apply(&mut self, owner: OwnerId, resume: Resume) -> Result<()> {
+        let mut all = Deferred::default();
+        defer(resume, &mut all);
+        all.apply(&mut *self.vcpu).map_err(|source| self.bad_resume(Some(owner), source))
     }
 
     fn bad_resume(&self, owner: Option<OwnerId>, source: hypervisor::Error) -> StopReason {
@@ -219,14 +267,32 @@ impl VcpuLoop {
     }
 }
 
-fn get(vcpu: &dyn Vcpu, kind: StateKind, deferred: Option<&mut Deferred>) -> hypervisor::Result<State> {
-    match (kind, deferred) {
-        (StateKind::Regs, Some(deferred)) => deferred.regs(vcpu).map(State::Regs),
-        (StateKind::Regs, None) => vcpu.regs().map(State::Regs),
-        (StateKind::Sregs, Some(deferred)) => deferred.sregs(vcpu).map(State::Sregs),
-        (StateKind::Sregs, None) => vcpu.sregs().map(|sregs| State::Sregs(Box::new(sregs))),
-        (StateKind::MpState, _) => vcpu.mp_state().map(State::MpState),
+/// Keeps the registers of a resume until they can be set.
+fn defer(resume: Resume, deferred: &mut Deferred) {
+    if let Some(regs) = resume.regs {
+        deferred.set_regs(regs);
     }
+    if let Some(sregs) = resume.sregs {
+        deferred.set_sregs(sregs);
+    }
+    if let Some(debug_regs) = resume.debug_regs {
+        deferred.set_debug_regs(debug_regs);
+    }
+}
+
+fn get(vcpu: &dyn Vcpu, kind: StateKind, deferred: Option<&mut Deferred>) -> hypervisor::Result<State> {
+    Ok(match (kind, deferred) {
+        (StateKind::Regs, Some(deferred)) => State::Regs(deferred.regs(vcpu)?),
+        (StateKind::Regs, None) => State::Regs(vcpu.regs()?),
+        (StateKind::Sregs, Some(deferred)) => State::Sregs(deferred.sregs(vcpu)?),
+        (StateKind::Sregs, None) => State::Sregs(Box::new(vcpu.sregs()?)),
+        (StateKind::Fpu, _) => State::Fpu(Box::new(vcpu.fpu()?)),
+        (StateKind::DebugRegs, _) => State::DebugRegs(Box::new(vcpu.debug_regs()?)),
+        (StateKind::Lapic, _) => State::Lapic(Box::new(vcpu.lapic()?)),
+        (StateKind::MpState, _) => State::MpState(vcpu.mp_state()?),
+        (StateKind::Xcrs, _) => State::Xcrs(Box::new(vcpu.xcrs()?)),
+        (StateKind::Events, _) => State::Events(Box::new(vcpu.vcpu_events()?)),
+    })
 }
 
 fn set(vcpu: &mut dyn Vcpu, state: State, deferred: Option<&mut Deferred>) -> hypervisor::Result<()> {
@@ -235,7 +301,12 @@ fn set(vcpu: &mut dyn Vcpu, state: State, deferred: Option<&mut Deferred>) -> hy
         (State::Regs(regs), None) => vcpu.set_regs(&regs)?,
         (State::Sregs(sregs), Some(deferred)) => deferred.set_sregs(sregs),
         (State::Sregs(sregs), None) => vcpu.set_sregs(&sregs)?,
+        (State::Fpu(fpu), _) => vcpu.set_fpu(&fpu)?,
+        (State::DebugRegs(debug_regs), _) => vcpu.set_debug_regs(&debug_regs)?,
+        (State::Lapic(lapic), _) => vcpu.set_lapic(&lapic)?,
         (State::MpState(mp_state), _) => vcpu.set_mp_state(&mp_state)?,
+        (State::Xcrs(xcrs), _) => vcpu.set_xcrs(&xcrs)?,
+        (State::Events(events), _) => vcpu.set_vcpu_events(&events)?,
     }
     Ok(())
 }
@@ -247,7 +318,9 @@ fn final_reason(exit: Exit) -> StopReason {
         Exit::Shutdown => StopReason::Shutdown,
         Exit::InternalError(error) => StopReason::InternalError(error),
         Exit::EntryFailed(reason) => StopReason::EntryFailed(reason),
-        Exit::Access(_) | Exit::Interrupted | Exit::Unknown(_) => StopReason::Asked,
+        Exit::Access(_) | Exit::HypervCall { .. } | Exit::HypervSynic { .. } | Exit::Interrupted | Exit::Unknown(_) => {
+            StopReason::Asked
+        }
     }
 }
 

@@ -122,7 +122,7 @@ proptest! {
         }
         rig.start_running();
         for expected in ops.iter().flat_map(|op| model.execute(op)) {
-            let Event::Access { access, data } = rig.event(0) else { panic!("no access") };
+            let Event::Access { access, data, .. } = rig.event(0) else { panic!("no access") };
             let seen = (access.space(), access.address(), access.direction(), data.to_vec());
             prop_assert_eq!(seen, expected);
             let answer: Vec<u8> = (0..access.len() as u64).map(|n| device_byte(access.address() + n)).collect();

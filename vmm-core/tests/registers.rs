@@ -79,7 +79,7 @@ fn segment_registers_set_within_a_read_hold() {
     rig.send(0, Command::Get(StateKind::Sregs));
     let Event::State(Ok(State::Sregs(mut sregs))) = rig.event(0) else { panic!("no sregs") };
     sregs.ds.base = 0x1230;
-    rig.send(0, Command::Resume(Resume { data: Bytes::from_slice(&[1]), regs: None, sregs: Some(sregs) }));
+    rig.send(0, Command::Resume(Resume { data: Bytes::from_slice(&[1]), sregs: Some(sregs), ..Resume::default() }));
     rig.expect_write(0, &[1, 0x55, 0, 0]);
     rig.send(0, Command::Get(StateKind::Sregs));
     assert!(matches!(rig.event(0), Event::State(Ok(State::Sregs(sregs))) if sregs.ds.base == 0x1230));

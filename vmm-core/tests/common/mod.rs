@@ -94,7 +94,7 @@ impl Rig {
 
     pub fn expect_access(&self, vcpu: usize) -> (Access, Bytes) {
         match self.event(vcpu) {
-            Event::Access { access, data } => (access, data),
+            Event::Access { access, data, .. } => (access, data),
             other => panic!("{other:?} instead of an access"),
         }
     }
