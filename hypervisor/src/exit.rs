@@ -140,6 +140,24 @@ impl fmt::Display for Access {
 pub enum Exit {
     /// The guest accessed a port or unbacked memory.
     Access(Access),
+    /// The guest called Hyper-V. Answered like a read, by the call's result in 8 bytes.
+    HypervCall {
+        /// The call's code and flags.
+        input: u64,
+        /// Its two parameters: values for a fast call, else guest-physical addresses.
+        params: [u64; 2],
+    },
+    /// The guest has set up Hyper-V's synthetic interrupt controller. Nothing is pending.
+    HypervSynic {
+        /// The MSR it wrote.
+        msr: u32,
+        /// The controller's control register, as are the next two after the write.
+        control: u64,
+        /// The event flags page.
+        evt_page: u64,
+        /// The message page.
+        msg_page: u64,
+    },
     /// A kick or a signal ended the run. No access is pending: the vCPU's state is whole.
     Interrupted,
     /// The guest halted where the backend does not wait for an interrupt itself.

@@ -1,6 +1,7 @@
 //! What a virtual machine, a virtual CPU and an exit are, and two backends that make them.
 //!
-//! The traits [`Hypervisor`], [`Vm`] and [`Vcpu`] are all that the rest of Outboard knows of virtualization.
+//! The traits [`Hypervisor`], [`Vm`] (with [`Irqs`] and [`VmState`]) and [`Vcpu`] (with [`VcpuState`]) are all that the
+//! rest of Outboard knows of virtualization.
 //! Two backends stand behind them:
 //!
 //! * [`kvm::Kvm`] runs guests on `/dev/kvm`;
@@ -21,18 +22,24 @@ compile_error!("Outboard runs on x86-64 Linux only");
 mod backend;
 mod error;
 mod exit;
+mod ioevent;
 mod kick;
 pub mod kvm;
 mod memory;
 pub mod mock;
 mod pending;
 
-pub use backend::{Hypervisor, SlotId, Vcpu, VcpuId, Vm};
+pub use backend::{Capability, Gsi, Hypervisor, Irqs, Pic, Route, SlotId, Vcpu, VcpuId, VcpuState, Vm, VmState};
 #[cfg(feature = "mockall")]
 pub use backend::{MockHypervisor, MockVcpu, MockVm};
 pub use error::{Error, MemoryProblem, ReadProblem, Result};
 pub use exit::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES};
+pub use ioevent::IoEvent;
 pub use kick::Kick;
-pub use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_sregs};
+pub use kvm_bindings::{
+    kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_ioapic_state, kvm_lapic_state, kvm_mp_state,
+    kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+};
 pub use memory::{GuestMemoryRegion, PAGE_SIZE};
 pub use vm_memory::GuestAddress;
+pub use vmm_sys_util::eventfd::EventFd;

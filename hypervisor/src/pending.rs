@@ -3,6 +3,9 @@
 use crate::error::{Error, ReadProblem, Result};
 use crate::{Access, Direction, Exit, VcpuId};
 
+/// Bytes of a Hyper-V call's result.
+const HYPERV_RESULT_BYTES: usize = 8;
+
 /// The access a vCPU's last exit left unfinished.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -27,6 +30,7 @@ impl Pending {
     pub(crate) fn after(&mut self, exit: &Exit) {
         self.state = match exit {
             Exit::Access(access) => Self::state_of(access),
+            Exit::HypervCall { .. } => State::Unanswered { len: HYPERV_RESULT_BYTES },
             _ => State::Nothing,
         };
     }
@@ -109,6 +113,17 @@ mod tests {
         assert_eq!(problem(read.check_set()), ReadProblem::Uncommitted);
         read.after(&Exit::Interrupted);
         read.check_set().unwrap();
+    }
+
+    #[test]
+    fn a_hyperv_call_is_a_read_of_eight_bytes() {
+        let mut call = Pending::new(VcpuId(0));
+        call.after(&Exit::HypervCall { input: 1, params: [2, 3] });
+        assert_eq!(problem(call.check_enter()), ReadProblem::Unanswered);
+        assert_eq!(problem(call.take_answer(4)), ReadProblem::WrongLength { expected: 8, given: 4 });
+        call.take_answer(8).unwrap();
+        assert_eq!(problem(call.check_set()), ReadProblem::Uncommitted);
+        call.check_enter().unwrap();
     }
 
     #[test]

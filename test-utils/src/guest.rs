@@ -147,7 +147,10 @@ fn line(step: &Step) -> String {
         Step::Load { address, width } => format!("load {address:#x} {width}"),
         Step::Store { address, width } => format!("store {address:#x} {width}"),
         Step::Exit(Exit::Shutdown) => "shutdown".into(),
-        Step::Outs { .. } | Step::Exit(_) => panic!("no line of a script stands for {step:?}"),
+        Step::Acknowledge { gsi } => format!("ack {gsi}"),
+        Step::Outs { .. } | Step::HypervCall { .. } | Step::Exit(_) => {
+            panic!("no line of a script stands for {step:?}")
+        }
     }
 }
 

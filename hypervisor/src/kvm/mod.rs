@@ -1,14 +1,20 @@
 //! The backend that runs guests on `/dev/kvm`.
 
+mod irqs;
+mod memory;
+mod queries;
 mod run_page;
 mod signal;
 mod vcpu;
+mod vcpu_state;
 mod vm;
+mod vm_state;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::Kvm as KvmFd;
 
 use crate::{Error, Hypervisor, Result, Vm};
@@ -59,9 +65,26 @@ impl Hypervisor for Kvm {
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
         Ok(Arc::new(vm::KvmVm::new(&self.fd)?))
     }
+
+    fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
+        queries::cpuid("KVM_GET_SUPPORTED_CPUID", |room| self.fd.get_supported_cpuid(room))
+    }
+
+    fn emulated_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
+        queries::cpuid("KVM_GET_EMULATED_CPUID", |room| self.fd.get_emulated_cpuid(room))
+    }
+
+    fn msr_indices(&self) -> Result<Vec<u32>> {
+        queries::msr_indices(&self.fd)
+    }
 }
 
 /// Turns an errno of kvm-ioctls into an error that names the call.
 fn system(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
     move |errno| Error::System { what, source: errno.into() }
+}
+
+/// A refusal that the kernel would have given, had it been asked.
+fn refused(what: &'static str, errno: i32) -> Error {
+    Error::System { what, source: io::Error::from_raw_os_error(errno) }
 }

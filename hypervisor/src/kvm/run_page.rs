@@ -9,8 +9,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN,
-    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, kvm_run,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERV, KVM_EXIT_HYPERV_HCALL, KVM_EXIT_HYPERV_SYNIC,
+    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_SYNC_X86_REGS, kvm_regs, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -71,6 +72,7 @@ impl RunPage {
         match reason {
             KVM_EXIT_IO => self.pio().map_or(Exit::Unknown(reason), Exit::Access),
             KVM_EXIT_MMIO => self.mmio().map_or(Exit::Unknown(reason), Exit::Access),
+            KVM_EXIT_HYPERV => self.hyperv().unwrap_or(Exit::Unknown(reason)),
             KVM_EXIT_HLT => Exit::Halted,
             KVM_EXIT_SHUTDOWN => Exit::Shutdown,
             KVM_EXIT_INTR => Exit::Interrupted,
@@ -81,6 +83,47 @@ impl RunPage {
                 Exit::EntryFailed(fail_entry.hardware_entry_failure_reason)
             }
             other => Exit::Unknown(other),
+        }
+    }
+
+    /// Asks for the general registers with each exit (`KVM_CAP_SYNC_REGS`).
+    pub(super) fn sync_regs(&self) {
+        // SAFETY: within the mapping; the kernel reads it only inside KVM_RUN, which needs the vCPU that calls us.
+        unsafe { (*self.run()).kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS) };
+    }
+
+    /// The general registers as the last `KVM_RUN` left them, if they were asked for before it.
+    pub(super) fn synced_regs(&self) -> kvm_regs {
+        // SAFETY: within the mapping, plain integers; the kernel writes them only inside KVM_RUN.
+        unsafe { (*self.run()).s.regs.regs }
+    }
+
+    /// Puts the result of a Hyper-V call where the kernel looks for it. The caller is the vCPU, outside of `KVM_RUN`.
+    pub(super) fn set_hyperv_result(&self, result: u64) {
+        // SAFETY: within the mapping; the kernel reads it only inside KVM_RUN, which needs the vCPU that calls us.
+        unsafe { (*self.run()).__bindgen_anon_1.hyperv.u.hcall.result = result };
+    }
+
+    fn hyperv(&self) -> Option<Exit> {
+        // SAFETY: called for KVM_EXIT_HYPERV, for which the kernel wrote this member.
+        let hyperv = unsafe { (*self.run()).__bindgen_anon_1.hyperv };
+        match hyperv.type_ {
+            KVM_EXIT_HYPERV_HCALL => {
+                // SAFETY: the type says that this member was written.
+                let call = unsafe { hyperv.u.hcall };
+                Some(Exit::HypervCall { input: call.input, params: call.params })
+            }
+            KVM_EXIT_HYPERV_SYNIC => {
+                // SAFETY: the type says that this member was written.
+                let synic = unsafe { hyperv.u.synic };
+                Some(Exit::HypervSynic {
+                    msr: synic.msr,
+                    control: synic.control,
+                    evt_page: synic.evt_page,
+                    msg_page: synic.msg_page,
+                })
+            }
+            _ => None,
         }
     }
 
@@ -230,11 +273,56 @@ mod tests {
     }
 
     #[test]
+    fn a_hyperv_call_is_read_and_its_result_lands_where_the_kernel_looks_for_it() {
+        let page = page(|run| {
+            run.exit_reason = KVM_EXIT_HYPERV;
+            run.__bindgen_anon_1.hyperv.type_ = KVM_EXIT_HYPERV_HCALL;
+            run.__bindgen_anon_1.hyperv.u.hcall.input = 0x1_005c;
+            run.__bindgen_anon_1.hyperv.u.hcall.params = [3, 4];
+        });
+        assert_eq!(page.exit(), Exit::HypervCall { input: 0x1_005c, params: [3, 4] });
+        page.set_hyperv_result(0x1234_5678_9abc_def0);
+        // SAFETY: the mapping is the test's alone.
+        assert_eq!(unsafe { (*page.run()).__bindgen_anon_1.hyperv.u.hcall.result }, 0x1234_5678_9abc_def0);
+        assert_eq!(page.exit(), Exit::HypervCall { input: 0x1_005c, params: [3, 4] });
+    }
+
+    #[test]
+    fn a_synic_exit_tells_the_msr_and_the_pages() {
+        let page = page(|run| {
+            run.exit_reason = KVM_EXIT_HYPERV;
+            run.__bindgen_anon_1.hyperv.type_ = KVM_EXIT_HYPERV_SYNIC;
+            run.__bindgen_anon_1.hyperv.u.synic.msr = 0x4000_0080;
+            run.__bindgen_anon_1.hyperv.u.synic.control = 1;
+            run.__bindgen_anon_1.hyperv.u.synic.evt_page = 0x5001;
+            run.__bindgen_anon_1.hyperv.u.synic.msg_page = 0x6001;
+        });
+        let exit = Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 };
+        assert_eq!(page.exit(), exit);
+    }
+
+    #[test]
+    fn synced_registers_are_asked_for_and_read() {
+        let page = page(|run| {
+            run.s.regs.regs = kvm_regs { rax: 7, rip: 0x1000, ..Default::default() };
+        });
+        page.sync_regs();
+        // SAFETY: the mapping is the test's alone.
+        assert_eq!(unsafe { (*page.run()).kvm_valid_regs }, 1);
+        assert_eq!(page.synced_regs(), kvm_regs { rax: 7, rip: 0x1000, ..Default::default() });
+    }
+
+    #[test]
     fn nonsense_from_the_kernel_is_an_unknown_exit() {
         assert_eq!(mmio(0, 9).exit(), Exit::Unknown(KVM_EXIT_MMIO));
         assert_eq!(mmio(0, 0).exit(), Exit::Unknown(KVM_EXIT_MMIO));
         assert_eq!(pio(1, 4, 4096, 4096).exit(), Exit::Unknown(KVM_EXIT_IO));
         assert_eq!(pio(1, 1, 1, 3 * 4096).exit(), Exit::Unknown(KVM_EXIT_IO));
+        let hyperv_debugger = page(|run| {
+            run.exit_reason = KVM_EXIT_HYPERV;
+            run.__bindgen_anon_1.hyperv.type_ = 3;
+        });
+        assert_eq!(hyperv_debugger.exit(), Exit::Unknown(KVM_EXIT_HYPERV));
         assert_eq!(page(|run| run.exit_reason = 4711).exit(), Exit::Unknown(4711));
     }
 

@@ -4,13 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::process::Pid;
 
+use super::memory::Slots;
 use super::run_page::RunPage;
-use super::vm::Slots;
-use super::{signal, system};
+use super::signal;
 use crate::kick::{Bell, Door};
 use crate::pending::Pending;
 use crate::{Access, Direction, Error, Exit, Kick, Result, Vcpu, VcpuId};
@@ -26,15 +25,27 @@ thread_local! {
 
 pub(super) struct KvmVcpu {
     id: VcpuId,
-    fd: VcpuFd,
-    page: Arc<RunPage>,
+    pub(super) fd: VcpuFd,
+    pub(super) page: Arc<RunPage>,
     door: Door,
     runner: Arc<Runner>,
-    pending: Pending,
+    pub(super) pending: Pending,
+    pub(super) synced: Synced,
     /// The access of the last exit, whose data lies in `page`.
     access: Option<Access>,
     /// The guest's memory stays mapped while the vCPU can run. Behind `fd`, so it is dropped after it.
     _slots: Arc<Slots>,
+}
+
+/// Whether `kvm_run` holds the general registers as they are (`KVM_CAP_SYNC_REGS`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Synced {
+    /// The kernel does not give them.
+    Never,
+    /// Not before the next exit: none was made yet, or registers were set since.
+    Stale,
+    /// As they were at the last exit.
+    Fresh,
 }
 
 /// The thread that runs the vCPU, 0 before the first run.
@@ -60,17 +71,31 @@ impl Bell for KvmBell {
 }
 
 impl KvmVcpu {
-    pub(super) fn new(id: VcpuId, fd: VcpuFd, run_size: usize, slots: Arc<Slots>) -> Result<Self> {
+    pub(super) fn new(id: VcpuId, fd: VcpuFd, run_size: usize, gives_regs: bool, slots: Arc<Slots>) -> Result<Self> {
         let page = RunPage::of_vcpu(&fd, run_size)
             .map_err(|source| Error::System { what: "mapping a vCPU's kvm_run", source })?;
         let page = Arc::new(page);
+        let synced = if gives_regs {
+            page.sync_regs();
+            Synced::Stale
+        } else {
+            Synced::Never
+        };
         let runner = Arc::new(Runner::default());
         let door = Door::new(KvmBell { page: Arc::clone(&page), runner: Arc::clone(&runner) });
-        Ok(Self { id, fd, page, door, runner, pending: Pending::new(id), access: None, _slots: slots })
+        Ok(Self { id, fd, page, door, runner, pending: Pending::new(id), synced, access: None, _slots: slots })
+    }
+
+    /// The registers change behind `kvm_run`'s back.
+    pub(super) fn outdate_synced_regs(&mut self) {
+        if self.synced == Synced::Fresh {
+            self.synced = Synced::Stale;
+        }
     }
 
     /// One `KVM_RUN`, and what it returned for.
     fn enter(&mut self) -> Result<Exit> {
+        self.outdate_synced_regs();
         let exit = match self.fd.run() {
             Ok(VcpuExit::MemoryFault { gpa, .. }) => return Err(Error::MemoryFault { vcpu: self.id, address: gpa }),
             Ok(_) => self.page.exit(),
@@ -83,6 +108,9 @@ impl KvmVcpu {
                 }
             },
         };
+        if self.synced == Synced::Stale {
+            self.synced = Synced::Fresh;
+        }
         self.pending.after(&exit);
         self.access = match exit {
             Exit::Access(access) => Some(access),
@@ -128,8 +156,10 @@ impl Vcpu for KvmVcpu {
 
     fn answer(&mut self, data: &[u8]) -> Result<()> {
         self.pending.take_answer(data.len())?;
-        if let Some(access) = &self.access {
-            self.page.set_access_data(access, data);
+        match &self.access {
+            Some(access) => self.page.set_access_data(access, data),
+            // What is answered and is no access is a Hyper-V call, whose result has 8 bytes.
+            None => self.page.set_hyperv_result(data.try_into().map(u64::from_le_bytes).unwrap_or_default()),
         }
         Ok(())
     }
@@ -139,31 +169,5 @@ impl Vcpu for KvmVcpu {
             Some(access) if access.direction() == Direction::Write => self.page.access_data(access).unwrap_or_default(),
             _ => &[],
         }
-    }
-
-    fn regs(&self) -> Result<kvm_regs> {
-        self.fd.get_regs().map_err(system("KVM_GET_REGS"))
-    }
-
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
-        self.pending.check_set()?;
-        self.fd.set_regs(regs).map_err(system("KVM_SET_REGS"))
-    }
-
-    fn sregs(&self) -> Result<kvm_sregs> {
-        self.fd.get_sregs().map_err(system("KVM_GET_SREGS"))
-    }
-
-    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<()> {
-        self.pending.check_set()?;
-        self.fd.set_sregs(sregs).map_err(system("KVM_SET_SREGS"))
-    }
-
-    fn mp_state(&self) -> Result<kvm_mp_state> {
-        self.fd.get_mp_state().map_err(system("KVM_GET_MP_STATE"))
-    }
-
-    fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result<()> {
-        self.fd.set_mp_state(*state).map_err(system("KVM_SET_MP_STATE"))
     }
 }

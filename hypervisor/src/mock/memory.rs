@@ -1,16 +1,19 @@
 //! The mock's guest memory: slots that are mapped for real and touched by volatile copies.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use parking_lot::RwLock;
 use rustix::fs::fstatfs;
+use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
+use super::refused;
 use crate::error::MemoryProblem;
-use crate::{Error, GuestMemoryRegion, Result, SlotId};
+use crate::{Error, GuestMemoryRegion, PAGE_SIZE, Result, SlotId};
 
 /// As many as KVM gives on x86-64 (`KVM_CAP_NR_MEMSLOTS`, less the kernel's own).
-const MAX_SLOTS: u32 = 32764;
+pub(super) const MAX_SLOTS: u32 = 32764;
 
 /// `HUGETLBFS_MAGIC` of `linux/magic.h`.
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
@@ -31,6 +34,8 @@ struct Slot {
     len: u64,
     read_only: bool,
     mapping: MmapRegion,
+    /// A bit for each page written, where writes are logged.
+    dirty: Option<AtomicBitmap>,
 }
 
 impl Memory {
@@ -40,6 +45,7 @@ impl Memory {
             return Err(region.problem(MemoryProblem::Hugetlb));
         }
         let (start, len, read_only) = (region.start().0, region.len(), region.is_read_only());
+        let page_size = NonZeroUsize::new(PAGE_SIZE as usize).filter(|_| region.logs_dirty());
         let error = |problem: MemoryProblem| Error::Memory { start, len, problem };
 
         let mut slots = self.slots.write();
@@ -51,20 +57,25 @@ impl Memory {
         let (file_offset, size) = region.into_file_offset();
         let mapping = MmapRegion::from_file(file_offset, size)
             .map_err(|source| error(MemoryProblem::System(std::io::Error::other(source))))?;
+        let dirty = page_size.map(|page_size| AtomicBitmap::new(size, page_size));
         slots.starts.insert(id, start);
-        slots.by_start.insert(start, Slot { id, len, read_only, mapping });
+        slots.by_start.insert(start, Slot { id, len, read_only, mapping, dirty });
         Ok(SlotId(id))
     }
 
     pub(super) fn unmap(&self, slot: SlotId) -> Result<()> {
         let mut slots = self.slots.write();
-        let start = slots.starts.remove(&slot.0).ok_or(Error::Memory {
-            start: 0,
-            len: 0,
-            problem: MemoryProblem::NotMapped,
-        })?;
+        let start = slots.starts.remove(&slot.0).ok_or_else(not_mapped)?;
         slots.by_start.remove(&start);
         Ok(())
+    }
+
+    /// The log of the pages written, which begins anew.
+    pub(super) fn dirty_log(&self, slot: SlotId) -> Result<Vec<u64>> {
+        let slots = self.slots.read();
+        let start = slots.starts.get(&slot.0).ok_or_else(not_mapped)?;
+        let dirty = slots.by_start.get(start).and_then(|slot| slot.dirty.as_ref());
+        Ok(dirty.ok_or_else(|| refused("KVM_GET_DIRTY_LOG", libc::ENOENT))?.get_and_reset())
     }
 
     /// Reads within one page. `None` where no slot is.
@@ -81,8 +92,16 @@ impl Memory {
         if slot.read_only {
             return None;
         }
-        slot.mapping.as_volatile_slice().write_slice(data, offset).ok()
+        slot.mapping.as_volatile_slice().write_slice(data, offset).ok()?;
+        if let Some(dirty) = &slot.dirty {
+            dirty.mark_dirty(offset, data.len());
+        }
+        Some(())
     }
+}
+
+fn not_mapped() -> Error {
+    Error::Memory { start: 0, len: 0, problem: MemoryProblem::NotMapped }
 }
 
 impl Slots {

@@ -2,18 +2,42 @@
 //!
 //! It keeps memory slots, vCPU state and kicks of its own and obeys the rules that KVM obeys, so that what lies above
 //! can be tested anywhere. What its vCPUs do is said by a [`Script`].
+//!
+//! What has a model, and how far it goes:
+//!
+//! * memory: slots, read-only ones, and exact dirty logs of what scripts store. Where `ins` puts its data is not kept;
+//! * ioeventfds: as KVM's, signalled by matching writes instead of an exit, each byte of an `outs` by itself;
+//! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, seen in the PICs and the IOAPIC it is routed to. None is
+//!   delivered to a vCPU, and messages go nowhere. A script acknowledges an interrupt by [`Step::Acknowledge`], which
+//!   lowers what irqfds raised and signals their resample events;
+//! * PICs, IOAPIC, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
+//!   refuses them. Nothing counts: clock, PIT, TSC and the local APIC's timer stand still. Ports and pages of chips are no
+//!   different from others: a script's access to them exits;
+//! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
+//! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
+mod capabilities;
+mod chips;
+mod cpuid;
+mod eventfd;
+mod ioevents;
+mod irqs;
 mod memory;
+mod msrs;
 mod reset;
 mod script;
 mod vcpu;
+mod vcpu_state;
 mod vm;
 
+use std::io;
 use std::sync::Arc;
+
+use kvm_bindings::kvm_cpuid_entry2;
 
 pub use script::{Script, Step};
 
-use crate::{Hypervisor, Result, VcpuId, Vm};
+use crate::{Error, Hypervisor, Result, VcpuId, Vm};
 
 /// A hypervisor of software.
 pub struct Mock {
@@ -43,4 +67,21 @@ impl Hypervisor for Mock {
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
         Ok(Arc::new(vm::SoftVm::new(Arc::clone(&self.scripts))))
     }
+
+    fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
+        Ok(cpuid::supported())
+    }
+
+    fn emulated_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
+        Ok(cpuid::emulated())
+    }
+
+    fn msr_indices(&self) -> Result<Vec<u32>> {
+        Ok(msrs::indices())
+    }
+}
+
+/// What the kernel's call `what` would say.
+fn refused(what: &'static str, errno: i32) -> Error {
+    Error::System { what, source: io::Error::from_raw_os_error(errno) }
 }

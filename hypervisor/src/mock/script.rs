@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::{Access, AddressSpace, Direction, Exit};
+use crate::{Access, AddressSpace, Direction, Exit, Gsi};
 
 /// One thing a guest does. Values pass through RAX, as they do in `in`, `out` and `mov` to and from the accumulator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,18 @@ pub enum Step {
         /// Bytes.
         width: u8,
     },
+    /// Tells the interrupt controller that the interrupt of `gsi` is dealt with.
+    Acknowledge {
+        /// The interrupt.
+        gsi: Gsi,
+    },
+    /// A call of Hyper-V; its result is in RAX afterwards.
+    HypervCall {
+        /// The call's code and flags.
+        input: u64,
+        /// Its parameters.
+        params: [u64; 2],
+    },
     /// An exit that is no access and leaves the guest where it is: [`Exit::Shutdown`] and its like.
     Exit(Exit),
 }
@@ -92,6 +104,9 @@ impl Script {
     /// | `in PORT WIDTH`, `out PORT WIDTH` | a port access of 1, 2 or 4 bytes through RAX |
     /// | `ins PORT WIDTH COUNT` | a string read, COUNT items in one exit |
     /// | `load ADDRESS WIDTH`, `store ADDRESS WIDTH` | a memory access of 1 to 8 bytes through RAX |
+    /// | `ack GSI` | an interrupt is acknowledged |
+    /// | `hypercall INPUT PARAM PARAM` | a call of Hyper-V, its result in RAX |
+    /// | `synic MSR CONTROL EVENTS MESSAGES` | Hyper-V's interrupt controller is set up, with its pages |
     /// | `shutdown` | a triple fault |
     /// | `again` | as the last line: the script starts over |
     ///
@@ -128,6 +143,9 @@ impl Script {
     }
 }
 
+/// The first words of lines.
+const STEPS: [&str; 10] = ["mov", "in", "out", "ins", "load", "store", "ack", "hypercall", "synic", "shutdown"];
+
 fn step(words: &[&str]) -> std::result::Result<Step, String> {
     let step = match words {
         ["mov", value] => Step::Mov(number(value)?),
@@ -136,8 +154,16 @@ fn step(words: &[&str]) -> std::result::Result<Step, String> {
         ["ins", port, width, count] => Step::Ins { port: number(port)?, width: number(width)?, count: number(count)? },
         ["load", address, width] => Step::Load { address: number(address)?, width: number(width)? },
         ["store", address, width] => Step::Store { address: number(address)?, width: number(width)? },
+        ["ack", gsi] => Step::Acknowledge { gsi: Gsi(number(gsi)?) },
+        ["hypercall", input, a, b] => Step::HypervCall { input: number(input)?, params: [number(a)?, number(b)?] },
+        ["synic", msr, control, events, messages] => Step::Exit(Exit::HypervSynic {
+            msr: number(msr)?,
+            control: number(control)?,
+            evt_page: number(events)?,
+            msg_page: number(messages)?,
+        }),
         ["shutdown"] => Step::Exit(Exit::Shutdown),
-        [name @ ("mov" | "in" | "out" | "ins" | "load" | "store" | "shutdown"), ..] => {
+        [name, ..] if STEPS.contains(name) => {
             return Err(format!("`{name}` has {} operands", words.len() - 1));
         }
         [name, ..] => return Err(format!("no step is called `{name}`")),
@@ -173,7 +199,8 @@ mod tests {
     #[test]
     fn each_kind_of_line_is_its_step() {
         let script = Script::parse(
-            "# a comment\nmov 0x41 # A\nout 0x3f8 1\nin 96 2\nins 0x70 2 512\nload 0xd0000 4\nstore 0xd0000 8\nshutdown\n",
+            "# a comment\nmov 0x41 # A\nout 0x3f8 1\nin 96 2\nins 0x70 2 512\nload 0xd0000 4\nstore 0xd0000 8\n\
+             ack 5\nhypercall 0x1005c 1 2\nsynic 0x40000080 1 0x5001 0x6001\nshutdown\n",
         )
         .unwrap();
         let expected = [
@@ -183,6 +210,9 @@ mod tests {
             Step::Ins { port: 0x70, width: 2, count: 512 },
             Step::Load { address: 0xd0000, width: 4 },
             Step::Store { address: 0xd0000, width: 8 },
+            Step::Acknowledge { gsi: Gsi(5) },
+            Step::HypervCall { input: 0x1005c, params: [1, 2] },
+            Step::Exit(Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 }),
             Step::Exit(Exit::Shutdown),
         ];
         for (index, step) in expected.iter().enumerate() {

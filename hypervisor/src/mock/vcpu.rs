@@ -1,15 +1,16 @@
 //! A vCPU of the mock: follows its script, and treats accesses as KVM does.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::{self, Thread};
 
-use kvm_bindings::{KVM_MP_STATE_UNINITIALIZED, kvm_mp_state, kvm_regs, kvm_sregs};
+use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 use parking_lot::Mutex;
 
-use super::memory::Memory;
-use super::reset;
 use super::script::{Script, Step};
+use super::vcpu_state::State;
+use super::vm::Platform;
 use crate::kick::{Bell, Door};
 use crate::pending::Pending;
 use crate::{Access, AddressSpace, Direction, Exit, InternalError, Kick, PAGE_SIZE, Result, Vcpu, VcpuId};
@@ -18,14 +19,12 @@ pub(super) struct SoftVcpu {
     id: VcpuId,
     script: Script,
     done: usize,
-    memory: Arc<Memory>,
+    platform: Arc<Platform>,
     door: Door,
     sleeper: Arc<Sleeper>,
-    pending: Pending,
+    pub(super) pending: Pending,
     work: Work,
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    mp_state: kvm_mp_state,
+    pub(super) state: State,
 }
 
 /// The exit of a step that no instruction could make, such as an access of 0 bytes.
@@ -34,11 +33,18 @@ const IMPOSSIBLE: Exit = Exit::InternalError(InternalError::NOTHING_TO_RUN);
 /// The instruction under way: its pieces that still need an exit, and what it has gathered.
 #[derive(Default)]
 struct Work {
-    /// The exit's access, first, and those of the same instruction behind it, each with its place in `data`.
-    pieces: VecDeque<(Access, usize)>,
+    /// The exit of now, first, and those of the same instruction behind it.
+    pieces: VecDeque<Piece>,
     data: Vec<u8>,
     /// A load's bytes end up in RAX; those of a string instruction do not.
     into_rax: bool,
+}
+
+/// A part of an instruction that needs an exit.
+struct Piece {
+    exit: Exit,
+    /// Where its bytes lie in the instruction's data.
+    place: Range<usize>,
 }
 
 /// Where a vCPU with nothing to do waits.
@@ -59,31 +65,34 @@ impl Bell for MockBell {
 }
 
 impl SoftVcpu {
-    pub(super) fn new(id: VcpuId, script: Script, memory: Arc<Memory>) -> Self {
+    pub(super) fn new(id: VcpuId, script: Script, platform: Arc<Platform>) -> Self {
         let sleeper = Arc::<Sleeper>::default();
         Self {
             id,
             script,
             done: 0,
-            memory,
+            platform,
             door: Door::new(MockBell(Arc::clone(&sleeper))),
             sleeper,
             pending: Pending::new(id),
             work: Work::default(),
-            regs: reset::regs(),
-            sregs: reset::sregs(id),
-            mp_state: reset::mp_state(id),
+            state: State::after_reset(id),
         }
     }
 
     /// Ends the piece the last exit was for. The next piece of the same instruction is an exit of its own.
     fn finish_piece(&mut self) -> Option<Exit> {
         self.work.pieces.pop_front()?;
-        if let Some((access, _)) = self.work.pieces.front() {
-            return Some(Exit::Access(*access));
+        self.next_piece()
+    }
+
+    /// The exit of the piece that is next; without one the instruction ends.
+    fn next_piece(&mut self) -> Option<Exit> {
+        if let Some(piece) = self.work.pieces.front() {
+            return Some(piece.exit);
         }
         if self.work.into_rax {
-            self.regs.rax = merge(self.regs.rax, &self.work.data);
+            self.state.regs.rax = merge(self.state.regs.rax, &self.work.data);
         }
         self.work = Work::default();
         None
@@ -91,7 +100,8 @@ impl SoftVcpu {
 
     /// Follows the script to the next exit; `None` where the vCPU has nothing to do but wait.
     fn step(&mut self) -> Option<Exit> {
-        while !self.door.is_kicked() && self.mp_state.mp_state != KVM_MP_STATE_UNINITIALIZED {
+        while !self.door.is_kicked() && self.state.mp_state.mp_state == KVM_MP_STATE_RUNNABLE {
+            self.platform.irqs.poll();
             let step = self.script.step(self.done)?.clone();
             self.done += 1;
             match self.execute(step) {
@@ -104,26 +114,29 @@ impl SoftVcpu {
 
     /// Does one step: nothing to see, or an exit. `Err` for a step that no guest could make.
     fn execute(&mut self, step: Step) -> std::result::Result<Option<Exit>, Exit> {
-        let rax = self.regs.rax.to_le_bytes();
+        let rax = self.state.regs.rax.to_le_bytes();
         let low = |width: u8| rax.get(..usize::from(width)).unwrap_or_default();
         match step {
             Step::Mov(value) => {
-                self.regs.rax = value;
+                self.state.regs.rax = value;
                 Ok(None)
             }
             Step::Exit(exit) => Ok(Some(exit)),
             Step::In { port, width } => self.port(Access::read(AddressSpace::Pio, port.into(), width), &[], true),
-            Step::Out { port, width } => {
-                let data = low(width);
-                self.port(Access::write(AddressSpace::Pio, port.into(), data), data, false)
-            }
+            Step::Out { port, width } => self.output(port, low(width)),
             Step::Ins { port, width, count } => {
                 self.port(Access::new(AddressSpace::Pio, port.into(), Direction::Read, width, count), &[], false)
             }
-            Step::Outs { port, data } => {
-                let count = u16::try_from(data.len()).unwrap_or(u16::MAX);
-                let access = Access::new(AddressSpace::Pio, port.into(), Direction::Write, 1, count);
-                self.port(access.map(|access| access.with_data(&data)), &data, false)
+            Step::Outs { port, data } => self.output_string(port, &data),
+            Step::Acknowledge { gsi } => {
+                self.platform.irqs.acknowledge(gsi);
+                Ok(None)
+            }
+            Step::HypervCall { input, params } => {
+                let exit = Exit::HypervCall { input, params };
+                let pieces = VecDeque::from([Piece { exit, place: 0..8 }]);
+                self.work = Work { pieces, data: vec![0; 8], into_rax: true };
+                Ok(self.next_piece())
             }
             Step::Load { address, width } if (1..=8).contains(&width) => Ok(self.load(address, width)),
             Step::Store { address, width } if (1..=8).contains(&width) => Ok(self.store(address, low(width))),
@@ -131,49 +144,62 @@ impl SoftVcpu {
         }
     }
 
+    fn output(&mut self, port: u16, data: &[u8]) -> std::result::Result<Option<Exit>, Exit> {
+        if self.platform.ioevents.signal(AddressSpace::Pio, port.into(), data) {
+            return Ok(None);
+        }
+        self.port(Access::write(AddressSpace::Pio, port.into(), data), data, false)
+    }
+
+    /// If the first byte is an ioeventfd's, KVM keeps all: the others are theirs too, or lost.
+    fn output_string(&mut self, port: u16, data: &[u8]) -> std::result::Result<Option<Exit>, Exit> {
+        let mut items = data.chunks(1);
+        let mut signal = |item| self.platform.ioevents.signal(AddressSpace::Pio, port.into(), item);
+        if items.next().is_some_and(&mut signal) {
+            for item in items {
+                signal(item);
+            }
+            return Ok(None);
+        }
+        let count = u16::try_from(data.len()).unwrap_or(u16::MAX);
+        let access = Access::new(AddressSpace::Pio, port.into(), Direction::Write, 1, count);
+        self.port(access.map(|access| access.with_data(data)), data, false)
+    }
+
     fn port(&mut self, access: Option<Access>, data: &[u8], into_rax: bool) -> std::result::Result<Option<Exit>, Exit> {
         let access = access.ok_or(IMPOSSIBLE)?;
         let mut bytes = data.to_vec();
         bytes.resize(access.len(), 0);
-        self.work = Work { pieces: VecDeque::from([(access, 0)]), data: bytes, into_rax };
-        Ok(Some(Exit::Access(access)))
+        let pieces = VecDeque::from([Piece { exit: Exit::Access(access), place: 0..access.len() }]);
+        self.work = Work { pieces, data: bytes, into_rax };
+        Ok(self.next_piece())
     }
 
     fn load(&mut self, address: u64, width: u8) -> Option<Exit> {
         let mut work = Work { data: vec![0; width.into()], into_rax: true, ..Default::default() };
-        for (at, place, len) in pieces(address, width) {
-            let bytes = work.data.get_mut(place..place + len)?;
-            if self.memory.read(at, bytes).is_none() {
-                work.pieces.push_back((Access::read(AddressSpace::Mmio, at, len as u8)?, place));
+        for (at, place) in pieces(address, width) {
+            let bytes = work.data.get_mut(place.clone())?;
+            if self.platform.memory.read(at, bytes).is_none() {
+                let exit = Exit::Access(Access::read(AddressSpace::Mmio, at, place.len() as u8)?);
+                work.pieces.push_back(Piece { exit, place });
             }
         }
-        self.begin(work)
+        self.work = work;
+        self.next_piece()
     }
 
     fn store(&mut self, address: u64, data: &[u8]) -> Option<Exit> {
         let mut work = Work { data: data.to_vec(), ..Default::default() };
-        for (at, place, len) in pieces(address, data.len() as u8) {
-            let bytes = data.get(place..place + len)?;
-            if self.memory.write(at, bytes).is_none() {
-                work.pieces.push_back((Access::write(AddressSpace::Mmio, at, bytes)?, place));
+        for (at, place) in pieces(address, data.len() as u8) {
+            let bytes = data.get(place.clone())?;
+            let Platform { memory, ioevents, .. } = &*self.platform;
+            if memory.write(at, bytes).is_none() && !ioevents.signal(AddressSpace::Mmio, at, bytes) {
+                let exit = Exit::Access(Access::write(AddressSpace::Mmio, at, bytes)?);
+                work.pieces.push_back(Piece { exit, place });
             }
         }
-        self.begin(work)
-    }
-
-    fn begin(&mut self, work: Work) -> Option<Exit> {
         self.work = work;
-        match self.work.pieces.front() {
-            Some((access, _)) => Some(Exit::Access(*access)),
-            None => {
-                // All of it was memory: done as if the last piece had just been finished.
-                if self.work.into_rax {
-                    self.regs.rax = merge(self.regs.rax, &self.work.data);
-                }
-                self.work = Work::default();
-                None
-            }
-        }
+        self.next_piece()
     }
 
     /// What `run` does once inside: finishes, steps, or waits until it is kicked.
@@ -212,6 +238,7 @@ impl Vcpu for SoftVcpu {
         drop(sleeper);
         // A kick that is pending already is seen by `run_inside`, which looks at the door itself.
         let _ = self.door.enter();
+        self.state.has_run = true;
         let exit = self.run_inside();
         self.door.leave();
         if exit == Exit::Interrupted {
@@ -230,8 +257,8 @@ impl Vcpu for SoftVcpu {
 
     fn answer(&mut self, data: &[u8]) -> Result<()> {
         self.pending.take_answer(data.len())?;
-        if let Some((access, place)) = self.work.pieces.front()
-            && let Some(bytes) = self.work.data.get_mut(*place..place + access.len())
+        if let Some(piece) = self.work.pieces.front()
+            && let Some(bytes) = self.work.data.get_mut(piece.place.clone())
         {
             bytes.copy_from_slice(data);
         }
@@ -240,50 +267,21 @@ impl Vcpu for SoftVcpu {
 
     fn access_data(&self) -> &[u8] {
         match self.work.pieces.front() {
-            Some((access, place)) if access.direction() == Direction::Write => {
-                self.work.data.get(*place..place + access.len()).unwrap_or_default()
+            Some(Piece { exit: Exit::Access(access), place }) if access.direction() == Direction::Write => {
+                self.work.data.get(place.clone()).unwrap_or_default()
             }
             _ => &[],
         }
     }
-
-    fn regs(&self) -> Result<kvm_regs> {
-        Ok(self.regs)
-    }
-
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
-        self.pending.check_set()?;
-        self.regs = *regs;
-        Ok(())
-    }
-
-    fn sregs(&self) -> Result<kvm_sregs> {
-        Ok(self.sregs)
-    }
-
-    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<()> {
-        self.pending.check_set()?;
-        self.sregs = *sregs;
-        Ok(())
-    }
-
-    fn mp_state(&self) -> Result<kvm_mp_state> {
-        Ok(self.mp_state)
-    }
-
-    fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result<()> {
-        self.mp_state = *state;
-        Ok(())
-    }
 }
 
-/// A memory access cut at the end of its page, as KVM's emulator cuts it: address, place in the data, length.
-fn pieces(address: u64, width: u8) -> impl Iterator<Item = (u64, usize, usize)> {
+/// A memory access cut at the end of its page, as KVM's emulator cuts it: address, place in the data.
+fn pieces(address: u64, width: u8) -> impl Iterator<Item = (u64, Range<usize>)> {
     let width = usize::from(width);
     let to_page_end = (PAGE_SIZE - address % PAGE_SIZE) as usize;
     let first = width.min(to_page_end);
-    let pieces = [(address, 0, first), (address.wrapping_add(first as u64), first, width - first)];
-    pieces.into_iter().filter(|(_, _, len)| *len > 0)
+    let pieces = [(address, 0..first), (address.wrapping_add(first as u64), first..width)];
+    pieces.into_iter().filter(|(_, place)| !place.is_empty())
 }
 
 /// RAX after `data` was loaded into its low bytes: 1 and 2 bytes keep the rest, more clear what is above them.
@@ -302,9 +300,9 @@ mod tests {
     #[test]
     fn an_access_is_cut_at_the_end_of_its_page() {
         let cut = |address, width| pieces(address, width).collect::<Vec<_>>();
-        assert_eq!(cut(0x1000, 4), [(0x1000, 0, 4)]);
-        assert_eq!(cut(0x1ffe, 4), [(0x1ffe, 0, 2), (0x2000, 2, 2)]);
-        assert_eq!(cut(0x1fff, 8), [(0x1fff, 0, 1), (0x2000, 1, 7)]);
+        assert_eq!(cut(0x1000, 4), [(0x1000, 0..4)]);
+        assert_eq!(cut(0x1ffe, 4), [(0x1ffe, 0..2), (0x2000, 2..4)]);
+        assert_eq!(cut(0x1fff, 8), [(0x1fff, 0..1), (0x2000, 1..8)]);
     }
 
     #[test]

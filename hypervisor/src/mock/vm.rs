@@ -1,42 +1,131 @@
 //! A VM of the mock.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 
+use kvm_bindings::{kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
 
-use super::Scripts;
+use super::chips::Chips;
+use super::ioevents::IoEvents;
+use super::irqs::SoftIrqs;
 use super::memory::Memory;
 use super::vcpu::SoftVcpu;
-use crate::{Error, GuestMemoryRegion, Result, SlotId, Vcpu, VcpuId, Vm};
+use super::{Scripts, capabilities, refused};
+use crate::{EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu, VcpuId, Vm, VmState};
 
 pub(super) struct SoftVm {
     scripts: Arc<Scripts>,
-    memory: Arc<Memory>,
+    platform: Arc<Platform>,
+    chips: Chips,
     made: Mutex<BTreeSet<VcpuId>>,
+}
+
+/// What vCPUs touch of their VM.
+#[derive(Default)]
+pub(super) struct Platform {
+    pub(super) memory: Memory,
+    pub(super) ioevents: IoEvents,
+    pub(super) irqs: SoftIrqs,
 }
 
 impl SoftVm {
     pub(super) fn new(scripts: Arc<Scripts>) -> Self {
-        Self { scripts, memory: Arc::default(), made: Mutex::default() }
+        Self { scripts, platform: Arc::default(), chips: Chips::default(), made: Mutex::default() }
     }
 }
 
 impl Vm for SoftVm {
     fn create_vcpu(&self, id: VcpuId) -> Result<Box<dyn Vcpu>> {
         if !self.made.lock().insert(id) {
-            let source = io::Error::from_raw_os_error(libc::EEXIST);
-            return Err(Error::System { what: "making a vCPU whose id is taken", source });
+            return Err(refused("KVM_CREATE_VCPU", libc::EEXIST));
         }
-        Ok(Box::new(SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.memory))))
+        Ok(Box::new(SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform))))
+    }
+
+    fn check_extension(&self, number: u32) -> i32 {
+        capabilities::check(number)
+    }
+
+    /// Nothing lies there: scripts need no page tables.
+    fn set_identity_map_address(&self, _: u64) -> Result<()> {
+        if self.made.lock().is_empty() { Ok(()) } else { Err(refused("KVM_SET_IDENTITY_MAP_ADDR", libc::EINVAL)) }
     }
 
     fn map_memory(&self, region: GuestMemoryRegion) -> Result<SlotId> {
-        self.memory.map(region)
+        self.platform.memory.map(region)
     }
 
     fn unmap_memory(&self, slot: SlotId) -> Result<()> {
-        self.memory.unmap(slot)
+        self.platform.memory.unmap(slot)
+    }
+
+    fn dirty_log(&self, slot: SlotId) -> Result<Vec<u64>> {
+        self.platform.memory.dirty_log(slot)
+    }
+
+    fn register_ioevent(&self, at: &IoEvent, event: &Arc<EventFd>) -> Result<()> {
+        self.platform.ioevents.register(at, event)
+    }
+
+    fn unregister_ioevent(&self, at: &IoEvent, event: &Arc<EventFd>) -> Result<()> {
+        self.platform.ioevents.unregister(at, event)
+    }
+}
+
+impl Irqs for SoftVm {
+    fn register_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>, resample: &Arc<EventFd>) -> Result<()> {
+        self.platform.irqs.register_irqfd(gsi, trigger, resample)
+    }
+
+    fn unregister_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>) -> Result<()> {
+        self.platform.irqs.unregister_irqfd(gsi, trigger);
+        Ok(())
+    }
+
+    fn set_irq(&self, gsi: Gsi, level: bool) -> Result<()> {
+        self.platform.irqs.set_irq(gsi, level);
+        Ok(())
+    }
+
+    fn set_routing(&self, routes: &[Route]) -> Result<()> {
+        self.platform.irqs.set_routing(routes)
+    }
+}
+
+impl VmState for SoftVm {
+    fn pic(&self, which: Pic) -> Result<kvm_pic_state> {
+        Ok(self.platform.irqs.pic(which))
+    }
+
+    fn set_pic(&self, which: Pic, state: &kvm_pic_state) -> Result<()> {
+        self.platform.irqs.set_pic(which, state);
+        Ok(())
+    }
+
+    fn ioapic(&self) -> Result<kvm_ioapic_state> {
+        Ok(self.platform.irqs.ioapic())
+    }
+
+    fn set_ioapic(&self, state: &kvm_ioapic_state) -> Result<()> {
+        self.platform.irqs.set_ioapic(state);
+        Ok(())
+    }
+
+    fn pit(&self) -> Result<kvm_pit_state2> {
+        Ok(self.chips.pit())
+    }
+
+    fn set_pit(&self, state: &kvm_pit_state2) -> Result<()> {
+        self.chips.set_pit(state);
+        Ok(())
+    }
+
+    fn clock(&self) -> Result<kvm_clock_data> {
+        Ok(self.chips.clock())
+    }
+
+    fn set_clock(&self, clock: &kvm_clock_data) -> Result<()> {
+        self.chips.set_clock(clock)
     }
 }

@@ -8,7 +8,10 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hypervisor::{
-    Exit, GuestMemoryRegion, Hypervisor, Kick, Result, SlotId, Vcpu, VcpuId, Vm, kvm_mp_state, kvm_regs, kvm_sregs,
+    Capability, EventFd, Exit, Gsi, GuestMemoryRegion, Hypervisor, IoEvent, Irqs, Kick, Pic, Result, Route, SlotId,
+    Vcpu, VcpuId, VcpuState, Vm, VmState, kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_ioapic_state,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events,
+    kvm_xcrs,
 };
 use parking_lot::Mutex;
 
@@ -51,6 +54,18 @@ impl Hypervisor for Metered {
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
         Ok(Arc::new(MeteredVm { inner: self.inner.create_vm()?, stopwatch: Arc::clone(&self.stopwatch) }))
     }
+
+    fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
+        self.inner.supported_cpuid()
+    }
+
+    fn emulated_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
+        self.inner.emulated_cpuid()
+    }
+
+    fn msr_indices(&self) -> Result<Vec<u32>> {
+        self.inner.msr_indices()
+    }
 }
 
 struct MeteredVm {
@@ -68,12 +83,68 @@ impl Vm for MeteredVm {
         })
     }
 
+    fn check_extension(&self, number: u32) -> i32 {
+        self.inner.check_extension(number)
+    }
+    fn set_identity_map_address(&self, address: u64) -> Result<()> {
+        self.inner.set_identity_map_address(address)
+    }
     fn map_memory(&self, region: GuestMemoryRegion) -> Result<SlotId> {
         self.inner.map_memory(region)
     }
-
     fn unmap_memory(&self, slot: SlotId) -> Result<()> {
         self.inner.unmap_memory(slot)
+    }
+    fn dirty_log(&self, slot: SlotId) -> Result<Vec<u64>> {
+        self.inner.dirty_log(slot)
+    }
+    fn register_ioevent(&self, at: &IoEvent, event: &Arc<EventFd>) -> Result<()> {
+        self.inner.register_ioevent(at, event)
+    }
+    fn unregister_ioevent(&self, at: &IoEvent, event: &Arc<EventFd>) -> Result<()> {
+        self.inner.unregister_ioevent(at, event)
+    }
+}
+
+impl Irqs for MeteredVm {
+    fn register_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>, resample: &Arc<EventFd>) -> Result<()> {
+        self.inner.register_irqfd(gsi, trigger, resample)
+    }
+    fn unregister_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>) -> Result<()> {
+        self.inner.unregister_irqfd(gsi, trigger)
+    }
+    fn set_irq(&self, gsi: Gsi, level: bool) -> Result<()> {
+        self.inner.set_irq(gsi, level)
+    }
+    fn set_routing(&self, routes: &[Route]) -> Result<()> {
+        self.inner.set_routing(routes)
+    }
+}
+
+impl VmState for MeteredVm {
+    fn pic(&self, which: Pic) -> Result<kvm_pic_state> {
+        self.inner.pic(which)
+    }
+    fn set_pic(&self, which: Pic, state: &kvm_pic_state) -> Result<()> {
+        self.inner.set_pic(which, state)
+    }
+    fn ioapic(&self) -> Result<kvm_ioapic_state> {
+        self.inner.ioapic()
+    }
+    fn set_ioapic(&self, state: &kvm_ioapic_state) -> Result<()> {
+        self.inner.set_ioapic(state)
+    }
+    fn pit(&self) -> Result<kvm_pit_state2> {
+        self.inner.pit()
+    }
+    fn set_pit(&self, state: &kvm_pit_state2) -> Result<()> {
+        self.inner.set_pit(state)
+    }
+    fn clock(&self) -> Result<kvm_clock_data> {
+        self.inner.clock()
+    }
+    fn set_clock(&self, clock: &kvm_clock_data) -> Result<()> {
+        self.inner.set_clock(clock)
     }
 }
 
@@ -139,6 +210,9 @@ impl Vcpu for MeteredVcpu {
     fn access_data(&self) -> &[u8] {
         self.inner.access_data()
     }
+}
+
+impl VcpuState for MeteredVcpu {
     fn regs(&self) -> Result<kvm_regs> {
         self.inner.regs()
     }
@@ -156,6 +230,51 @@ impl Vcpu for MeteredVcpu {
     }
     fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result<()> {
         self.inner.set_mp_state(state)
+    }
+    fn fpu(&self) -> Result<kvm_fpu> {
+        self.inner.fpu()
+    }
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<()> {
+        self.inner.set_fpu(fpu)
+    }
+    fn debug_regs(&self) -> Result<kvm_debugregs> {
+        self.inner.debug_regs()
+    }
+    fn set_debug_regs(&mut self, regs: &kvm_debugregs) -> Result<()> {
+        self.inner.set_debug_regs(regs)
+    }
+    fn lapic(&self) -> Result<kvm_lapic_state> {
+        self.inner.lapic()
+    }
+    fn set_lapic(&mut self, lapic: &kvm_lapic_state) -> Result<()> {
+        self.inner.set_lapic(lapic)
+    }
+    fn xcrs(&self) -> Result<kvm_xcrs> {
+        self.inner.xcrs()
+    }
+    fn set_xcrs(&mut self, xcrs: &kvm_xcrs) -> Result<()> {
+        self.inner.set_xcrs(xcrs)
+    }
+    fn vcpu_events(&self) -> Result<kvm_vcpu_events> {
+        self.inner.vcpu_events()
+    }
+    fn set_vcpu_events(&mut self, events: &kvm_vcpu_events) -> Result<()> {
+        self.inner.set_vcpu_events(events)
+    }
+    fn msrs(&self, indices: &[u32]) -> Result<Vec<u64>> {
+        self.inner.msrs(indices)
+    }
+    fn set_msrs(&mut self, entries: &[kvm_msr_entry]) -> Result<usize> {
+        self.inner.set_msrs(entries)
+    }
+    fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<()> {
+        self.inner.set_cpuid(entries)
+    }
+    fn hyperv_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
+        self.inner.hyperv_cpuid()
+    }
+    fn enable_capability(&mut self, capability: Capability) -> Result<()> {
+        self.inner.enable_capability(capability)
     }
 }
 

@@ -1,0 +1,203 @@
+//! A vCPU's state on the mock: kept, and refused where KVM refuses it.
+
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, KVM_MAX_XCRS, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_SIPI_RECEIVED, KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW,
+    KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
+};
+
+use super::msrs::Msrs;
+use super::vcpu::SoftVcpu;
+use super::{cpuid, refused, reset};
+use crate::{Capability, Result, VcpuId, VcpuState};
+
+/// What a vCPU has.
+pub(super) struct State {
+    pub(super) regs: kvm_regs,
+    sregs: kvm_sregs,
+    pub(super) mp_state: kvm_mp_state,
+    fpu: kvm_fpu,
+    debug_regs: kvm_debugregs,
+    lapic: kvm_lapic_state,
+    xcr0: u64,
+    events: kvm_vcpu_events,
+    msrs: Msrs,
+    cpuid: Vec<kvm_cpuid_entry2>,
+    /// After the first run `cpuid` must not change.
+    pub(super) has_run: bool,
+}
+
+impl State {
+    pub(super) fn after_reset(id: VcpuId) -> Self {
+        Self {
+            regs: reset::regs(),
+            sregs: reset::sregs(id),
+            mp_state: reset::mp_state(id),
+            fpu: reset::fpu(),
+            debug_regs: reset::debug_regs(),
+            lapic: reset::lapic(id),
+            xcr0: 1,
+            events: kvm_vcpu_events { flags: TOLD_EVENTS, ..Default::default() },
+            msrs: Msrs::default(),
+            cpuid: Vec::new(),
+            has_run: false,
+        }
+    }
+}
+
+/// The parts of `kvm_vcpu_events` that a look at them always has.
+const TOLD_EVENTS: u32 = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
+/// The parts that may be set; the others need capabilities that nobody enables.
+const TAKEN_EVENTS: u32 = TOLD_EVENTS | KVM_VCPUEVENT_VALID_SIPI_VECTOR;
+
+/// The highest exception vector, and the one that is no exception.
+const MAX_EXCEPTION: u8 = 31;
+const NMI_VECTOR: u8 = 2;
+
+fn invalid(what: &'static str, is_valid: bool) -> Result<()> {
+    if is_valid { Ok(()) } else { Err(refused(what, libc::EINVAL)) }
+}
+
+fn too_many(what: &'static str, given: usize, most: usize) -> Result<()> {
+    if given <= most { Ok(()) } else { Err(refused(what, libc::E2BIG)) }
+}
+
+impl VcpuState for SoftVcpu {
+    fn regs(&self) -> Result<kvm_regs> {
+        Ok(self.state.regs)
+    }
+
+    fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
+        self.pending.check_set()?;
+        self.state.regs = *regs;
+        Ok(())
+    }
+
+    fn sregs(&self) -> Result<kvm_sregs> {
+        Ok(self.state.sregs)
+    }
+
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<()> {
+        self.pending.check_set()?;
+        self.state.sregs = *sregs;
+        Ok(())
+    }
+
+    fn mp_state(&self) -> Result<kvm_mp_state> {
+        Ok(self.state.mp_state)
+    }
+
+    fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result<()> {
+        let known = state.mp_state <= KVM_MP_STATE_SIPI_RECEIVED || state.mp_state == KVM_MP_STATE_AP_RESET_HOLD;
+        invalid("KVM_SET_MP_STATE", known)?;
+        self.state.mp_state = *state;
+        Ok(())
+    }
+
+    fn fpu(&self) -> Result<kvm_fpu> {
+        Ok(self.state.fpu)
+    }
+
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<()> {
+        self.state.fpu = *fpu;
+        Ok(())
+    }
+
+    fn debug_regs(&self) -> Result<kvm_debugregs> {
+        Ok(self.state.debug_regs)
+    }
+
+    fn set_debug_regs(&mut self, regs: &kvm_debugregs) -> Result<()> {
+        invalid("KVM_SET_DEBUGREGS", regs.flags == 0 && regs.dr6 >> 32 == 0 && regs.dr7 >> 32 == 0)?;
+        self.state.debug_regs = *regs;
+        Ok(())
+    }
+
+    fn lapic(&self) -> Result<kvm_lapic_state> {
+        Ok(self.state.lapic)
+    }
+
+    fn set_lapic(&mut self, lapic: &kvm_lapic_state) -> Result<()> {
+        self.state.lapic = *lapic;
+        Ok(())
+    }
+
+    fn xcrs(&self) -> Result<kvm_xcrs> {
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        if let Some(first) = xcrs.xcrs.first_mut() {
+            *first = kvm_xcr { xcr: 0, value: self.state.xcr0, ..Default::default() };
+        }
+        Ok(xcrs)
+    }
+
+    fn set_xcrs(&mut self, xcrs: &kvm_xcrs) -> Result<()> {
+        const CALL: &str = "KVM_SET_XCRS";
+        invalid(CALL, xcrs.nr_xcrs <= KVM_MAX_XCRS && xcrs.flags == 0)?;
+        // The kernel takes the first XCR0 and looks at no other.
+        if let Some(xcr0) = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|xcr| xcr.xcr == 0) {
+            let allowed = cpuid::allowed_xcr0(&self.state.cpuid);
+            invalid(CALL, xcr0.value & 1 == 1 && xcr0.value & !allowed == 0)?;
+            self.state.xcr0 = xcr0.value;
+        }
+        Ok(())
+    }
+
+    fn vcpu_events(&self) -> Result<kvm_vcpu_events> {
+        Ok(self.state.events)
+    }
+
+    fn set_vcpu_events(&mut self, events: &kvm_vcpu_events) -> Result<()> {
+        const CALL: &str = "KVM_SET_VCPU_EVENTS";
+        let exception = events.exception;
+        let is_exception = exception.nr <= MAX_EXCEPTION && exception.nr != NMI_VECTOR;
+        let has = |flag| events.flags & flag != 0;
+        invalid(CALL, events.flags & !TAKEN_EVENTS == 0)?;
+        invalid(CALL, is_exception || exception.injected == 0 && exception.pending == 0)?;
+        let in_smm = has(KVM_VCPUEVENT_VALID_SMM) && (events.smi.smm != 0 || events.smi.pending != 0);
+        invalid(CALL, !in_smm || self.state.mp_state.mp_state != KVM_MP_STATE_INIT_RECEIVED)?;
+
+        // What a flag stands for is left as it is without the flag.
+        let old = self.state.events;
+        let mut new = kvm_vcpu_events { flags: TOLD_EVENTS, sipi_vector: 0, ..*events };
+        if !has(KVM_VCPUEVENT_VALID_NMI_PENDING) {
+            new.nmi.pending = old.nmi.pending;
+        }
+        if !has(KVM_VCPUEVENT_VALID_SHADOW) {
+            new.interrupt.shadow = old.interrupt.shadow;
+        }
+        if !has(KVM_VCPUEVENT_VALID_SMM) {
+            new.smi = old.smi;
+        }
+        self.state.events = new;
+        Ok(())
+    }
+
+    fn msrs(&self, indices: &[u32]) -> Result<Vec<u64>> {
+        too_many("KVM_GET_MSRS", indices.len(), KVM_MAX_MSR_ENTRIES)?;
+        Ok(indices.iter().map_while(|&index| self.state.msrs.get(index, &self.state.sregs)).collect())
+    }
+
+    fn set_msrs(&mut self, entries: &[kvm_msr_entry]) -> Result<usize> {
+        too_many("KVM_SET_MSRS", entries.len(), KVM_MAX_MSR_ENTRIES)?;
+        let State { msrs, sregs, .. } = &mut self.state;
+        Ok(entries.iter().map_while(|entry| msrs.set(entry.index, entry.data, sregs)).count())
+    }
+
+    fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<()> {
+        const CALL: &str = "KVM_SET_CPUID2";
+        too_many(CALL, entries.len(), KVM_MAX_CPUID_ENTRIES)?;
+        invalid(CALL, cpuid::is_valid(entries) && (!self.state.has_run || entries == self.state.cpuid))?;
+        self.state.cpuid = entries.to_vec();
+        Ok(())
+    }
+
+    fn hyperv_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
+        Ok(cpuid::hyperv())
+    }
+
+    fn enable_capability(&mut self, _: Capability) -> Result<()> {
+        // Scripts make Hyper-V's exits without being asked whether they may.
+        Ok(())
+    }
+}
