@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use common::{MMIO, PIO, PORT, Rig, claim, config, mov_out, timeout};
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{AddressSpace, Exit, Hypervisor, InternalError};
-use vmm_core::{Command, Event, LinkError, Machine, Pump, Resume, Stepping, StopReason};
+use vmm_core::{CallHint, Command, Event, HintDetail, LinkError, Machine, Pump, Resume, Stepping, StopReason};
 
 #[test]
 fn an_access_nobody_claimed_reads_zeros_and_swallows_writes() {
@@ -334,4 +334,83 @@ fn a_pump_gets_posted_writes_in_order_with_the_others_on_either_stepping() {
         ) {}
         assert_eq!(*seen.lock().unwrap(), [1, 2, 99]);
     }
+}
+
+#[test]
+fn a_hint_attaches_registers_to_its_access_alone() {
+    let steps = [
+        Step::Mov(7),
+        Step::Out { port: PORT, width: 1 },
+        Step::Out { port: PORT + 1, width: 1 },
+        Step::In { port: PORT, width: 1 },
+        Step::Mov(8),
+        Step::Out { port: PORT, width: 1 },
+    ];
+    let mut rig = Rig::new(1, steps);
+    rig.reserve(PIO, PORT.into(), 2);
+    let seven = HintDetail { rax: Some(7), sregs: true, ..HintDetail::default() };
+    let any = HintDetail { debug_regs: true, ..HintDetail::default() };
+    rig.machine.set_call_hint(Some(CallHint {
+        space: PIO,
+        address: PORT.into(),
+        direction: hypervisor::Direction::Write,
+        details: vec![seven, any],
+    }));
+    rig.start_running();
+    // By access: the RAX attached, and whether segment and debug registers are.
+    let expected = [(Some(7), true, false), (None, false, false), (None, false, false), (Some(8), false, true)];
+    for expected in expected {
+        let Event::Access { attached, .. } = rig.event(0) else { panic!("no access") };
+        let rax = attached.regs.map(|regs| regs.rax);
+        assert_eq!((rax, attached.sregs.is_some(), attached.debug_regs.is_some()), expected);
+        rig.resume(0);
+    }
+}
+
+#[test]
+fn registers_attached_to_a_read_count_as_seen() {
+    let steps = [Step::Mov(0x5500), Step::In { port: PORT, width: 1 }, Step::Out { port: PORT, width: 2 }];
+    let mut rig = Rig::new(1, steps);
+    rig.reserve(PIO, PORT.into(), 1);
+    let direction = hypervisor::Direction::Read;
+    let hint = CallHint { space: PIO, address: PORT.into(), direction, details: Vec::new() };
+    rig.machine.set_call_hint(Some(hint));
+    rig.start_running();
+    let Event::Access { attached, .. } = rig.event(0) else { panic!("no access") };
+    let regs = hypervisor::kvm_regs { rbx: 3, ..attached.regs.unwrap() };
+    let data = vmm_core::Bytes::from_slice(&[0x77]);
+    rig.send(0, Command::Resume(Resume { data, regs: Some(regs), ..Resume::default() }));
+    rig.expect_write(0, &[0x77, 0x55]);
+    assert_eq!(rig.regs(0).rbx, 3);
+    rig.machine.set_call_hint(None);
+}
+
+#[test]
+fn a_hyperv_call_goes_to_the_first_owner_whose_answer_is_its_result() {
+    let steps = [Step::HypervCall { input: 0x1005c, params: [1, 2] }, Step::Out { port: PORT, width: 4 }];
+    let mut rig = Rig::new(1, steps);
+    rig.reserve(PIO, PORT.into(), 4);
+    rig.start_running();
+    match rig.event(0) {
+        Event::HypervCall { input, params } => assert_eq!((input, params), (0x1005c, [1, 2])),
+        other => panic!("{other:?}"),
+    }
+    rig.answer(0, &[9, 8, 7, 6]);
+    rig.expect_write(0, &[9, 8, 7, 6]);
+}
+
+#[test]
+fn a_synic_exit_is_resumed_without_an_answer() {
+    let synic = Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 };
+    let mut rig = Rig::new(1, [vec![Step::Exit(synic)], mov_out(4).to_vec()].concat());
+    rig.reserve(PIO, PORT.into(), 1);
+    rig.start_running();
+    match rig.event(0) {
+        Event::HypervSynic { msr, control, evt_page, msg_page } => {
+            assert_eq!((msr, control, evt_page, msg_page), (0x4000_0080, 1, 0x5001, 0x6001));
+        }
+        other => panic!("{other:?}"),
+    }
+    rig.resume(0);
+    rig.expect_write(0, &[4]);
 }
