@@ -127,14 +127,14 @@ mod model {
     }
 
     impl Guest {
-        /// `ioctl(KVM_RUN)`: a signal that arrived earlier only counts while the thread is inside, as one that
-        /// arrives in user space is handled and gone.
+        /// `ioctl(KVM_RUN)`: it ends by the flag, or by a signal that arrives meanwhile. One that arrived before, in user
+        /// space, was handled there and is gone.
         fn run(&self) {
             let mut signalled = self.signalled.lock().unwrap();
+            *signalled = false;
             while !self.flag.load(Ordering::SeqCst) && !*signalled {
                 signalled = self.signal.wait(signalled).unwrap();
             }
-            *signalled = false;
         }
     }
 
