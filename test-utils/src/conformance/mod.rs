@@ -103,7 +103,7 @@ macro_rules! conformance_tests {
             the_identity_map_address_is_set_before_the_first_vcpu
             extensions_are_told
             cpuid_leaves_are_told_and_can_be_set
-            the_msrs_that_are_listed_are_there
+            the_msrs_are_listed_once_each
             the_fpu_begins_after_reset_and_is_read_back
             debug_registers_are_checked_and_read_back
             the_local_apic_begins_after_reset_and_is_read_back

@@ -28,8 +28,8 @@ pub fn cpuid_leaves_are_told_and_can_be_set(make: Make) {
     assert_eq!(errno(vcpu.set_cpuid(&vec![Default::default(); 257])), E2BIG);
 }
 
-/// All that are listed can be read.
-pub fn the_msrs_that_are_listed_are_there(make: Make) {
+/// The time-stamp counter among them.
+pub fn the_msrs_are_listed_once_each(make: Make) {
     const TSC: u32 = 0x10;
     let program = Program::new();
     let Some(hypervisor) = make(&program) else { return };
