@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hypervisor::mock::{Script, Step};
-use hypervisor::{Exit, Hypervisor, Vcpu, VcpuId, Vm, kvm_mp_state};
+use hypervisor::{Exit, Gsi, Hypervisor, Vcpu, VcpuId, Vm, kvm_mp_state};
 
 use crate::memory;
 
@@ -82,6 +82,12 @@ impl Program {
     pub fn store(self, address: u16, width: u8) -> Self {
         let code = [sized(width, 0xa2), address.to_le_bytes().to_vec()].concat();
         self.add(&code, Step::Store { address: address.into(), width })
+    }
+
+    /// Tells the first PIC that interrupt `line`, 0 to 7, is dealt with. Leaves the command in RAX.
+    pub fn acknowledge(self, line: u8) -> Self {
+        // OCW2, a specific end of interrupt; out 0x20, al
+        self.mov(0x60 | u32::from(line)).add(&[0xe6, 0x20], Step::Acknowledge { gsi: Gsi(line.into()) })
     }
 
     /// The end of the guest: a jump to an address without memory, which is an internal error for KVM, and a shutdown in

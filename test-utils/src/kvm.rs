@@ -1,5 +1,6 @@
 //! KVM, where this machine has it.
 
+use std::fmt::Display;
 use std::io::Write;
 
 use hypervisor::kvm::Kvm;
@@ -9,9 +10,14 @@ pub fn kvm_or_skip(test: &str) -> Option<Kvm> {
     match Kvm::open() {
         Ok(kvm) => Some(kvm),
         Err(error) => {
-            // A closed standard error must not fail the test.
-            let _ = writeln!(std::io::stderr(), "SKIPPED (no KVM) {test}: {error}");
+            skipped(&format!("(no KVM) {test}"), &error);
             None
         }
     }
+}
+
+/// Reports `test` as skipped on standard error, past the test harness's capture.
+pub fn skipped(test: &str, why: &dyn Display) {
+    // A closed standard error must not fail the test.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }

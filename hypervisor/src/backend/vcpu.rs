@@ -58,7 +58,7 @@ pub trait VcpuState {
     fn mp_state(&self) -> Result<kvm_mp_state>;
     /// Sets the MP state.
     fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result<()>;
-    /// The x87 and SSE registers.
+    /// The x87 and SSE registers, without MXCSR: KVM gives it as 0 and does not take it.
     fn fpu(&self) -> Result<kvm_fpu>;
     /// Sets the x87 and SSE registers.
     fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<()>;

@@ -20,6 +20,8 @@ use crate::{EventFd, Gsi, Pic, Result, Route};
 pub(super) const MAX_ROUTES: u32 = 4096;
 const PIC_PINS: u32 = 8;
 const IOAPIC_PINS: u32 = 24;
+/// Where the first PIC has the second.
+const CASCADE_PIN: u32 = 2;
 
 #[derive(Default)]
 pub(super) struct SoftIrqs(Mutex<State>);
@@ -153,6 +155,7 @@ impl SoftIrqs {
             Pic::Primary => *primary = *new,
             Pic::Secondary => *secondary = *new,
         }
+        state.cascade();
     }
 
     pub(super) fn ioapic(&self) -> kvm_ioapic_state {
@@ -195,7 +198,24 @@ impl State {
                 Route::Irqchip { .. } | Route::Msi { .. } => {}
             }
         }
+        self.cascade();
     }
+
+    /// The second PIC asks for an interrupt on a line of the first, by an edge.
+    fn cascade(&mut self) {
+        let [primary, secondary] = &mut self.pics;
+        if asks(secondary) {
+            set_pic_pin(primary, CASCADE_PIN, true);
+            set_pic_pin(primary, CASCADE_PIN, false);
+        }
+    }
+}
+
+/// Whether a PIC has an interrupt that is not masked, and goes before those in service.
+fn asks(pic: &kvm_pic_state) -> bool {
+    // Priorities go up from pin `priority_add` on, round the eight of them; 8 is none.
+    let first = |pins: u8| pins.rotate_right(u32::from(pic.priority_add)).trailing_zeros();
+    first(pic.irr & !pic.imr) < first(pic.isr)
 }
 
 /// A pin of a PIC changes its level. `elcr` says whether it is triggered by level or by edge; `last_irr` is the level.

@@ -22,6 +22,7 @@ mod cpuid;
 mod eventfd;
 mod ioevents;
 mod irqs;
+mod lapic;
 mod memory;
 mod msrs;
 mod reset;

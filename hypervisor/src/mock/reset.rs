@@ -50,9 +50,9 @@ pub(super) fn mp_state(id: VcpuId) -> kvm_mp_state {
     kvm_mp_state { mp_state }
 }
 
-/// x87 control word and MXCSR: all exceptions masked (Intel SDM volume 1, sections 8.1.5 and 10.2.3).
+/// The x87 control word masks all exceptions (Intel SDM volume 1, section 8.1.5). KVM does not show MXCSR here.
 pub(super) fn fpu() -> kvm_fpu {
-    kvm_fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Default::default() }
+    kvm_fpu { fcw: 0x37f, ..Default::default() }
 }
 
 /// The bits of DR6 and DR7 that are always set (Intel SDM volume 3, section 19.2).

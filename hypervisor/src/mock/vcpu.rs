@@ -104,6 +104,7 @@ impl SoftVcpu {
             self.platform.irqs.poll();
             let step = self.script.step(self.done)?.clone();
             self.done += 1;
+            self.state.has_run = true;
             match self.execute(step) {
                 Ok(None) => {}
                 Ok(Some(exit)) | Err(exit) => return Some(exit),
@@ -238,7 +239,6 @@ impl Vcpu for SoftVcpu {
         drop(sleeper);
         // A kick that is pending already is seen by `run_inside`, which looks at the door itself.
         let _ = self.door.enter();
-        self.state.has_run = true;
         let exit = self.run_inside();
         self.door.leave();
         if exit == Exit::Interrupted {

@@ -9,7 +9,7 @@ use kvm_bindings::{
 
 use super::msrs::Msrs;
 use super::vcpu::SoftVcpu;
-use super::{cpuid, refused, reset};
+use super::{cpuid, lapic, refused, reset};
 use crate::{Capability, Result, VcpuId, VcpuState};
 
 /// What a vCPU has.
@@ -24,7 +24,7 @@ pub(super) struct State {
     events: kvm_vcpu_events,
     msrs: Msrs,
     cpuid: Vec<kvm_cpuid_entry2>,
-    /// After the first run `cpuid` must not change.
+    /// After the first step `cpuid` must not change.
     pub(super) has_run: bool,
 }
 
@@ -100,7 +100,7 @@ impl VcpuState for SoftVcpu {
     }
 
     fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<()> {
-        self.state.fpu = *fpu;
+        self.state.fpu = kvm_fpu { mxcsr: 0, pad1: 0, pad2: 0, ..*fpu };
         Ok(())
     }
 
@@ -118,8 +118,8 @@ impl VcpuState for SoftVcpu {
         Ok(self.state.lapic)
     }
 
-    fn set_lapic(&mut self, lapic: &kvm_lapic_state) -> Result<()> {
-        self.state.lapic = *lapic;
+    fn set_lapic(&mut self, new: &kvm_lapic_state) -> Result<()> {
+        self.state.lapic = lapic::with_processor_priority(*new);
         Ok(())
     }
 

@@ -1,0 +1,198 @@
+//! What any backend must do. [`conformance_tests!`](crate::conformance_tests) makes one test of each case.
+
+use std::sync::Arc;
+
+use hypervisor::{Access, AddressSpace, Direction, Error, EventFd, Exit, Hypervisor, ReadProblem, Vcpu};
+use rustix::io::Errno;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
+
+use crate::guest::{Guest, Program};
+
+/// The guest that runs a program, or a return from the case where there is no backend.
+macro_rules! guest {
+    ($make:expr, $program:expr) => {{
+        let program = $program;
+        match $make(&program) {
+            Some(hypervisor) => Guest::new(&*hypervisor, &program),
+            None => return,
+        }
+    }};
+}
+
+mod accesses;
+mod dirty_log;
+mod hyperv;
+mod ioevents;
+mod irqs;
+mod kicks;
+mod machine_state;
+mod memory;
+mod registers;
+mod system;
+mod vcpu_state;
+mod vcpus;
+
+pub use accesses::*;
+pub use dirty_log::*;
+pub use hyperv::*;
+pub use ioevents::*;
+pub use irqs::*;
+pub use kicks::*;
+pub use machine_state::*;
+pub use memory::*;
+pub use registers::*;
+pub use system::*;
+pub use vcpu_state::*;
+pub use vcpus::*;
+
+/// Makes a hypervisor whose vCPUs run `program`, or tells of a skip.
+pub type Make<'a> = &'a dyn Fn(&Program) -> Option<Box<dyn Hypervisor>>;
+
+/// Makes one `#[test]` of each case, for the backend that `$make` (a `fn(case: &str, &Program) ->
+/// Option<Box<dyn Hypervisor>>`) gives.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($make:path) => {
+        $crate::conformance_tests!(@cases $make:
+            a_port_write_exits_with_its_data
+            a_port_read_takes_the_answer
+            memory_that_no_slot_backs_exits
+            memory_in_a_slot_does_not_exit
+            a_write_to_read_only_memory_exits_and_changes_nothing
+            overlapping_memory_is_refused_and_nothing_changes
+            unmapped_memory_exits_again_and_its_slot_is_free
+            a_string_read_keeps_width_and_count_apart
+            registers_set_in_a_write_exit_hold
+            registers_set_in_a_read_exit_hold_and_the_answer_too
+            registers_cannot_be_set_before_a_read_is_committed
+            a_straddling_read_comes_in_fragments_that_make_one_value
+            registers_set_in_a_straddling_read_wait_for_its_last_fragment
+            a_straddling_write_comes_in_fragments
+            an_access_half_in_memory_exits_for_the_other_half
+            the_rules_of_an_answer_are_kept
+            a_kick_before_a_run_ends_it_before_the_guest_moves
+            a_kick_during_a_run_ends_it
+            a_kick_ends_the_wait_of_a_halted_vcpu
+            a_kick_between_runs_waits_for_the_access_to_finish
+            a_commit_does_not_eat_a_kick
+            a_kick_outlives_the_next_fragment
+            a_hundred_thousand_kicks_from_other_threads_and_none_is_lost
+            a_kick_of_a_vcpu_that_is_gone_does_nothing
+            the_second_vcpu_waits_until_it_is_made_runnable
+            a_vcpu_is_made_once
+            a_vcpu_begins_in_the_state_after_reset
+            state_that_was_set_is_read_back
+            a_dirty_log_has_the_pages_written_since_the_last_look
+            a_dirty_log_comes_in_whole_words
+            memory_that_is_not_logged_has_no_dirty_log
+            a_write_to_an_ioeventfd_signals_and_does_not_exit
+            a_write_that_does_not_match_exits
+            ioeventfds_do_not_collide
+            an_ioeventfd_is_taken_away_by_what_it_was_registered_with
+            a_line_is_seen_at_the_pins_it_leads_to
+            a_line_that_leads_nowhere_may_be_set
+            an_irqfd_raises_its_line_until_the_guest_acknowledges
+            an_irqfd_is_registered_once_and_taken_away
+            routes_say_where_a_line_leads_to
+            impossible_routes_are_refused
+            chips_begin_in_their_state_after_reset
+            a_pic_that_was_set_is_read_back
+            an_ioapic_that_was_set_is_read_back
+            a_pit_that_was_set_is_read_back
+            a_clock_that_was_set_is_read_back
+            the_identity_map_address_is_set_before_the_first_vcpu
+            extensions_are_told
+            cpuid_leaves_are_told_and_can_be_set
+            the_msrs_are_listed_once_each
+            the_fpu_begins_after_reset_and_is_read_back
+            debug_registers_are_checked_and_read_back
+            the_local_apic_begins_after_reset_and_is_read_back
+            extended_control_registers_are_checked_and_read_back
+            events_are_checked_and_read_back
+            an_unknown_mp_state_is_refused
+            msrs_are_taken_up_to_the_first_unknown_one
+            the_cpuid_does_not_change_after_the_first_run
+            hyperv_leaves_lie_together
+            the_hyperv_interrupt_controller_is_turned_on
+            a_capability_that_is_lacking_is_refused
+            registers_after_an_exit_are_those_that_were_set_since
+        );
+    };
+    (@cases $make:path: $($case:ident)*) => {
+        $(
+            #[test]
+            fn $case() {
+                $crate::conformance::$case(&|program| $make(stringify!($case), program));
+            }
+        )*
+    };
+}
+
+const PORT: u16 = 0x3f8;
+const OTHER_PORT: u16 = 0x70;
+/// An address nobody backs, in the middle of a page.
+const HOLE: u16 = 0x9100;
+/// Four bytes here lie on two pages, both unbacked.
+const STRADDLE: u16 = 0x9ffe;
+
+const E2BIG: Errno = Errno::TOOBIG;
+const EBUSY: Errno = Errno::BUSY;
+const EEXIST: Errno = Errno::EXIST;
+const EINVAL: Errno = Errno::INVAL;
+const ENOENT: Errno = Errno::NOENT;
+
+/// The errno of a refusal.
+fn errno<T: std::fmt::Debug>(result: hypervisor::Result<T>) -> Errno {
+    match result {
+        Err(Error::System { source, .. }) => Errno::from_io_error(&source).expect("an errno"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An eventfd whose reads fail where there is no signal.
+fn event() -> Arc<EventFd> {
+    Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).expect("eventfd"))
+}
+
+fn run(vcpu: &mut dyn Vcpu) -> Exit {
+    // An interruption that nobody asked for is legal.
+    for _ in 0..100 {
+        match vcpu.run().expect("run") {
+            Exit::Interrupted => {}
+            exit => return exit,
+        }
+    }
+    panic!("interrupted a hundred times in a row");
+}
+
+fn access(vcpu: &mut dyn Vcpu) -> Access {
+    match run(vcpu) {
+        Exit::Access(access) => access,
+        other => panic!("{other:?} instead of an access"),
+    }
+}
+
+fn expect_write(vcpu: &mut dyn Vcpu, space: AddressSpace, address: u64, data: &[u8]) {
+    let access = access(vcpu);
+    assert_eq!((access.space(), access.address(), access.direction()), (space, address, Direction::Write));
+    assert_eq!(access.inline_data(), Some(data));
+    assert_eq!(vcpu.access_data(), data);
+}
+
+fn expect_read(vcpu: &mut dyn Vcpu, space: AddressSpace, address: u64, len: usize) {
+    let access = access(vcpu);
+    assert_eq!((access.space(), access.address(), access.direction()), (space, address, Direction::Read));
+    assert_eq!(access.len(), len);
+    assert_eq!(vcpu.access_data(), [0; 0]);
+}
+
+fn commit(vcpu: &mut dyn Vcpu) -> Exit {
+    vcpu.commit().expect("commit")
+}
+
+fn read_problem<T: std::fmt::Debug>(result: hypervisor::Result<T>) -> ReadProblem {
+    match result {
+        Err(Error::Read { problem, .. }) => problem,
+        other => panic!("{other:?}"),
+    }
+}
