@@ -44,6 +44,12 @@ impl Ended {
         self.stderr.iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
     }
 
+    /// No thread of it panicked.
+    pub(crate) fn assert_no_panic(&self) -> &Self {
+        assert_eq!(self.logged(&["panicked"]), 0, "{self:#?}");
+        self
+    }
+
     pub(crate) fn assert_took(&self, range: std::ops::Range<Duration>) -> &Self {
         assert!(range.contains(&self.took), "not within {range:?}: {self:#?}");
         self

@@ -3,9 +3,12 @@
 #![allow(dead_code, unused_macros, unused_imports, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail like tests")]
 
+mod driven;
 mod ended;
 mod leftover;
+mod resources;
 mod running;
+mod tally;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -14,8 +17,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+pub(crate) use driven::{Driven, RAM_ID};
 pub(crate) use ended::Ended;
+pub(crate) use resources::Resources;
 pub(crate) use running::{Running, kill};
+pub(crate) use tally::Tally;
 use tempfile::NamedTempFile;
 use test_utils::guest::Program;
 
@@ -94,17 +100,28 @@ impl Outboard {
 
     /// [`probe`](Self::probe) with more options of `outboard run`.
     pub(crate) fn probe_with(backend: Backend, program: &Program, options: &[&str], steps: &str) -> Self {
+        let memory = format!("memory={}", hex(&program.code()));
+        let steps = steps.split_whitespace().map(|step| if step == "memory" { &memory } else { step });
+        Self::plugin(backend, program, options, "probe", steps)
+    }
+
+    /// Runs an example plugin on `backend`, whose vCPUs follow `program` where it is the mock.
+    pub(crate) fn plugin(
+        backend: Backend,
+        program: &Program,
+        options: &[&str],
+        plugin: &str,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Self {
         let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
-        outboard.command.arg(example("probe")).args(options);
+        outboard.command.arg(example(plugin)).args(options);
         if backend == Backend::Mock {
             let mut script = NamedTempFile::new().unwrap();
             script.write_all(program.script_text().as_bytes()).unwrap();
             outboard.command.arg("--script").arg(script.path());
             outboard.script = Some(script);
         }
-        let memory = format!("memory={}", hex(&program.code()));
-        let steps = steps.split_whitespace().map(|step| if step == "memory" { &memory } else { step });
-        outboard.command.arg("--").args(steps);
+        outboard.command.arg("--").args(args);
         outboard
     }
 

@@ -48,7 +48,7 @@ impl Running {
         Self { outboard, child, started, stdout, stderr, seen: Vec::new() }
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 

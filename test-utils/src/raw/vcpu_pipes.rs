@@ -1,0 +1,310 @@
+//! A vCPU's pipes: bare requests one way, responses behind their length the other.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, retry_on_intr};
+
+use super::protobuf::take_varint;
+use super::vcpu_request::{self, REGS, SREGS};
+use super::{Fields, LIMIT, Message, readable_within};
+
+/// What the pipes are asked to hold, and so the most that one read gives.
+const PIPE_SIZE: usize = 0x40000;
+
+/// The plugin's ends.
+#[derive(Debug)]
+pub struct VcpuPipes {
+    requests: Option<OwnedFd>,
+    responses: Option<OwnedFd>,
+    bytes: Vec<u8>,
+    /// Whether a message ever came in pieces, which older clients do not take.
+    split: bool,
+}
+
+/// What came on a vCPU's pipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VcpuAnswer {
+    /// 0, or why not.
+    pub errno: i64,
+    /// Which of the alternatives is there.
+    pub field: Option<u32>,
+    /// What is in it.
+    pub body: Fields,
+}
+
+/// What a wait response tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The vCPU is there.
+    Init,
+    /// An access.
+    Io(Io),
+    /// A pause.
+    User(u64),
+    /// An exit of Hyper-V's, by its field.
+    HyperV(u32, Fields),
+}
+
+/// An access.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Io {
+    /// `AddressSpace`
+    pub space: u64,
+    /// Of its first byte.
+    pub address: u64,
+    /// Which way.
+    pub is_write: bool,
+    /// Posted.
+    pub no_resume: bool,
+    /// What is written, or as many bytes as are read.
+    pub data: Vec<u8>,
+    /// As a hint asked for.
+    pub regs: Vec<u8>,
+    /// As a hint asked for.
+    pub sregs: Vec<u8>,
+    /// As a hint asked for.
+    pub debugregs: Vec<u8>,
+}
+
+impl VcpuPipes {
+    /// The ends to write and to read.
+    pub fn new(requests: OwnedFd, responses: OwnedFd) -> Self {
+        Self { requests: Some(requests), responses: Some(responses), bytes: Vec::new(), split: false }
+    }
+
+    /// The end to write.
+    ///
+    /// # Panics
+    ///
+    /// If it was closed.
+    pub fn requests(&self) -> BorrowedFd<'_> {
+        self.requests.as_ref().expect("open").as_fd()
+    }
+
+    /// The end to read.
+    ///
+    /// # Panics
+    ///
+    /// If it was closed.
+    pub fn responses(&self) -> BorrowedFd<'_> {
+        self.responses.as_ref().expect("open").as_fd()
+    }
+
+    /// Closes the end to write.
+    pub fn close_requests(&mut self) {
+        self.requests = None;
+    }
+
+    /// Closes the end to read.
+    pub fn close_responses(&mut self) {
+        self.responses = None;
+    }
+
+    /// Writes these bytes by one `write`.
+    ///
+    /// # Panics
+    ///
+    /// If the pipe does not take them whole.
+    pub fn write(&self, bytes: &[u8]) {
+        let written = retry_on_intr(|| rustix::io::write(self.requests(), bytes)).expect("writing a request");
+        assert_eq!(written, bytes.len());
+    }
+
+    /// Sends a request.
+    pub fn send(&self, request: &Message) {
+        self.write(request.as_bytes());
+    }
+
+    /// The next response; `None` at the pipe's end.
+    ///
+    /// # Panics
+    ///
+    /// If none comes within [`LIMIT`].
+    pub fn receive(&mut self) -> Option<VcpuAnswer> {
+        loop {
+            let mut rest = self.bytes.as_slice();
+            if let Some(length) = take_varint(&mut rest)
+                && let Some(message) = rest.get(..length as usize)
+            {
+                let answer = parse(message);
+                let taken = self.bytes.len() - rest.len() + message.len();
+                self.bytes.drain(..taken);
+                return Some(answer);
+            }
+            self.split |= !self.bytes.is_empty();
+            assert!(readable_within(self.responses(), LIMIT), "nothing from the vCPU within {LIMIT:?}");
+            let mut buffer = vec![0; PIPE_SIZE];
+            match retry_on_intr(|| rustix::io::read(self.responses(), &mut buffer)).expect("reading a response") {
+                0 => {
+                    assert!(self.bytes.is_empty(), "the end within a response: {:02x?}", self.bytes);
+                    return None;
+                }
+                length => self.bytes.extend(&buffer[..length]),
+            }
+        }
+    }
+
+    /// Sees that all responses so far came whole, in one read each.
+    ///
+    /// # Panics
+    ///
+    /// If one did not.
+    pub fn assert_never_split(&self) {
+        assert!(!self.split, "a response came in pieces");
+    }
+
+    /// Whether a response is there or comes within `limit`.
+    pub fn has_response_within(&self, limit: std::time::Duration) -> bool {
+        !self.bytes.is_empty() || readable_within(self.responses(), limit)
+    }
+
+    /// The next wait response.
+    ///
+    /// # Panics
+    ///
+    /// If something else comes.
+    pub fn await_exit(&mut self) -> Wait {
+        let answer = self.receive().expect("a wait response, not the pipe's end");
+        assert_eq!((answer.errno, answer.field), (0, Some(2)), "no wait response: {answer:?}");
+        let exits = answer.body.numbers();
+        let [exit] = exits.as_slice() else { panic!("not one exit: {answer:?}") };
+        let exit_body = answer.body.message(*exit);
+        match exit {
+            1 => Wait::Init,
+            2 => Wait::Io(Io {
+                space: exit_body.uint(1),
+                address: exit_body.uint(2),
+                is_write: exit_body.uint(3) != 0,
+                no_resume: exit_body.uint(4) != 0,
+                data: exit_body.bytes(5).to_vec(),
+                regs: exit_body.bytes(6).to_vec(),
+                sregs: exit_body.bytes(7).to_vec(),
+                debugregs: exit_body.bytes(8).to_vec(),
+            }),
+            3 => Wait::User(exit_body.uint(1)),
+            4 | 5 => Wait::HyperV(*exit, exit_body),
+            _ => panic!("unknown exit: {answer:?}"),
+        }
+    }
+
+    /// The next wait response, an access.
+    ///
+    /// # Panics
+    ///
+    /// If something else comes.
+    pub fn await_io(&mut self) -> Io {
+        match self.await_exit() {
+            Wait::Io(io) => io,
+            other => panic!("{other:?} in place of an access"),
+        }
+    }
+
+    /// Asks and sees that the answer is one to this request.
+    ///
+    /// # Panics
+    ///
+    /// If it is not.
+    pub fn ask(&mut self, request: &Message) -> VcpuAnswer {
+        self.send(request);
+        let answer = self.receive().expect("an answer, not the pipe's end");
+        let asked = Fields::parse(request.as_bytes()).numbers()[0];
+        if answer.field.is_some() || ![Errno::NOTTY, Errno::PROTO].iter().any(|no| answer.is(*no)) {
+            assert_eq!(answer.field, vcpu_request::answer_field(asked), "not the answer to {request:?}: {answer:?}");
+        }
+        assert!(answer.errno >= 0, "{answer:?}");
+        answer
+    }
+
+    /// Asks for what must be refused with `errno`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not.
+    pub fn refused(&mut self, request: &Message, errno: Errno) {
+        let answer = self.ask(request);
+        assert!(answer.is(errno), "not {errno:?} for {request:?}: {answer:?}");
+    }
+
+    /// Asks for what must succeed.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn done(&mut self, request: &Message) -> Fields {
+        let answer = self.ask(request);
+        assert_eq!(answer.errno, 0, "{request:?}");
+        answer.body
+    }
+
+    /// Some state, which must have the kernel's size.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be had.
+    pub fn get(&mut self, (set, size): (u64, usize)) -> Vec<u8> {
+        let state = self.done(&vcpu_request::get_state(set)).bytes(1).to_vec();
+        assert_eq!(state.len(), size, "state {set}");
+        state
+    }
+
+    /// Sets some state.
+    ///
+    /// # Panics
+    ///
+    /// If it is refused.
+    pub fn set(&mut self, (set, _): (u64, usize), state: &[u8]) {
+        self.done(&vcpu_request::set_state(set, state));
+    }
+
+    /// Waits for the vCPU to be there.
+    ///
+    /// # Panics
+    ///
+    /// If something else comes first.
+    pub fn await_init(&mut self) {
+        self.send(&vcpu_request::wait());
+        assert_eq!(self.await_exit(), Wait::Init);
+    }
+
+    /// Lets the vCPU begin at `entry`, in real mode, once it is resumed.
+    pub fn boot(&mut self, entry: u64) {
+        let mut sregs = self.get(SREGS);
+        // CS comes first: base, limit, selector.
+        sregs[0..8].fill(0);
+        sregs[12..14].fill(0);
+        self.set(SREGS, &sregs);
+        // RIP and RFLAGS come behind 16 registers.
+        let mut regs = vec![0; REGS.1];
+        regs[128..136].copy_from_slice(&entry.to_le_bytes());
+        regs[136] = 2;
+        self.set(REGS, &regs);
+        // KVM_MP_STATE_RUNNABLE: only the first vCPU is at the start.
+        self.set(vcpu_request::MP, &[0; 4]);
+    }
+
+    /// Resumes with nothing.
+    pub fn resume(&self) {
+        self.send(&vcpu_request::resume());
+    }
+
+    /// Resumes from a read.
+    pub fn answer(&self, data: &[u8]) {
+        self.send(&vcpu_request::answer(data));
+    }
+}
+
+impl VcpuAnswer {
+    /// Whether it was refused with `errno`.
+    pub fn is(&self, errno: Errno) -> bool {
+        self.errno == i64::from(errno.raw_os_error())
+    }
+}
+
+fn parse(message: &[u8]) -> VcpuAnswer {
+    let fields = Fields::parse(message);
+    let alternatives: Vec<u32> = fields.numbers().into_iter().filter(|number| *number != 1).collect();
+    assert!(alternatives.len() <= 1, "not one alternative: {fields:?}");
+    let field = alternatives.first().copied();
+    let body = Fields::parse(field.map(|field| fields.bytes(field)).unwrap_or_default());
+    VcpuAnswer { errno: fields.sint(1), field, body }
+}

@@ -1,0 +1,111 @@
+//! A run whose plugin the test is, over the raw client.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+use test_utils::guest::{ENTRY, Program, RAM_LEN, RAM_START};
+use test_utils::memory;
+use test_utils::raw::request::{self, Memory};
+use test_utils::raw::{Listener, MainSocket, Message, Relay, VcpuPipes};
+
+use super::{Backend, Ended, Outboard, Running};
+
+/// The id of the guest's RAM.
+pub(crate) const RAM_ID: u32 = 1;
+
+/// A VM with a plugin that has connected, and has asked for nothing yet.
+pub(crate) struct Driven {
+    pub(crate) main: MainSocket,
+    pub(crate) relay: Relay,
+    pub(crate) running: Running,
+    program: Program,
+    _directory: TempDir,
+}
+
+impl Driven {
+    pub(crate) fn new(backend: Backend, program: &Program) -> Self {
+        Self::with(backend, program, &[])
+    }
+
+    /// [`new`](Self::new) with more options of `outboard run`.
+    pub(crate) fn with(backend: Backend, program: &Program, options: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("relay");
+        let listener = Listener::new(&path);
+        let running = Outboard::plugin(backend, program, options, "relay", [&path]).start();
+        let (relay, main) = listener.accept();
+        Self { main, relay, running, program: program.clone(), _directory: directory }
+    }
+
+    /// Gives the guest RAM with its program: the memory, to look into.
+    pub(crate) fn load(&self) -> OwnedFd {
+        let ram = memory::sealed_memfd(RAM_LEN);
+        memory::write_at(&ram, ENTRY - RAM_START, &self.program.code());
+        self.main.done_with(&request::create_memory(RAM_ID, Memory::new(RAM_START, RAM_LEN)), &[ram.as_fd()]);
+        ram
+    }
+
+    /// Reserves `ranges`, loads, starts and boots: the vCPUs, which wait to be resumed from `init`.
+    pub(crate) fn booted(&self, reservations: &[Message]) -> Vec<VcpuPipes> {
+        for reservation in reservations {
+            self.main.done(reservation);
+        }
+        self.load();
+        let mut vcpus = self.main.vcpus();
+        self.main.done(&request::start());
+        for vcpu in &mut vcpus {
+            vcpu.await_init();
+            vcpu.boot(ENTRY);
+        }
+        vcpus
+    }
+
+    /// [`booted`](Self::booted), with all vCPUs resumed.
+    pub(crate) fn running(&self, reservations: &[Message]) -> Vec<VcpuPipes> {
+        let vcpus = self.booted(reservations);
+        vcpus.iter().for_each(VcpuPipes::resume);
+        vcpus
+    }
+
+    /// [`running`](Self::running) of a VM with one vCPU.
+    pub(crate) fn running_one(&self, reservations: &[Message]) -> VcpuPipes {
+        self.running(reservations).pop().unwrap()
+    }
+
+    /// Sees that the VMM still answers, on a connection of its own.
+    pub(crate) fn assert_alive(&self) {
+        self.main.new_connection().done(&request::get_shutdown_eventfd());
+    }
+
+    /// Lets the plugin exit, and waits for the VMM's end.
+    pub(crate) fn exit(self, code: u8) -> Ended {
+        self.relay.command(&format!("exit {code}"));
+        self.end()
+    }
+
+    /// Lets the plugin exit with 0, which must end the VMM well.
+    pub(crate) fn finish(self) -> Ended {
+        let ended = self.exit(0);
+        ended.assert_success().assert_no_panic();
+        ended
+    }
+
+    /// Waits for the VMM's end.
+    pub(crate) fn end(self) -> Ended {
+        let ended = self.running.end();
+        ended.assert_no_panic();
+        ended
+    }
+
+    /// Waits for the shutdown event, obeys it, and waits for the VMM's end.
+    pub(crate) fn obey(self, shutdown: &OwnedFd) -> Ended {
+        assert!(test_utils::raw::readable_within(shutdown, test_utils::raw::LIMIT), "not told to exit");
+        self.exit(0)
+    }
+
+    /// Sends a signal to the VMM.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+}
