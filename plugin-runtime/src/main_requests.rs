@@ -407,6 +407,22 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_has_1024_io_events_and_a_destroyed_one_makes_room() {
+        let mut vm = vm(1);
+        let event = |id: u32| {
+            let event = main_request::create::IoEvent { address: id.into(), length: 1, ..Default::default() };
+            let constructor = Some(Constructor::IoEvent(event));
+            Message::Create(main_request::Create { id, constructor, ..Default::default() })
+        };
+        for id in 0..1024 {
+            assert_eq!(ask(&mut vm, event(id), None), 0);
+        }
+        assert_eq!(ask(&mut vm, event(1024), None), libc::ENOSPC);
+        assert_eq!(ask(&mut vm, Message::Destroy(main_request::Destroy { id: 7, ..Default::default() }), None), 0);
+        assert_eq!(ask(&mut vm, event(1024), None), 0);
+    }
+
+    #[test]
     fn a_plugin_has_131072_reservations_and_an_ended_one_makes_room() {
         let mut vm = vm(1);
         for n in 0..131_072 {
