@@ -22,6 +22,7 @@ mod machine;
 mod notice;
 mod owner;
 mod pump;
+mod routing;
 mod stop_signal;
 mod vcpu_loop;
 

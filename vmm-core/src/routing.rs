@@ -1,0 +1,230 @@
+//! The way of an exit: whose it is, what they ask of the vCPU, and the answer.
+
+use std::time::Instant;
+
+use hypervisor::{Access, Direction, Exit, MAX_ACCESS_BYTES, Vcpu};
+
+use crate::address_map::{Claim, Service};
+use crate::call_hint::CallHint;
+use crate::channel::{Attached, Bytes, Command, Event, Resume, State, StateKind};
+use crate::deferred::Deferred;
+use crate::error::LinkError;
+use crate::notice::StopReason;
+use crate::owner::OwnerId;
+use crate::vcpu_loop::{Result, VcpuLoop, final_reason};
+
+/// What an access nobody claimed reads.
+static ZEROS: [u8; MAX_ACCESS_BYTES] = [0; MAX_ACCESS_BYTES];
+
+/// A Hyper-V call's result: 64 bits (Hypervisor Top Level Functional Specification, 3.8).
+const HYPERV_RESULT_BYTES: usize = 8;
+
+/// Who gets what the guest says to Hyper-V: that has no address to be claimed, so it is the owner attached first.
+pub(crate) const HYPERV_OWNER: OwnerId = OwnerId::new(0);
+
+impl VcpuLoop {
+    /// Sees an exit that leaves something pending through, with all fragments of its instruction if registers are to be
+    /// set behind it.
+    pub(crate) fn see_through(&mut self, mut exit: Exit) -> Result<()> {
+        let mut deferred = Deferred::default();
+        loop {
+            let owner = match exit {
+                Exit::Access(access) => self.access(&access, &mut deferred)?,
+                Exit::HypervCall { input, params } => {
+                    let event = Event::HypervCall { input, params };
+                    self.consult_read(HYPERV_OWNER, event, None, HYPERV_RESULT_BYTES, &mut deferred)?;
+                    Some(HYPERV_OWNER)
+                }
+                exit => return Err(final_reason(exit)),
+            };
+            if deferred.is_empty() {
+                return Ok(());
+            }
+            exit = self.vcpu.commit()?;
+            if exit == Exit::Interrupted {
+                return deferred.apply(&mut *self.vcpu).map_err(|source| self.bad_resume(owner, source));
+            }
+        }
+    }
+
+    /// Routes one access to whom it belongs, and answers it.
+    fn access(&mut self, access: &Access, deferred: &mut Deferred) -> Result<Option<OwnerId>> {
+        let claim = self.shared.map.claim_on(access.space(), access.address());
+        match (claim, access.direction()) {
+            (Some(Claim { owner, service: Service::Synchronous }), Direction::Read) => {
+                let event = self.access_event(access, Some(deferred))?;
+                self.consult_read(owner, event, Some(access), access.len(), deferred)?;
+            }
+            (Some(Claim { owner, service: Service::Synchronous }), Direction::Write) => {
+                // Behind a read of the same instruction a write is unfinished business too.
+                let mut deferred = Some(deferred).filter(|deferred| !deferred.is_empty());
+                let event = self.access_event(access, deferred.as_deref_mut())?;
+                let resume = self.consult(owner, event, Some(access), deferred.as_deref_mut())?;
+                match deferred {
+                    Some(deferred) => defer(resume, deferred),
+                    None => self.apply(owner, resume)?,
+                }
+            }
+            (Some(Claim { owner, service: Service::PostedWrites }), Direction::Write) => {
+                self.posted_write(owner, access)?;
+            }
+            (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
+            (None, Direction::Write) => {}
+        }
+        Ok(claim.map(|claim| claim.owner))
+    }
+
+    /// Consults the owner of a read of `len` bytes, and answers with what it gives, no more and no less.
+    fn consult_read(
+        &mut self,
+        owner: OwnerId,
+        event: Event,
+        access: Option<&Access>,
+        len: usize,
+        deferred: &mut Deferred,
+    ) -> Result<()> {
+        let mut resume = self.consult(owner, event, access, Some(deferred))?;
+        resume.data.resize(len, 0);
+        self.vcpu.answer(&resume.data)?;
+        defer(resume, deferred);
+        Ok(())
+    }
+
+    /// The event of an access, with the registers attached that the hint asks for.
+    fn access_event(&self, access: &Access, deferred: Option<&mut Deferred>) -> Result<Event> {
+        let data = Bytes::from_slice(self.vcpu.access_data());
+        let hint = self.shared.hint.read();
+        let attached = match hint.as_ref().filter(|hint| hint.is_about(access)) {
+            Some(hint) => self.attach(hint, deferred)?,
+            None => Attached::default(),
+        };
+        Ok(Event::Access { access: *access, data, attached })
+    }
+
+    fn attach(&self, hint: &CallHint, deferred: Option<&mut Deferred>) -> hypervisor::Result<Attached> {
+        let mut throwaway = Deferred::default();
+        // What was attached within a read was seen by the owner, as if it had asked.
+        let seen = deferred.unwrap_or(&mut throwaway);
+        let regs = seen.regs(&*self.vcpu)?;
+        let detail = hint.detail(&regs).unwrap_or_default();
+        Ok(Attached {
+            regs: Some(regs),
+            sregs: detail.sregs.then(|| seen.sregs(&*self.vcpu)).transpose()?,
+            debug_regs: detail.debug_regs.then(|| self.vcpu.debug_regs().map(Box::new)).transpose()?,
+        })
+    }
+
+    /// Tells `owner` of a write that the guest does not wait for. One that cannot take it now is waited for all the same:
+    /// no posted write is lost.
+    fn posted_write(&mut self, owner: OwnerId, access: &Access) -> Result<()> {
+        let event = Event::Posted { access: *access, data: Bytes::from_slice(self.vcpu.access_data()) };
+        let deadline = self.deadline();
+        let Some((name, link)) = self.owners.get_mut(owner.index()) else { return Ok(()) };
+        link.post(event, deadline).map_err(|error| link_reason(error, name, Some(access)))
+    }
+
+    /// When an access that begins now must have been answered.
+    fn deadline(&self) -> Option<Instant> {
+        self.shared.exit_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+    }
+
+    /// Sends `event` to its owner and does what it asks until it says resume.
+    pub(crate) fn consult(
+        &mut self,
+        owner: OwnerId,
+        event: Event,
+        access: Option<&Access>,
+        mut deferred: Option<&mut Deferred>,
+    ) -> Result<Resume> {
+        // The owner may take any time over what is no access.
+        let deadline = access.and_then(|_| self.deadline());
+        let Some((name, link)) = self.owners.get_mut(owner.index()) else {
+            // Reserved for one who is not attached: as if nobody had claimed it.
+            return Ok(Resume::default());
+        };
+        let failed = |error| link_reason(error, name, access);
+        link.send(event).map_err(failed)?;
+        loop {
+            let answer = match link.receive(deadline).map_err(failed)? {
+                Command::Resume(resume) => return Ok(resume),
+                Command::Get(kind) => Event::State(get(&*self.vcpu, kind, deferred.as_deref_mut())),
+                Command::Set(state) => Event::Done(set(&mut *self.vcpu, state, deferred.as_deref_mut())),
+                Command::GetMsrs(indices) => Event::Msrs(self.vcpu.msrs(&indices)),
+                // However many were taken, that is no error.
+                Command::SetMsrs(entries) => Event::Done(self.vcpu.set_msrs(&entries).map(drop)),
+                Command::SetCpuid(entries) => Event::Done(self.vcpu.set_cpuid(&entries)),
+                Command::GetHypervCpuid => Event::Cpuid(self.vcpu.hyperv_cpuid()),
+                Command::EnableCapability(capability) => Event::Done(self.vcpu.enable_capability(capability)),
+                Command::Stop => return Err(StopReason::Released { owner: name.to_string() }),
+                Command::Fail(error) => return Err(failed(error)),
+            };
+            link.send(answer).map_err(failed)?;
+        }
+    }
+
+    pub(crate) fn apply(&mut self, owner: OwnerId, resume: Resume) -> Result<()> {
+        let mut all = Deferred::default();
+        defer(resume, &mut all);
+        all.apply(&mut *self.vcpu).map_err(|source| self.bad_resume(Some(owner), source))
+    }
+
+    fn bad_resume(&self, owner: Option<OwnerId>, source: hypervisor::Error) -> StopReason {
+        let name = owner.and_then(|owner| self.owners.get(owner.index())).map(|(name, _)| name.to_string());
+        StopReason::BadResume { owner: name.unwrap_or_default(), source }
+    }
+}
+
+/// Keeps the registers of a resume until they can be set.
+fn defer(resume: Resume, deferred: &mut Deferred) {
+    if let Some(regs) = resume.regs {
+        deferred.set_regs(regs);
+    }
+    if let Some(sregs) = resume.sregs {
+        deferred.set_sregs(sregs);
+    }
+    if let Some(debug_regs) = resume.debug_regs {
+        deferred.set_debug_regs(debug_regs);
+    }
+}
+
+fn get(vcpu: &dyn Vcpu, kind: StateKind, deferred: Option<&mut Deferred>) -> hypervisor::Result<State> {
+    Ok(match (kind, deferred) {
+        (StateKind::Regs, Some(deferred)) => State::Regs(deferred.regs(vcpu)?),
+        (StateKind::Regs, None) => State::Regs(vcpu.regs()?),
+        (StateKind::Sregs, Some(deferred)) => State::Sregs(deferred.sregs(vcpu)?),
+        (StateKind::Sregs, None) => State::Sregs(Box::new(vcpu.sregs()?)),
+        (StateKind::Fpu, _) => State::Fpu(Box::new(vcpu.fpu()?)),
+        (StateKind::DebugRegs, _) => State::DebugRegs(Box::new(vcpu.debug_regs()?)),
+        (StateKind::Lapic, _) => State::Lapic(Box::new(vcpu.lapic()?)),
+        (StateKind::MpState, _) => State::MpState(vcpu.mp_state()?),
+        (StateKind::Xcrs, _) => State::Xcrs(Box::new(vcpu.xcrs()?)),
+        (StateKind::Events, _) => State::Events(Box::new(vcpu.vcpu_events()?)),
+    })
+}
+
+fn set(vcpu: &mut dyn Vcpu, state: State, deferred: Option<&mut Deferred>) -> hypervisor::Result<()> {
+    match (state, deferred) {
+        (State::Regs(regs), Some(deferred)) => deferred.set_regs(regs),
+        (State::Regs(regs), None) => vcpu.set_regs(&regs)?,
+        (State::Sregs(sregs), Some(deferred)) => deferred.set_sregs(sregs),
+        (State::Sregs(sregs), None) => vcpu.set_sregs(&sregs)?,
+        (State::Fpu(fpu), _) => vcpu.set_fpu(&fpu)?,
+        (State::DebugRegs(debug_regs), _) => vcpu.set_debug_regs(&debug_regs)?,
+        (State::Lapic(lapic), _) => vcpu.set_lapic(&lapic)?,
+        (State::MpState(mp_state), _) => vcpu.set_mp_state(&mp_state)?,
+        (State::Xcrs(xcrs), _) => vcpu.set_xcrs(&xcrs)?,
+        (State::Events(events), _) => vcpu.set_vcpu_events(&events)?,
+    }
+    Ok(())
+}
+
+fn link_reason(error: LinkError, owner: &str, access: Option<&Access>) -> StopReason {
+    let owner = owner.to_string();
+    match (error, access) {
+        (LinkError::Stopped, _) => StopReason::Asked,
+        (LinkError::TimedOut, Some(access)) => StopReason::TimedOut { owner, access: *access },
+        (LinkError::HungUp, _) => StopReason::HungUp { owner },
+        (LinkError::Fault(source), _) => StopReason::Fault { owner, source },
+        (error @ LinkError::TimedOut, None) => StopReason::Fault { owner, source: Box::new(error) },
+    }
+}
