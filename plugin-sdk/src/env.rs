@@ -94,8 +94,9 @@ mod tests {
     fn a_descriptor_that_is_not_open_or_no_socket_is_refused() {
         assert_eq!(error_of("1000000000"), Some(Errno::BADF.raw_os_error()));
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
-        let reader = reader.into_raw_fd().to_string();
-        assert_eq!(error_of(&reader), Some(Errno::NOTSOCK.raw_os_error()));
+        // A number of its own: a low one may be what another test has taken over and closed.
+        let reader = rustix::io::fcntl_dupfd_cloexec(&reader, 700).unwrap();
+        assert_eq!(error_of(&reader.into_raw_fd().to_string()), Some(Errno::NOTSOCK.raw_os_error()));
     }
 
     #[test]
