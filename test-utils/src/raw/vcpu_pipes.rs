@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 
 use super::protobuf::take_varint;
 use super::vcpu_request::{self, REGS, SREGS};
@@ -113,6 +113,15 @@ impl VcpuPipes {
     /// Sends a request.
     pub fn send(&self, request: &Message) {
         self.write(request.as_bytes());
+    }
+
+    /// Waits until the VMM has read all that was sent: what is sent before that is one request with it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not within [`LIMIT`].
+    pub fn await_taken(&self) {
+        crate::wait::until("the request is read", || ioctl_fionread(self.requests()).expect("FIONREAD") == 0);
     }
 
     /// The next response; `None` at the pipe's end.

@@ -1,6 +1,7 @@
 //! A run whose plugin the test is, over the raw client.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -9,7 +10,10 @@ use test_utils::memory;
 use test_utils::raw::request::{self, Memory};
 use test_utils::raw::{Listener, MainSocket, Message, Relay, VcpuPipes};
 
-use super::{Backend, Ended, Outboard, Running};
+use super::{Backend, Ended, Outboard, Resources, Running};
+
+/// How long an end may take that does not wait for the plugin.
+const SOON: Duration = Duration::from_secs(2);
 
 /// The id of the guest's RAM.
 pub(crate) const RAM_ID: u32 = 1;
@@ -96,6 +100,30 @@ impl Driven {
         let ended = self.running.end();
         ended.assert_no_panic();
         ended
+    }
+
+    /// Waits for the VMM's end, which must not take as long as waiting for a plugin does.
+    pub(crate) fn end_soon(self) -> Ended {
+        let begun = Instant::now();
+        let ended = self.end();
+        assert!(begun.elapsed() < SOON, "it took {:?}: {ended:#?}", begun.elapsed());
+        ended
+    }
+
+    /// What the VMM holds now.
+    pub(crate) fn resources(&self) -> Resources {
+        Resources::of(self.running.pid())
+    }
+
+    /// Sees that the VMM holds no more than `before`, as soon as it has taken note of what was closed.
+    pub(crate) fn assert_holds_no_more_than(&self, before: Resources, what: &str) {
+        let mut now = self.resources();
+        if !test_utils::wait::holds(|| {
+            now = self.resources();
+            now.is_no_more_than(before)
+        }) {
+            panic!("{what}: grown from {before:?} to {now:?}");
+        }
     }
 
     /// Waits for the shutdown event, obeys it, and waits for the VMM's end.

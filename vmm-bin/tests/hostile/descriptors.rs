@@ -1,0 +1,142 @@
+//! Descriptors that are missing, too many or of the wrong kind. All that came are closed.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use test_utils::guest::Program;
+use test_utils::memory::sealed_memfd;
+use test_utils::raw::request::{self, Memory};
+
+use crate::common::{Backend, Driven, Tally, on_each_backend};
+use crate::samples::main_requests;
+
+on_each_backend! {
+    memory_of_the_wrong_kind_is_refused
+    descriptors_that_no_request_takes_are_closed
+    too_many_descriptors_close_the_connection
+    a_socket_that_carries_itself_is_closed
+}
+
+const PAGE: u64 = 0x1000;
+
+/// Descriptors that are no memfd, with their names; some are the VMM's own, which it has handed out.
+fn wrong_kinds(driven: &Driven) -> Vec<(&'static str, OwnedFd)> {
+    let (socket, _) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let vcpu = driven.main.vcpus().pop().unwrap();
+    let path = |path: &str, flags| open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(PAGE).unwrap();
+    let mut kinds = vec![
+        ("a directory", path("/", OFlags::RDONLY | OFlags::DIRECTORY)),
+        ("a file that was only named", path("/", OFlags::PATH)),
+        ("an executable", path("/proc/self/exe", OFlags::RDONLY)),
+        ("/dev/null", path("/dev/null", OFlags::RDWR)),
+        ("/dev/zero", path("/dev/zero", OFlags::RDWR)),
+        ("a process's memory", path("/proc/self/mem", OFlags::RDWR)),
+        ("a regular file", OwnedFd::from(file)),
+        ("a socket", socket),
+        ("an epoll descriptor", epoll::create(epoll::CreateFlags::CLOEXEC).unwrap()),
+        ("the reading end of a pipe", read),
+        ("the writing end of a pipe", write),
+        ("an eventfd", eventfd(5, EventfdFlags::CLOEXEC).unwrap()),
+        ("a pidfd", pidfd_open(getpid(), PidfdFlags::empty()).unwrap()),
+        ("a pidfd of the VMM", pidfd_open(driven.running.pid(), PidfdFlags::empty()).unwrap()),
+        ("the VMM's shutdown event", driven.main.descriptor(&request::get_shutdown_eventfd())),
+        ("the main socket itself", driven.main.as_fd().try_clone_to_owned().unwrap()),
+        ("another main socket", driven.main.descriptor(&request::new_connection())),
+        ("a vCPU's requests", vcpu.requests().try_clone_to_owned().unwrap()),
+        ("a vCPU's responses", vcpu.responses().try_clone_to_owned().unwrap()),
+    ];
+    if let Ok(kvm) = File::open("/dev/kvm") {
+        kinds.push(("/dev/kvm", kvm.into()));
+    }
+    kinds
+}
+
+fn memory_of_the_wrong_kind_is_refused(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} memory of the wrong kind", backend.name()));
+    let kinds = wrong_kinds(&driven);
+    let before = driven.resources();
+    for _ in 0..10 {
+        for (name, fd) in &kinds {
+            for length in [0, PAGE] {
+                let create = request::create_memory(5, Memory::new(0x8000, length));
+                let answer = driven.main.ask_with(&create, &[fd.as_fd()]);
+                assert_ne!(answer.errno, 0, "{name}");
+                tally.count();
+            }
+        }
+    }
+    drop(kinds);
+    driven.assert_holds_no_more_than(before, "descriptors of the wrong kind");
+    driven.assert_alive();
+    driven.finish();
+}
+
+fn descriptors_that_no_request_takes_are_closed(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} descriptors that no request takes", backend.name()));
+    let memory = sealed_memfd(PAGE);
+    let round = |tally: &mut Tally| {
+        for request in main_requests() {
+            let _ = driven.main.ask_with(&request, &[memory.as_fd()]);
+            tally.count();
+        }
+        for id in [60, 61, 62] {
+            driven.main.ask(&request::destroy(id));
+        }
+        for bytes in [&[][..], &[0xff; 3], &[0x0a]] {
+            let other = driven.main.new_connection();
+            other.send(bytes, &[memory.as_fd()]).unwrap();
+            other.assert_hung_up();
+            tally.count();
+        }
+    };
+    round(&mut tally);
+    let before = driven.resources();
+    (0..20).for_each(|_| round(&mut tally));
+    driven.assert_holds_no_more_than(before, "descriptors that no request takes");
+    driven.finish();
+}
+
+fn too_many_descriptors_close_the_connection(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} too many descriptors", backend.name()));
+    let memory = sealed_memfd(PAGE);
+    let before = driven.resources();
+    for count in [2, 3, 4, 5, 6, 7, 8, 16, 32, 33, 100, 252, 253] {
+        let fds: Vec<BorrowedFd<'_>> = vec![memory.as_fd(); count];
+        for request in [request::create_memory(5, Memory::new(0x8000, PAGE)), request::get_shutdown_eventfd()] {
+            let other = driven.main.new_connection();
+            other.send(request.as_bytes(), &fds).unwrap();
+            other.assert_hung_up();
+            tally.count();
+        }
+    }
+    driven.assert_holds_no_more_than(before, "too many descriptors");
+    driven.assert_alive();
+    driven.finish();
+}
+
+fn a_socket_that_carries_itself_is_closed(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} sockets that carry themselves", backend.name()));
+    let before = driven.resources();
+    for _ in 0..100 {
+        let other = driven.main.new_connection();
+        let create = request::create_memory(5, Memory::new(0x8000, PAGE));
+        other.send(create.as_bytes(), &[other.as_fd()]).unwrap();
+        drop(other);
+        tally.count();
+    }
+    driven.assert_alive();
+    driven.assert_holds_no_more_than(before, "sockets that carry themselves");
+    driven.finish();
+}

@@ -1,0 +1,257 @@
+//! A plugin that stops reading, floods, says half of something, closes what it should keep, or stops altogether.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::Signal;
+use test_utils::guest::Program;
+use test_utils::raw::request::{self, IOPORT};
+use test_utils::raw::vcpu_request::{self, SREGS};
+use test_utils::raw::{MainSocket, VcpuPipes};
+
+use crate::common::{Backend, Driven, Tally, in_parallel, on_each_backend};
+
+on_each_backend! {
+    one_that_does_not_read_its_answers_loses_that_connection
+    one_that_does_not_read_a_vcpus_answers_holds_up_that_vcpu_alone
+    a_flood_of_bad_datagrams_fills_no_log
+    connections_that_come_and_go_leave_nothing
+    many_connections_at_once_do_no_harm
+    half_closed_connections_are_dropped
+    a_vcpus_pipes_may_be_closed_in_any_order
+    a_stopped_plugin_stops_nothing_else
+    a_stopped_plugin_is_killed_at_the_end
+    a_plugin_may_exit_in_the_middle_of_an_exit
+}
+
+fn talking(backend: Backend, vcpus: u32) -> (Driven, Vec<VcpuPipes>) {
+    let program = Program::new().output(0x10, 1).input(0x11, 1).forever();
+    let driven = Driven::with(backend, &program, &["-c", &vcpus.to_string()]);
+    let vcpus = driven.running(&[request::reserve(IOPORT, 0x10, 2)]);
+    (driven, vcpus)
+}
+
+/// Sends without reading until the VMM has had enough: how many requests that took.
+fn flood(connection: &MainSocket, bytes: &[u8]) -> usize {
+    (0..1_000_000).find(|_| connection.send(bytes, &[]).is_err()).expect("it reads for ever")
+}
+
+fn one_that_does_not_read_its_answers_loses_that_connection(backend: Backend) {
+    let (driven, mut vcpus) = talking(backend, 1);
+    let mut tally = Tally::new(format!("{} floods without reading", backend.name()));
+    vcpus[0].await_io();
+    vcpus[0].resume();
+    let before = driven.resources();
+    for request in [
+        request::reserve(IOPORT, 0x20, 0),
+        request::new_connection(),
+        request::get_vcpus(),
+        request::destroy(99),
+        request::get_state(request::IOAPIC.0),
+    ] {
+        for _ in 0..3 {
+            let other = driven.main.new_connection();
+            assert!(flood(&other, request.as_bytes()) > 0);
+            drop(other);
+            driven.assert_alive();
+            // The guest is served all the while.
+            vcpus[0].await_io();
+            vcpus[0].resume();
+            tally.count();
+        }
+    }
+    driven.assert_holds_no_more_than(before, "floods without reading");
+    driven.finish().assert_logged(&["WARN", "relay", "dropped"]);
+}
+
+fn one_that_does_not_read_a_vcpus_answers_holds_up_that_vcpu_alone(backend: Backend) {
+    let (driven, mut vcpus) = talking(backend, 2);
+    vcpus.iter_mut().for_each(|vcpu| drop(vcpu.await_io()));
+    // One request at a time is read, each as soon as the one before was answered, so both pipes fill.
+    let get = vcpu_request::get_state(SREGS.0);
+    let flags = rustix::fs::fcntl_getfl(vcpus[0].requests()).unwrap();
+    rustix::fs::fcntl_setfl(vcpus[0].requests(), flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    let full = std::time::Instant::now();
+    while full.elapsed() < Duration::from_millis(100) {
+        match rustix::io::write(vcpus[0].requests(), get.as_bytes()) {
+            Ok(_) | Err(Errno::AGAIN) => {}
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+    driven.assert_alive();
+    for _ in 0..100 {
+        vcpus[1].resume();
+        vcpus[1].await_io();
+    }
+    driven.relay.command("exit 0");
+    driven.end_soon().assert_success();
+}
+
+fn a_flood_of_bad_datagrams_fills_no_log(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} bad datagrams in a flood", backend.name()));
+    let before = driven.resources();
+    let begun = std::time::Instant::now();
+    for _ in 0..2000 {
+        let other = driven.main.new_connection();
+        other.send(&[0xff; 5], &[]).unwrap();
+        other.assert_hung_up();
+        tally.count();
+    }
+    let seconds = begun.elapsed().as_secs() as usize + 2;
+    driven.assert_holds_no_more_than(before, "bad datagrams");
+    let ended = driven.finish();
+    assert!(ended.logged(&["dropped"]) <= 100 * seconds, "{} lines", ended.logged(&["dropped"]));
+}
+
+fn connections_that_come_and_go_leave_nothing(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} connections that come and go", backend.name()));
+    let before = driven.resources();
+    for round in 0..1000 {
+        let other = driven.main.new_connection();
+        if round % 2 == 0 {
+            other.done(&request::get_shutdown_eventfd());
+        }
+        tally.count();
+    }
+    driven.assert_holds_no_more_than(before, "connections that come and go");
+    driven.finish();
+}
+
+fn many_connections_at_once_do_no_harm(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} connections at once", backend.name()));
+    let before = driven.resources();
+    let mut connections = Vec::new();
+    for _ in 0..2000 {
+        let answer = driven.main.ask(&request::new_connection());
+        // Where there is a limit, it is told.
+        assert_eq!(answer.errno == 0, !answer.fds.is_empty());
+        connections.extend(answer.fds.into_iter().map(MainSocket::new));
+        tally.count();
+    }
+    driven.main.done(&request::reserve(IOPORT, 0x10, 1));
+    drop(connections);
+    driven.assert_holds_no_more_than(before, "connections at once");
+    driven.assert_alive();
+    driven.finish();
+}
+
+fn half_closed_connections_are_dropped(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} connections half closed", backend.name()));
+    let before = driven.resources();
+    for how in [Shutdown::Write, Shutdown::Read, Shutdown::Both] {
+        for _ in 0..30 {
+            let other = driven.main.new_connection();
+            shutdown(&other, how).unwrap();
+            let _ = other.send(request::get_vcpus().as_bytes(), &[]);
+            tally.count();
+            // Dropped at last, whatever the VMM has made of it before.
+        }
+    }
+    driven.assert_alive();
+    driven.assert_holds_no_more_than(before, "connections half closed");
+    driven.finish();
+}
+
+fn a_vcpus_pipes_may_be_closed_in_any_order(backend: Backend) {
+    let mut tally = Tally::new(format!("{} vCPU pipes closed", backend.name()));
+    for order in 0..4 {
+        let (driven, mut vcpus) = talking(backend, 2);
+        let (first, second) = vcpus.split_at_mut(1);
+        first[0].await_io();
+        if order & 1 == 0 {
+            first[0].close_requests();
+        }
+        if order & 2 == 0 {
+            first[0].close_responses();
+        }
+        for _ in 0..10 {
+            second[0].await_io();
+            second[0].resume();
+        }
+        driven.finish();
+        tally.count();
+    }
+}
+
+fn a_stopped_plugin_stops_nothing_else(backend: Backend) {
+    let (driven, mut vcpus) = talking(backend, 1);
+    let mut tally = Tally::new(format!("{} plugins stopped and continued", backend.name()));
+    for _ in 0..20 {
+        driven.relay.command("stop");
+        for _ in 0..10 {
+            driven.assert_alive();
+            vcpus[0].await_io();
+            vcpus[0].resume();
+        }
+        driven.relay.signal(Signal::CONT);
+        tally.count();
+    }
+    // The last of the stops may have come after its continuation.
+    driven.relay.command("exit 0");
+    driven.relay.signal(Signal::CONT);
+    driven.end_soon().assert_success();
+}
+
+fn a_stopped_plugin_is_killed_at_the_end(backend: Backend) {
+    let (driven, mut vcpus) = talking(backend, 1);
+    vcpus[0].await_io();
+    driven.relay.signal(Signal::STOP);
+    driven.signal(Signal::TERM);
+    let ended = driven.end();
+    ended.assert_failure(&["relay", "did not exit in time"]);
+    ended.assert_took(Duration::from_secs(2)..Duration::from_secs(5));
+}
+
+fn a_plugin_may_exit_in_the_middle_of_an_exit(backend: Backend) {
+    let mut tally = Tally::new(format!("{} exits in the middle of an exit", backend.name()));
+    let cases: Vec<_> = ["exit 0", "exit 3", "kill 9", "kill 6"]
+        .into_iter()
+        .flat_map(|how| (0..8).map(move |moment| (how, moment)))
+        .collect();
+    cases.iter().for_each(|_| tally.count());
+    in_parallel(cases, |(how, moment)| {
+        let (driven, mut vcpus) = talking(backend, 4);
+        for (index, vcpu) in vcpus.iter_mut().enumerate() {
+            match moment {
+                0 => {}
+                // In a write, in a read, after half a request, within a pause.
+                1 => drop(vcpu.await_io()),
+                2 => {
+                    vcpu.await_io();
+                    vcpu.resume();
+                    vcpu.await_io();
+                }
+                3 if index == 2 => {
+                    vcpu.await_io();
+                    vcpu.send(&vcpu_request::get_state(SREGS.0));
+                }
+                4 => {
+                    vcpu.await_io();
+                    driven.main.done(&request::pause(1 << index, 5));
+                    vcpu.resume();
+                    vcpu.await_exit();
+                }
+                5 if index == 1 => vcpu.close_responses(),
+                6 if index == 1 => vcpu.close_requests(),
+                7 => {
+                    // Whatever the vCPU is at, its answer is there already.
+                    vcpu.resume();
+                }
+                _ => {}
+            }
+        }
+        driven.relay.command(how);
+        let ended = driven.end_soon();
+        match how {
+            "exit 0" => ended.assert_success(),
+            "exit 3" => ended.assert_failure(&["relay", "code 3"]),
+            "kill 9" => ended.assert_failure(&["relay", "SIGKILL"]),
+            _ => ended.assert_failure(&["relay", "SIGABRT"]),
+        };
+    });
+}
