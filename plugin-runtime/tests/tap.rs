@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
@@ -16,7 +15,7 @@ const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 fn or_skip(test: &str, tap: Result<Tap, Error>) -> Option<Tap> {
     match tap {
         Err(Error::SetUp { what: what @ ("opening /dev/net/tun" | "attaching to the tap"), source }) => {
-            let _ = writeln!(std::io::stderr(), "SKIPPED (no tap) {test}: {what}: {source}");
+            test_utils::kvm::skipped(&format!("(no tap) {test}"), &format!("{what}: {source}"));
             None
         }
         tap => Some(tap.unwrap()),
