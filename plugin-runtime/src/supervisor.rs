@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hypervisor::Hypervisor;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use vmm_core::{Machine, Notice, Notices, Stepping, StopReason};
 
@@ -18,6 +18,7 @@ use crate::log_budget::{Admission, LogBudget};
 use crate::main_requests::{PluginVm, Then};
 use crate::pipe_pump::PipePump;
 use crate::process::PluginProcess;
+use crate::quota;
 use crate::signals::Signals;
 use crate::stderr_log::{Left, StderrLog};
 use crate::vcpu_pipes::VcpuPipes;
@@ -242,6 +243,10 @@ impl<'h> Supervisor<'h> {
                     return Ok(());
                 }
             };
+            if request.message.has_new_connection() {
+                self.forget_closed_connections();
+            }
+            let Some(connection) = self.connections.get(&token) else { return Ok(()) };
             let reply = self.vm.handle(request, self.connections.len());
             if let Err(fault) = connection.send(&reply.response, &reply.fds, &mut self.buffers) {
                 self.drop_connection(token, &fault);
@@ -261,6 +266,24 @@ impl<'h> Supervisor<'h> {
             self.begin_end()?;
         }
         Ok(())
+    }
+
+    /// Where no further connection is allowed, those that the plugin has closed, with nothing left to be read, go before
+    /// their turn, so that a plugin that opens and closes them quickly is not refused.
+    fn forget_closed_connections(&mut self) {
+        if self.connections.len() < quota::CONNECTIONS {
+            return;
+        }
+        let is_closed = |connection: &Connection| {
+            let mut fds = [PollFd::new(connection, PollFlags::IN)];
+            let looked = poll(&mut fds, Some(&Timespec::default()));
+            looked.is_ok_and(|_| fds.iter().all(|fd| fd.revents().contains(PollFlags::HUP)))
+                && rustix::io::ioctl_fionread(connection) == Ok(0)
+        };
+        let closed = self.connections.iter().filter(|(_, connection)| is_closed(connection));
+        for token in closed.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.drop_connection(token, &Fault::HungUp);
+        }
     }
 
     /// Ends one connection; the VM and the others live on.
