@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
@@ -89,5 +90,19 @@ impl Relay {
     /// If it is gone.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("the relay is there");
+    }
+
+    /// Continues it, as often as it stops, until it is gone.
+    ///
+    /// # Panics
+    ///
+    /// If it is still there after [`LIMIT`].
+    pub fn continue_until_it_ends(&self) {
+        crate::wait::until("the relay has ended", || {
+            // It may be gone between the look and the signal.
+            let _ = kill_process(self.pid, Signal::CONT);
+            let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+        });
     }
 }

@@ -51,7 +51,7 @@ fn one_that_does_not_read_its_answers_loses_that_connection(backend: Backend) {
         request::get_state(request::IOAPIC.0),
     ] {
         for _ in 0..3 {
-            let other = driven.main.new_connection();
+            let other = driven.connect();
             assert!(flood(&other, request.as_bytes()) > 0);
             drop(other);
             driven.assert_alive();
@@ -94,7 +94,7 @@ fn a_flood_of_bad_datagrams_fills_no_log(backend: Backend) {
     let before = driven.resources();
     let begun = std::time::Instant::now();
     for _ in 0..2000 {
-        let other = driven.main.new_connection();
+        let other = driven.connect();
         other.send(&[0xff; 5], &[]).unwrap();
         other.assert_hung_up();
         tally.count();
@@ -110,6 +110,7 @@ fn connections_that_come_and_go_leave_nothing(backend: Backend) {
     let mut tally = Tally::new(format!("{} connections that come and go", backend.name()));
     let before = driven.resources();
     for round in 0..1000 {
+        // Closed ones do not count: none is refused.
         let other = driven.main.new_connection();
         if round % 2 == 0 {
             other.done(&request::get_shutdown_eventfd());
@@ -145,7 +146,7 @@ fn half_closed_connections_are_dropped(backend: Backend) {
     let before = driven.resources();
     for how in [Shutdown::Write, Shutdown::Read, Shutdown::Both] {
         for _ in 0..30 {
-            let other = driven.main.new_connection();
+            let other = driven.connect();
             shutdown(&other, how).unwrap();
             let _ = other.send(request::get_vcpus().as_bytes(), &[]);
             tally.count();
@@ -191,9 +192,9 @@ fn a_stopped_plugin_stops_nothing_else(backend: Backend) {
         driven.relay.signal(Signal::CONT);
         tally.count();
     }
-    // The last of the stops may have come after its continuation.
     driven.relay.command("exit 0");
-    driven.relay.signal(Signal::CONT);
+    // Any of the stops may take effect only after its continuation.
+    driven.relay.continue_until_it_ends();
     driven.end_soon().assert_success();
 }
 
