@@ -1,8 +1,10 @@
 //! A run whose plugin the test is, over the raw client.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use test_utils::guest::{ENTRY, Program, RAM_LEN, RAM_START};
@@ -34,10 +36,19 @@ impl Driven {
 
     /// [`new`](Self::new) with more options of `outboard run`.
     pub(crate) fn with(backend: Backend, program: &Program, options: &[&str]) -> Self {
+        Self::start(program, |path| Outboard::plugin(backend, program, options, "relay", [path]))
+    }
+
+    /// [`new`](Self::new) on the mock, whose vCPUs follow a script that no program stands for.
+    pub(crate) fn scripted(script: &str) -> Self {
+        Self::start(&Program::new(), |path| Outboard::scripted(Backend::Mock, script, &[], "relay", [path]))
+    }
+
+    fn start(program: &Program, call: impl FnOnce(&Path) -> Outboard) -> Self {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("relay");
         let listener = Listener::new(&path);
-        let running = Outboard::plugin(backend, program, options, "relay", [&path]).start();
+        let running = call(&path).start();
         let (relay, main) = listener.accept();
         Self { main, relay, running, program: program.clone(), _directory: directory }
     }
@@ -79,7 +90,20 @@ impl Driven {
 
     /// Sees that the VMM still answers, on a connection of its own.
     pub(crate) fn assert_alive(&self) {
-        self.main.new_connection().done(&request::get_shutdown_eventfd());
+        self.connect().done(&request::get_shutdown_eventfd());
+    }
+
+    /// A new connection. Those that were closed count until the VMM has taken note of it, so one may be refused.
+    pub(crate) fn connect(&self) -> MainSocket {
+        let too_many = i64::from(Errno::MFILE.raw_os_error());
+        let mut socket = None;
+        test_utils::wait::until("there is room for a connection", || {
+            let mut answer = self.main.ask(&request::new_connection());
+            assert!(answer.errno == 0 || answer.errno == too_many, "{answer:?}");
+            socket = answer.fds.pop();
+            socket.is_some()
+        });
+        MainSocket::new(socket.unwrap())
     }
 
     /// Lets the plugin exit, and waits for the VMM's end.

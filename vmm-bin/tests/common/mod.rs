@@ -113,11 +113,22 @@ impl Outboard {
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
+        Self::scripted(backend, &program.script_text(), options, plugin, args)
+    }
+
+    /// [`plugin`](Self::plugin), where the mock's vCPUs follow a script that no program stands for.
+    pub(crate) fn scripted(
+        backend: Backend,
+        text: &str,
+        options: &[&str],
+        plugin: &str,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Self {
         let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
         outboard.command.arg(example(plugin)).args(options);
         if backend == Backend::Mock {
             let mut script = NamedTempFile::new().unwrap();
-            script.write_all(program.script_text().as_bytes()).unwrap();
+            script.write_all(text.as_bytes()).unwrap();
             outboard.command.arg("--script").arg(script.path());
             outboard.script = Some(script);
         }

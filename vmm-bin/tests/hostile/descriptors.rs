@@ -93,7 +93,7 @@ fn descriptors_that_no_request_takes_are_closed(backend: Backend) {
             driven.main.ask(&request::destroy(id));
         }
         for bytes in [&[][..], &[0xff; 3], &[0x0a]] {
-            let other = driven.main.new_connection();
+            let other = driven.connect();
             other.send(bytes, &[memory.as_fd()]).unwrap();
             other.assert_hung_up();
             tally.count();
@@ -114,7 +114,7 @@ fn too_many_descriptors_close_the_connection(backend: Backend) {
     for count in [2, 3, 4, 5, 6, 7, 8, 16, 32, 33, 100, 252, 253] {
         let fds: Vec<BorrowedFd<'_>> = vec![memory.as_fd(); count];
         for request in [request::create_memory(5, Memory::new(0x8000, PAGE)), request::get_shutdown_eventfd()] {
-            let other = driven.main.new_connection();
+            let other = driven.connect();
             other.send(request.as_bytes(), &fds).unwrap();
             other.assert_hung_up();
             tally.count();
@@ -130,7 +130,7 @@ fn a_socket_that_carries_itself_is_closed(backend: Backend) {
     let mut tally = Tally::new(format!("{} sockets that carry themselves", backend.name()));
     let before = driven.resources();
     for _ in 0..100 {
-        let other = driven.main.new_connection();
+        let other = driven.connect();
         let create = request::create_memory(5, Memory::new(0x8000, PAGE));
         other.send(create.as_bytes(), &[other.as_fd()]).unwrap();
         drop(other);

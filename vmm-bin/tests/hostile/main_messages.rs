@@ -25,14 +25,14 @@ struct Stubborn<'a> {
 
 impl<'a> Stubborn<'a> {
     fn new(driven: &'a Driven) -> Self {
-        Self { driven, connection: driven.main.new_connection() }
+        Self { driven, connection: driven.connect() }
     }
 
     /// Sends what may be answered or may close the connection, and sees that one of both happens.
     fn send(&mut self, datagram: &[u8]) {
         self.connection.send(datagram, &[]).unwrap();
         if self.connection.receive().is_none() {
-            self.connection = self.driven.main.new_connection();
+            self.connection = self.driven.connect();
         }
     }
 }
@@ -145,7 +145,7 @@ fn datagrams_of_any_length(backend: Backend) {
         tally.count();
     }
     for length in [LONGEST + 1, LONGEST + 4096] {
-        let other = driven.main.new_connection();
+        let other = driven.connect();
         // The kernel may refuse to carry it at all.
         if other.send(longest(length).as_bytes(), &[]).is_ok() {
             other.assert_hung_up();

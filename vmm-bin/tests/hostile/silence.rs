@@ -51,7 +51,7 @@ fn one_that_does_not_read_its_answers_loses_that_connection(backend: Backend) {
         request::get_state(request::IOAPIC.0),
     ] {
         for _ in 0..3 {
-            let other = driven.main.new_connection();
+            let other = driven.connect();
             assert!(flood(&other, request.as_bytes()) > 0);
             drop(other);
             driven.assert_alive();
@@ -94,7 +94,7 @@ fn a_flood_of_bad_datagrams_fills_no_log(backend: Backend) {
     let before = driven.resources();
     let begun = std::time::Instant::now();
     for _ in 0..2000 {
-        let other = driven.main.new_connection();
+        let other = driven.connect();
         other.send(&[0xff; 5], &[]).unwrap();
         other.assert_hung_up();
         tally.count();
@@ -110,7 +110,7 @@ fn connections_that_come_and_go_leave_nothing(backend: Backend) {
     let mut tally = Tally::new(format!("{} connections that come and go", backend.name()));
     let before = driven.resources();
     for round in 0..1000 {
-        let other = driven.main.new_connection();
+        let other = driven.connect();
         if round % 2 == 0 {
             other.done(&request::get_shutdown_eventfd());
         }
@@ -145,7 +145,7 @@ fn half_closed_connections_are_dropped(backend: Backend) {
     let before = driven.resources();
     for how in [Shutdown::Write, Shutdown::Read, Shutdown::Both] {
         for _ in 0..30 {
-            let other = driven.main.new_connection();
+            let other = driven.connect();
             shutdown(&other, how).unwrap();
             let _ = other.send(request::get_vcpus().as_bytes(), &[]);
             tally.count();
