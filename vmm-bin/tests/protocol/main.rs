@@ -6,12 +6,21 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod call_hints;
 mod connections;
+mod dirty_log;
+mod hyperv;
+mod io_events;
+mod irqs;
+mod machine_state;
 mod many_vcpus;
 mod memory;
+mod more_vcpu_state;
 mod pausing;
 mod posted_writes;
 mod reservations;
 mod resume;
 mod start;
+mod system;
+mod vcpu_requests;
 mod vcpu_state;
