@@ -1,5 +1,5 @@
 //! What the system can do: `check_extension`, `get_supported_cpuid`, `get_emulated_cpuid`, `get_msr_index_list`; and
-//! `get_net_config` where there is no network.
+//! `get_net_config`.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +16,7 @@ on_each_backend! {
     the_emulated_cpuid_is_answered
     the_msr_list_has_each_msr_once
     without_a_network_its_configuration_is_enodata
+    a_tap_is_given_with_its_addresses
 }
 
 fn fresh(backend: Backend) -> Driven {
@@ -80,5 +81,32 @@ fn the_msr_list_has_each_msr_once(backend: Backend) {
 fn without_a_network_its_configuration_is_enodata(backend: Backend) {
     let driven = fresh(backend);
     driven.main.refused(&request::get_net_config(), Errno::NODATA);
+    driven.finish();
+}
+
+fn a_tap_is_given_with_its_addresses(backend: Backend) {
+    const MAC: [u8; 6] = [0x70, 0x5d, 0xcc, 0xfe, 0, 3];
+    // Each backend's test may run at the same time: networks of their own.
+    let (ip, wire_ip) = match backend {
+        Backend::Kvm => ("100.115.92.5", 0x055c_7364),
+        Backend::Mock => ("100.115.92.9", 0x095c_7364),
+    };
+    if let Err(error) = plugin_runtime::Tap::open("outboardprobe0") {
+        test_utils::kvm::skipped(&format!("(no tap) a_tap_is_given_with_its_addresses on {}", backend.name()), &error);
+        return;
+    }
+    let options = ["--host-ip", ip, "--netmask", "255.255.255.252", "--mac", "70:5d:cc:fe:00:03"];
+    let driven = Driven::with(backend, &Program::new(), &options);
+    let mut answer = driven.main.done(&request::get_net_config());
+    assert_eq!(answer.body.bytes(1), MAC);
+    assert_eq!((answer.body.uint(2), answer.body.uint(3)), (wire_ip, 0xfcff_ffff));
+    let tap = answer.fds.pop().unwrap();
+    assert!(answer.fds.is_empty());
+    // The plugin may ask again; what it gets is a tap, and does not block.
+    assert_eq!(driven.main.done(&request::get_net_config()).fds.len(), 1);
+    let tap = plugin_runtime::Tap::from_fd(tap).unwrap();
+    assert_eq!((tap.address().to_string(), tap.mac()), (ip.to_owned(), MAC));
+    let flags = rustix::fs::fcntl_getfl(&tap).unwrap();
+    assert!(flags.contains(rustix::fs::OFlags::NONBLOCK));
     driven.finish();
 }

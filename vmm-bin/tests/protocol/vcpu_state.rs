@@ -1,132 +1,133 @@
-//! `get_state` and `set_state` of a vCPU, `shutdown`, and vCPU requests that are none.
+//! The rest of a vCPU's state: `FPU`, `DEBUGREGS`, `LAPIC`, `XCREGS` and `EVENTS`.
 
 use rustix::io::Errno;
 use test_utils::guest::Program;
+use test_utils::raw::VcpuPipes;
 use test_utils::raw::request::{self, IOPORT};
-use test_utils::raw::vcpu_request::{self, MP, REGS, SREGS};
-use test_utils::raw::{Message, VcpuPipes};
+use test_utils::raw::vcpu_request::{self, DEBUGREGS, EVENTS, FPU, LAPIC, XCREGS};
 
 use crate::common::{Backend, Driven, on_each_backend};
 
 on_each_backend! {
-    state_that_was_set_is_what_is_got
-    state_is_there_at_an_exit_and_at_a_pause
+    the_fpu_is_read_back
+    debug_registers_are_read_back
+    the_local_apic_is_read_back
+    extended_control_registers_are_read_back
+    events_are_read_back
     state_of_another_size_is_einval
-    unknown_state_is_einval
-    a_wait_between_is_eproto
-    an_unknown_request_is_enotty
-    a_shut_down_vcpu_ends_the_vm
-    a_request_that_does_not_decode_is_an_error
+    state_that_the_kernel_refuses_is_einval
+    debug_registers_set_by_the_resume_are_the_guests
+    debug_registers_of_a_wrong_size_stop_the_vcpu_with_an_error
 }
 
+const ALL: [(u64, usize); 5] = [FPU, DEBUGREGS, LAPIC, XCREGS, EVENTS];
+
 fn started(backend: Backend) -> (Driven, VcpuPipes) {
-    let driven = Driven::new(backend, &Program::new().mov(0x1234).output(0x10, 2).forever());
+    let driven = Driven::new(backend, &Program::new().output(0x10, 1).forever());
     let vcpu = driven.booted(&[request::reserve(IOPORT, 0x10, 1)]).pop().unwrap();
     (driven, vcpu)
 }
 
-fn state_that_was_set_is_what_is_got(backend: Backend) {
+/// Changes bytes of some state, sees them read back with all others as they were, and sees the guest run on with it.
+fn read_back(backend: Backend, set: (u64, usize), changes: &[(usize, &[u8])]) {
     let (driven, mut vcpu) = started(backend);
-    // 16 registers, each a number of its own; RIP stays, and RFLAGS keeps its fixed bit.
-    let mut regs = vcpu.get(REGS);
-    for (index, register) in regs[..128].chunks_mut(8).enumerate() {
-        register.copy_from_slice(&(0x1111 * (index as u64 + 1)).to_le_bytes());
+    let mut state = vcpu.get(set);
+    for (offset, bytes) in changes {
+        state[*offset..offset + bytes.len()].copy_from_slice(bytes);
     }
-    vcpu.set(REGS, &regs);
-    assert_eq!(vcpu.get(REGS), regs);
-
-    let mut sregs = vcpu.get(SREGS);
-    // DS is the second segment, of 24 bytes each; its base comes first, its selector after the limit.
-    sregs[24..32].copy_from_slice(&0x1230_u64.to_le_bytes());
-    sregs[36..38].copy_from_slice(&0x123_u16.to_le_bytes());
-    vcpu.set(SREGS, &sregs);
-    assert_eq!(vcpu.get(SREGS), sregs);
-
-    // KVM_MP_STATE_HALTED
-    vcpu.set(MP, &[3, 0, 0, 0]);
-    assert_eq!(vcpu.get(MP), [3, 0, 0, 0]);
+    vcpu.set(set, &state);
+    assert_eq!(vcpu.get(set), state);
+    vcpu.resume();
+    vcpu.await_io();
+    vcpu.get(set);
     driven.finish();
 }
 
-fn state_is_there_at_an_exit_and_at_a_pause(backend: Backend) {
+fn the_fpu_is_read_back(backend: Backend) {
+    // The second of 8 registers of 16 bytes, the control word behind them, and the fourth of the SSE registers.
+    read_back(backend, FPU, &[(16, &[1, 2, 3, 4]), (128, &0x027f_u16.to_le_bytes()), (208, b"sixteen bytes :)")]);
+}
+
+fn debug_registers_are_read_back(backend: Backend) {
+    // The addresses of four breakpoints that are off.
+    read_back(backend, DEBUGREGS, &[(0, &[1]), (8, &[2]), (16, &[3]), (24, &[4])]);
+}
+
+fn the_local_apic_is_read_back(backend: Backend) {
+    // Vectors for LINT0 and LINT1, masked.
+    read_back(backend, LAPIC, &[(0x350, &[0x32, 0, 1, 0]), (0x360, &[0x33, 0, 1, 0])]);
+}
+
+fn extended_control_registers_are_read_back(backend: Backend) {
     let (driven, mut vcpu) = started(backend);
-    vcpu.resume();
-    vcpu.await_io();
-    let mut regs = vcpu.get(REGS);
-    assert_eq!(regs[..8], 0x1234_u64.to_le_bytes());
-    // RBX, which the guest does not touch.
-    regs[8..16].copy_from_slice(&0x55_u64.to_le_bytes());
-    vcpu.set(REGS, &regs);
-    driven.main.done(&request::pause(1, 9));
-    vcpu.resume();
-    assert_eq!(vcpu.await_exit(), test_utils::raw::Wait::User(9));
-    assert_eq!(vcpu.get(REGS)[8..16], 0x55_u64.to_le_bytes());
-    let sregs = vcpu.get(SREGS);
-    vcpu.set(SREGS, &sregs);
-    vcpu.resume();
-    vcpu.await_io();
-    vcpu.assert_never_split();
+    let state = vcpu.get(XCREGS);
+    // How many there are, and the first: XCR0, with x87 alone.
+    assert_eq!(
+        (&state[..4], &state[8..12], &state[16..24]),
+        (&[1, 0, 0, 0][..], &[0; 4][..], &[1, 0, 0, 0, 0, 0, 0, 0][..])
+    );
+    vcpu.set(XCREGS, &state);
+    assert_eq!(vcpu.get(XCREGS), state);
+    driven.finish();
+}
+
+fn events_are_read_back(backend: Backend) {
+    let (driven, mut vcpu) = started(backend);
+    let mut state = vcpu.get(EVENTS);
+    // NMIs are masked.
+    state[14] = 1;
+    vcpu.set(EVENTS, &state);
+    assert_eq!(vcpu.get(EVENTS), state);
     driven.finish();
 }
 
 fn state_of_another_size_is_einval(backend: Backend) {
     let (driven, mut vcpu) = started(backend);
-    for (set, size) in [REGS, SREGS, MP] {
+    for (set, size) in ALL {
         let before = vcpu.get((set, size));
         for wrong in [0, 1, size - 1, size + 1, 2 * size, 4096] {
-            vcpu.refused(&vcpu_request::set_state(set, &vec![0xff; wrong]), Errno::INVAL);
+            vcpu.refused(&vcpu_request::set_state(set, &vec![0; wrong]), Errno::INVAL);
         }
         assert_eq!(vcpu.get((set, size)), before);
     }
     driven.finish();
 }
 
-fn unknown_state_is_einval(backend: Backend) {
+fn state_that_the_kernel_refuses_is_einval(backend: Backend) {
     let (driven, mut vcpu) = started(backend);
-    for set in [8, 99, i32::MAX as u64, -1_i64 as u64] {
-        vcpu.refused(&vcpu_request::get_state(set), Errno::INVAL);
-        vcpu.refused(&vcpu_request::set_state(set, &[0; 144]), Errno::INVAL);
+    // The upper half of DR6, more control registers than there is room for, unknown flags of events.
+    for ((set, size), offset) in [(DEBUGREGS, 39), (XCREGS, 0), (EVENTS, 23)] {
+        let before = vcpu.get((set, size));
+        let mut bad = before.clone();
+        bad[offset] = 0x80;
+        vcpu.refused(&vcpu_request::set_state(set, &bad), Errno::INVAL);
+        assert_eq!(vcpu.get((set, size)), before);
     }
     driven.finish();
 }
 
-fn a_wait_between_is_eproto(backend: Backend) {
+fn debug_registers_set_by_the_resume_are_the_guests(backend: Backend) {
     let (driven, mut vcpu) = started(backend);
-    vcpu.refused(&vcpu_request::wait(), Errno::PROTO);
     vcpu.resume();
-    vcpu.await_io();
-    vcpu.refused(&vcpu_request::wait(), Errno::PROTO);
-    vcpu.resume();
-    vcpu.await_io();
-    driven.finish();
-}
-
-fn an_unknown_request_is_enotty(backend: Backend) {
-    let (driven, mut vcpu) = started(backend);
-    for field in [11, 100, 0x1fff_ffff] {
-        vcpu.refused(&Message::new().message(field, &Message::new()), Errno::NOTTY);
+    for round in 1..5 {
+        vcpu.await_io();
+        let mut state = vcpu.get(DEBUGREGS);
+        state[0] = round;
+        vcpu.send(&vcpu_request::resume_with_debugregs(&state));
+        vcpu.await_io();
+        assert_eq!(vcpu.get(DEBUGREGS), state);
+        vcpu.resume();
     }
     driven.finish();
 }
 
-fn a_shut_down_vcpu_ends_the_vm(backend: Backend) {
-    for at_exit in [false, true] {
+fn debug_registers_of_a_wrong_size_stop_the_vcpu_with_an_error(backend: Backend) {
+    for size in [1, 127, 129, 4096] {
         let (driven, mut vcpu) = started(backend);
         let event = driven.main.descriptor(&request::get_shutdown_eventfd());
-        if at_exit {
-            vcpu.resume();
-            vcpu.await_io();
-        }
-        vcpu.send(&vcpu_request::shutdown());
-        driven.obey(&event).assert_success();
-    }
-}
-
-fn a_request_that_does_not_decode_is_an_error(backend: Backend) {
-    for bytes in [&[0xff; 4][..], &[0x12, 5], &[0x0b]] {
-        let (driven, vcpu) = started(backend);
-        let event = driven.main.descriptor(&request::get_shutdown_eventfd());
-        vcpu.write(bytes);
-        driven.obey(&event).assert_failure(&["vCPU 0", "relay", "VcpuRequest"]);
+        vcpu.resume();
+        vcpu.await_io();
+        vcpu.send(&vcpu_request::resume_with_debugregs(&vec![0; size]));
+        driven.obey(&event).assert_failure(&["vCPU 0", "relay", "debugregs"]);
     }
 }
