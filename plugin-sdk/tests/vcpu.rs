@@ -9,7 +9,7 @@ use plugin_proto::messages::vcpu_response::wait::{Exit, Io, User};
 use plugin_proto::messages::vcpu_response::{GetState, Message as Response};
 use plugin_proto::messages::{AddressSpace as Space, VcpuResponse};
 use plugin_proto::{Error as MessageError, encode_vcpu_response};
-use plugin_sdk::{AddressSpace, Error, Event, Read, Stopped, Vcpu, kvm_mp_state, kvm_regs, kvm_sregs};
+use plugin_sdk::{AddressSpace, Error, Event, Read, Stopped, Vcpu, kvm_debugregs, kvm_mp_state, kvm_regs, kvm_sregs};
 use support::FakeVcpu;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -165,11 +165,10 @@ fn a_dropped_event_comes_again_with_what_was_set_in_it() {
     }
     assert!(fake.is_quiet());
 
-    let Event::Write(mut write) = vcpu.wait().unwrap() else {
+    let Event::Write(write) = vcpu.wait().unwrap() else {
         panic!("another event");
     };
     assert_eq!((write.access().address, write.data()), (0x70, &[1, 2][..]));
-    assert_eq!(write.state().regs().unwrap().rax, 5);
     write.resume().unwrap();
     let regs = kvm_regs::read_from_bytes(&fake.resume().regs).unwrap();
     assert_eq!(regs.rax, 5);
@@ -215,19 +214,57 @@ fn registers_are_asked_for_by_their_set() {
 }
 
 #[test]
-fn registers_that_are_set_travel_with_the_resume_and_are_local_until_then() {
+fn registers_that_are_set_travel_with_the_resume() {
     let (fake, mut vcpu) = at_init();
     let mut init = init(&mut vcpu);
+    let debugregs = kvm_debugregs { dr7: 0x400, ..Default::default() };
     init.state().set_regs(&with_rax(0x1234));
     init.state().set_sregs(&with_cr3(0x5000));
-    assert_eq!(init.state().regs().unwrap().rax, 0x1234);
-    assert_eq!(init.state().sregs().unwrap().cr3, 0x5000);
+    init.state().set_debugregs(&debugregs);
     assert!(fake.is_quiet());
     init.resume().unwrap();
     let resume = fake.resume();
     assert_eq!(resume.regs, with_rax(0x1234).as_bytes());
     assert_eq!(resume.sregs, with_cr3(0x5000).as_bytes());
-    assert!(resume.data.is_empty() && resume.debugregs.is_empty());
+    assert_eq!(resume.debugregs, debugregs.as_bytes());
+    assert!(resume.data.is_empty());
+}
+
+#[test]
+fn a_look_at_registers_that_were_set_applies_them_first() {
+    let (fake, mut vcpu) = at_init();
+    let mut init = init(&mut vcpu);
+    init.state().set_regs(&with_rax(1));
+    init.state().set_sregs(&with_cr3(2));
+    // Two requests in the pipe would be read as one, so they are answered one by one.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let Request::SetState(set) = fake.request() else {
+                panic!("another request");
+            };
+            assert_eq!((set.set.unwrap(), &set.state[..]), (StateSet::REGS, with_rax(1).as_bytes()));
+            fake.answer(Response::SetState(Default::default()));
+            assert_eq!(set_asked_for(&fake), StateSet::REGS);
+            fake.answer(state_answer(&with_rax(3)));
+        });
+        assert_eq!(init.state().regs().unwrap().rax, 3, "as the kernel has made it");
+    });
+    init.resume().unwrap();
+    let resume = fake.resume();
+    assert!(resume.regs.is_empty(), "they were applied before");
+    assert_eq!(resume.sregs, with_cr3(2).as_bytes());
+}
+
+#[test]
+fn registers_that_are_refused_when_looked_at_are_forgotten() {
+    let (fake, mut vcpu) = at_init();
+    let mut init = init(&mut vcpu);
+    init.state().set_sregs(&with_cr3(2));
+    fake.refuse(22);
+    assert_eq!(init.state().sregs().unwrap_err().errno(), Some(22));
+    fake.request();
+    init.resume().unwrap();
+    assert!(fake.resume().sregs.is_empty());
 }
 
 #[test]
