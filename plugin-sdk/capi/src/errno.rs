@@ -42,7 +42,10 @@ impl From<Error> for Errno {
             Error::HungUp => Self::PIPE,
             Error::BadSocket { .. } | Error::Refused { .. } | Error::System { .. } => Self::of(error.errno()),
             Error::Message(plugin_proto::Error::TooLong { .. }) => Self::TOO_BIG,
-            Error::AnswerLength { .. } | Error::OutOfBounds { .. } | Error::NotPages { .. } | Error::UnknownNumber { .. } => Self::INVAL,
+            Error::AnswerLength { .. }
+            | Error::OutOfBounds { .. }
+            | Error::NotPages { .. }
+            | Error::UnknownNumber { .. } => Self::INVAL,
             _ => Self::PROTO,
         }
     }

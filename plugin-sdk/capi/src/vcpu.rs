@@ -24,7 +24,10 @@ impl Vcpu {
     }
 
     /// Uses the state of the vCPU, which must stand at an event.
-    pub(crate) fn with_state<R>(&mut self, ask: impl FnOnce(&mut State<'_>) -> std::result::Result<R, Error>) -> Result<R> {
+    pub(crate) fn with_state<R>(
+        &mut self,
+        ask: impl FnOnce(&mut State<'_>) -> std::result::Result<R, Error>,
+    ) -> Result<R> {
         let mut event = self.sdk.held().ok_or(Errno::PROTO)?;
         let state = event.state().ok_or(Errno::PROTO)?;
         Ok(ask(state)?)

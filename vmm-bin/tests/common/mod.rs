@@ -113,7 +113,7 @@ impl Outboard {
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
-        Self::scripted(backend, &program.script_text(), options, plugin, args)
+        Self::executable(backend, &program.script_text(), options, &example(plugin), args)
     }
 
     /// [`plugin`](Self::plugin), where the mock's vCPUs follow a script that no program stands for.
@@ -124,8 +124,19 @@ impl Outboard {
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
+        Self::executable(backend, text, options, &example(plugin), args)
+    }
+
+    /// [`scripted`](Self::scripted) with a plugin that is no example.
+    pub(crate) fn executable(
+        backend: Backend,
+        text: &str,
+        options: &[&str],
+        plugin: &Path,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Self {
         let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
-        outboard.command.arg(example(plugin)).args(options);
+        outboard.command.arg(plugin).args(options);
         if backend == Backend::Mock {
             let mut script = NamedTempFile::new().unwrap();
             script.write_all(text.as_bytes()).unwrap();
@@ -134,6 +145,12 @@ impl Outboard {
         }
         outboard.command.arg("--").args(args);
         outboard
+    }
+
+    /// Puts a variable into its environment.
+    pub(crate) fn env(mut self, variable: &str, value: &str) -> Self {
+        self.command.env(variable, value);
+        self
     }
 
     /// Starts it.
@@ -147,7 +164,7 @@ impl Outboard {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text
