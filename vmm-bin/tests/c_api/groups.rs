@@ -21,7 +21,10 @@ on_each_backend! {
     registers
     vcpu_state
     null
-    churn
+    io_events_come_and_go
+    memory_comes_and_goes
+    irq_events_come_and_go
+    connections_and_reservations_come_and_go
     end
     only_the_system_calls_of_the_protocol
     statistics
@@ -115,12 +118,36 @@ fn null(backend: Backend) {
     passes("null", backend, &Guest::new().mov(0x1234).output(0x10, 2).forever());
 }
 
-fn churn(backend: Backend) {
-    passes("churn", backend, &Guest::new());
+fn churn(backend: Backend, kind: &str) {
+    if let Some(plugin) = compile("churn", backend, &[]) {
+        let outboard = Outboard::executable(backend, "", &[], &plugin.path(), ["", kind]);
+        outboard.run().assert_success().assert_no_panic();
+    }
+}
+
+fn io_events_come_and_go(backend: Backend) {
+    churn(backend, "io_event");
+}
+
+fn memory_comes_and_goes(backend: Backend) {
+    churn(backend, "memory");
+}
+
+fn irq_events_come_and_go(backend: Backend) {
+    churn(backend, "irq_event");
+}
+
+fn connections_and_reservations_come_and_go(backend: Backend) {
+    churn(backend, "connection");
 }
 
 fn end(backend: Backend) {
-    passes_with("end", backend, &Guest::new().output(0x10, 1).halt(), &["-c", "2"]);
+    let guest = Guest::new().output(0x10, 1).halt();
+    let Some(plugin) = compile("end", backend, &[]) else { return };
+    let ended = call(&plugin, backend, &guest.script_text(), &guest, &["-c", "2"]).run();
+    // It stays until the VMM hangs up, which is too long.
+    ended.assert_failure(&["did not exit in time"]).assert_no_panic();
+    assert_eq!(ended.stdout, ["all as it should be"], "{ended:#?}");
 }
 
 fn only_the_system_calls_of_the_protocol(backend: Backend) {
@@ -138,7 +165,7 @@ fn statistics(backend: Backend) {
     // What a plugin writes to its standard error is in the VMM's log.
     let ended = call().env("CROSVM_STATS", "1").run();
     ended.assert_success();
-    for line in ["crosvm_connect: 1 calls, ", "crosvm_vcpu_wait: 8 calls, "] {
+    for line in ["crosvm_connect: 1 calls, ", "crosvm_vcpu_wait: 9 calls, "] {
         assert_eq!(ended.logged(&[line, " on average, ", " at most"]), 1, "{line}: {ended:#?}");
     }
     assert_eq!(call().run().logged(&["on average"]), 0);

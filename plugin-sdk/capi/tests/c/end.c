@@ -60,5 +60,6 @@ int main(int argc, char **argv)
 	OK(crosvm_destroy_io_event(vm.crosvm, &io));
 	CHECK(io == NULL);
 	OK(crosvm_destroy_connection(&vm.crosvm));
+	puts("all as it should be");
 	return 0;
 }

@@ -109,12 +109,13 @@ int main(int argc, char **argv)
 	(void)argc;
 	struct vm vm = load(argv);
 	OK(crosvm_reserve_range(vm.crosvm, CROSVM_ADDRESS_SPACE_IOPORT, 0x10, 1));
-	go(&vm);
-	pass(vm.vcpu, 0x10, true);
+	OK(crosvm_start(vm.crosvm));
+	boot(vm.vcpu);
+	check_cpuid(vm.crosvm, vm.vcpu);
+	OK(crosvm_vcpu_resume(vm.vcpu));
 	await_access(vm.vcpu, 0x10, true);
 	check_states(vm.vcpu);
 	check_msrs(vm.vcpu);
-	check_cpuid(vm.crosvm, vm.vcpu);
 	check_capabilities(vm.crosvm, vm.vcpu);
 	return 0;
 }
