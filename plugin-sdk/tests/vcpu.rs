@@ -5,7 +5,7 @@
 mod support;
 
 use plugin_proto::messages::vcpu_request::{Message as Request, StateSet};
-use plugin_proto::messages::vcpu_response::wait::{Exit, Io, User};
+use plugin_proto::messages::vcpu_response::wait::{Exit, HypervCall, HypervSynic, Io, User};
 use plugin_proto::messages::vcpu_response::{GetState, Message as Response};
 use plugin_proto::messages::{AddressSpace as Space, VcpuResponse};
 use plugin_proto::{Error as MessageError, encode_vcpu_response};
@@ -175,6 +175,54 @@ fn a_dropped_event_comes_again_with_what_was_set_in_it() {
 }
 
 #[test]
+fn a_held_event_is_had_again_without_waiting() {
+    let (fake, mut vcpu) = FakeVcpu::new();
+    assert!(vcpu.held().is_none(), "not asked for yet");
+    fake.init();
+    drop(vcpu.wait().unwrap());
+    fake.request();
+    let Some(mut event @ Event::Init(_)) = vcpu.held() else {
+        panic!("another event");
+    };
+    event.state().unwrap().set_regs(&with_rax(1));
+    vcpu.held().unwrap().resume().unwrap();
+    assert_eq!(fake.resume().regs, with_rax(1).as_bytes());
+    fake.exit(posted_exit(0x80, &[1]));
+    assert!(vcpu.held().is_none(), "it runs");
+    assert!(vcpu.wait().unwrap().state().is_none());
+    assert!(vcpu.held().is_none(), "it runs on after a posted write");
+}
+
+#[test]
+fn a_hypercall_is_answered_with_its_result() {
+    let (fake, mut vcpu) = running();
+    fake.exit(Exit::HypervCall(HypervCall { input: 0x1_0005, params0: 6, params1: 7, ..Default::default() }));
+    let Event::HypervCall(mut call) = vcpu.wait().unwrap() else {
+        panic!("another event");
+    };
+    assert_eq!((call.call().input, call.call().params), (0x1_0005, [6, 7]));
+    call.state().set_regs(&with_rax(2));
+    call.answer(0x1234_5678_9abc_def0).unwrap();
+    let resume = fake.resume();
+    assert_eq!(resume.data, 0x1234_5678_9abc_def0_u64.to_ne_bytes());
+    assert_eq!(resume.regs, with_rax(2).as_bytes());
+}
+
+#[test]
+fn a_write_to_the_synthetic_interrupt_controller_shows_how_that_stands() {
+    let (fake, mut vcpu) = running();
+    let exit = HypervSynic { msr: 0x4000_0083, control: 1, evt_page: 2, msg_page: 3, ..Default::default() };
+    fake.exit(Exit::HypervSynic(exit));
+    let Event::HypervSynic(synic) = vcpu.wait().unwrap() else {
+        panic!("another event");
+    };
+    let write = synic.write();
+    assert_eq!((write.msr, write.control, write.event_page, write.message_page), (0x4000_0083, 1, 2, 3));
+    synic.resume().unwrap();
+    assert_eq!(fake.resume(), Default::default());
+}
+
+#[test]
 fn any_event_can_be_resumed_without_a_look_and_a_read_then_gets_zeros() {
     let (fake, mut vcpu) = running();
     fake.exit(posted_exit(0x80, &[1]));
@@ -184,6 +232,8 @@ fn any_event_can_be_resumed_without_a_look_and_a_read_then_gets_zeros() {
         (Exit::Io(read_exit(0xd000, 3)), &[0, 0, 0][..]),
         (Exit::Io(write_exit(0x70, &[1])), &[]),
         (Exit::User(User { user: 1, ..Default::default() }), &[]),
+        (Exit::HypervCall(HypervCall::default()), &[0; 8]),
+        (Exit::HypervSynic(HypervSynic::default()), &[]),
     ] {
         fake.exit(exit);
         vcpu.wait().unwrap().resume().unwrap();
@@ -291,15 +341,17 @@ fn attached_registers_are_known_without_asking_and_not_sent_back() {
     fake.exit(Exit::Io(Io {
         regs: with_rax(8).as_bytes().to_vec(),
         sregs: with_cr3(9).as_bytes().to_vec(),
+        debugregs: kvm_debugregs { dr6: 10, ..Default::default() }.as_bytes().to_vec(),
         ..read_exit(0, 1)
     }));
     let mut read = read(&mut vcpu);
     assert_eq!(read.state().regs().unwrap().rax, 8);
     assert_eq!(read.state().sregs().unwrap().cr3, 9);
+    assert_eq!(read.state().debugregs().unwrap().dr6, 10);
     assert!(fake.is_quiet());
     read.answer(&[0]).unwrap();
     let resume = fake.resume();
-    assert!(resume.regs.is_empty() && resume.sregs.is_empty());
+    assert!(resume.regs.is_empty() && resume.sregs.is_empty() && resume.debugregs.is_empty());
 }
 
 #[test]
