@@ -7,5 +7,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod compiler;
+mod examples;
 mod groups;
+mod install;
 mod library;
+mod readme;
