@@ -33,14 +33,10 @@ fn libraries_header_and_pkg_config_file_go_below_the_prefix() {
     let folder = TempDir::new().unwrap();
     let prefix = folder.path().join("a prefix");
     let said = run(install().arg("--prefix").arg(&prefix));
-    let expected: BTreeSet<_> = [
-        "include/crosvm.h",
-        "lib/libcrosvm_plugin.a",
-        "lib/libcrosvm_plugin.so",
-        "lib/pkgconfig/crosvm_plugin.pc",
-    ]
-    .map(|file| prefix.join(file))
-    .into();
+    let expected: BTreeSet<_> =
+        ["include/crosvm.h", "lib/libcrosvm_plugin.a", "lib/libcrosvm_plugin.so", "lib/pkgconfig/crosvm_plugin.pc"]
+            .map(|file| prefix.join(file))
+            .into();
     assert_eq!(files(folder.path()), expected);
     let named: BTreeSet<_> = said.lines().map(PathBuf::from).collect();
     assert_eq!(named, expected);
@@ -51,9 +47,7 @@ fn libraries_header_and_pkg_config_file_go_below_the_prefix() {
 #[test]
 fn destdir_comes_before_the_paths_and_into_none_of_them() {
     let folder = TempDir::new().unwrap();
-    run(install()
-        .args(["--prefix=/opt/outboard", "--libdir=/opt/outboard/lib64"])
-        .env("DESTDIR", folder.path()));
+    run(install().args(["--prefix=/opt/outboard", "--libdir=/opt/outboard/lib64"]).env("DESTDIR", folder.path()));
     let installed = folder.path().join("opt/outboard");
     assert_eq!(files(folder.path()).len(), 4);
     assert!(installed.join("lib64/libcrosvm_plugin.so").exists());
@@ -71,7 +65,8 @@ fn programs_are_built_against_what_was_installed_shared_and_static() {
     let folder = TempDir::new().unwrap();
     run(install().arg("--prefix").arg(folder.path()));
     for (kind, arguments, options) in [("shared", "", ""), ("static", "-static", "--static")] {
-        let line = format!("cc environment.c -o \"$OUT\" {arguments} $(pkg-config {options} --cflags --libs crosvm_plugin)");
+        let line =
+            format!("cc environment.c -o \"$OUT\" {arguments} $(pkg-config {options} --cflags --libs crosvm_plugin)");
         let program = folder.path().join(kind);
         run(Command::new("sh")
             .args(["-c", &line])

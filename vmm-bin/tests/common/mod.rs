@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) use driven::{Driven, RAM_ID};
@@ -83,13 +83,14 @@ pub(crate) fn example(name: &str) -> PathBuf {
 pub(crate) struct Outboard {
     command: Command,
     script: Option<NamedTempFile>,
+    stdin: Stdio,
 }
 
 impl Outboard {
     pub(crate) fn new(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None }
+        Self { command, script: None, stdin: Stdio::null() }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -151,6 +152,11 @@ impl Outboard {
     pub(crate) fn env(mut self, variable: &str, value: &str) -> Self {
         self.command.env(variable, value);
         self
+    }
+
+    /// Gives it `stdin` as standard input, which is empty else.
+    pub(crate) fn stdin(self, stdin: impl Into<Stdio>) -> Self {
+        Self { stdin: stdin.into(), ..self }
     }
 
     /// Starts it.
