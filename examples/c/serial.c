@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <termios.h>
 
 /* The first of the port's eight registers, where a PC has its first serial port, and the line it interrupts by. */
@@ -234,6 +235,8 @@ static void start_thread(void *(*work)(void *))
 
 int main(void)
 {
+	/* When the VMM is gone, calls shall fail, and the terminal become itself again. */
+	signal(SIGPIPE, SIG_IGN);
 	struct crosvm *crosvm;
 	CHECK(crosvm_connect(&crosvm));
 	give_memory(crosvm, guest_code, sizeof guest_code);

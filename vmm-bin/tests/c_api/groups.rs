@@ -26,6 +26,8 @@ on_each_backend! {
     irq_events_come_and_go
     connections_and_reservations_come_and_go
     end
+    many_vcpus
+    net
     only_the_system_calls_of_the_protocol
     statistics
 }
@@ -148,6 +150,26 @@ fn end(backend: Backend) {
     // It stays until the VMM hangs up, which is too long.
     ended.assert_failure(&["did not exit in time"]).assert_no_panic();
     assert_eq!(ended.stdout, ["all as it should be"], "{ended:#?}");
+}
+
+fn many_vcpus(backend: Backend) {
+    passes_with("many_vcpus", backend, &Guest::new(), &["-c", "17"]);
+}
+
+fn net(backend: Backend) {
+    if let Err(error) = plugin_runtime::Tap::open("outboardprobe1") {
+        skipped(&format!("(no tap) c_api::net on {}", backend.name()), &error);
+        return;
+    }
+    // Each backend's test may run at the same time: networks of their own.
+    let ip = match backend {
+        Backend::Kvm => "100.115.92.13",
+        Backend::Mock => "100.115.92.17",
+    };
+    let Some(plugin) = compile("net", backend, &[]) else { return };
+    let options = ["--host-ip", ip, "--netmask", "255.255.255.252", "--mac", "70:5d:cc:fe:00:04"];
+    let outboard = Outboard::executable(backend, "", &options, &plugin.path(), ["", ip]);
+    outboard.run().assert_success().assert_no_panic();
 }
 
 fn only_the_system_calls_of_the_protocol(backend: Backend) {
