@@ -1,9 +1,7 @@
 //! Eventfds that the guest's writes fire.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::Mutex;
-
 use plugin_sdk::{IoEvent, WriteMatch};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use crate::connection::Connection;
 use crate::errno::{Errno, Result};
@@ -30,7 +28,7 @@ fn writes(len: u32, datamatch: &In<u8>) -> Result<WriteMatch> {
 
 export! {
     fn crosvm_create_io_event(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         space: u32,
         addr: u64,
         len: u32,
@@ -39,14 +37,14 @@ export! {
     ) -> Result<()> {
         let out = out.check()?;
         let (space, writes) = (ranges::space(space)?, writes(len, &datamatch)?);
-        out.set_new(Object::new(connection.lock()?.sdk.create_io_event(space, addr, writes)?));
+        out.set_new(Object::new(connection.sdk()?.create_io_event(space, addr, writes)?));
         Ok(())
     }
 
-    fn crosvm_destroy_io_event(connection: Handle<Mutex<Connection>>, io: Owner<Object<IoEvent>>) -> Result<()> {
-        let mut connection = connection.lock()?;
+    fn crosvm_destroy_io_event(connection: Handle<Connection>, io: Owner<Object<IoEvent>>) -> Result<()> {
+        let mut sdk = connection.sdk()?;
         if let Some(event) = io.handle()?.get()?.take()? {
-            connection.sdk.destroy_io_event(event)?;
+            sdk.destroy_io_event(event)?;
         }
         io.destroy()
     }

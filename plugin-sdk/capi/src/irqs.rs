@@ -1,9 +1,7 @@
 //! Interrupt lines, their routes, and eventfds that raise them.
 
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Mutex;
-
 use plugin_sdk::{IrqEvent, Irqchip, Route, RouteTarget};
+use std::os::fd::{AsRawFd, RawFd};
 
 use crate::abi::{IrqRoute, route_kind};
 use crate::connection::Connection;
@@ -23,33 +21,33 @@ fn route(route: &IrqRoute) -> Result<Route> {
 }
 
 export! {
-    fn crosvm_set_irq(connection: Handle<Mutex<Connection>>, irq_id: u32, active: bool) -> Result<()> {
-        Ok(connection.lock()?.sdk.set_irq(irq_id, active)?)
+    fn crosvm_set_irq(connection: Handle<Connection>, irq_id: u32, active: bool) -> Result<()> {
+        Ok(connection.sdk()?.set_irq(irq_id, active)?)
     }
 
     fn crosvm_set_irq_routing(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         count: u32,
         routes: In<IrqRoute>,
     ) -> Result<()> {
         let routes = routes.read_all(count)?.iter().map(route).collect::<Result<Vec<_>>>()?;
-        Ok(connection.lock()?.sdk.set_irq_routing(&routes)?)
+        Ok(connection.sdk()?.set_irq_routing(&routes)?)
     }
 
     fn crosvm_create_irq_event(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         irq_id: u32,
         out: Out<*const Object<IrqEvent>>,
     ) -> Result<()> {
         let out = out.check()?;
-        out.set_new(Object::new(connection.lock()?.sdk.create_irq_event(irq_id)?));
+        out.set_new(Object::new(connection.sdk()?.create_irq_event(irq_id)?));
         Ok(())
     }
 
-    fn crosvm_destroy_irq_event(connection: Handle<Mutex<Connection>>, irq: Owner<Object<IrqEvent>>) -> Result<()> {
-        let mut connection = connection.lock()?;
+    fn crosvm_destroy_irq_event(connection: Handle<Connection>, irq: Owner<Object<IrqEvent>>) -> Result<()> {
+        let mut sdk = connection.sdk()?;
         if let Some(event) = irq.handle()?.get()?.take()? {
-            connection.sdk.destroy_irq_event(event)?;
+            sdk.destroy_irq_event(event)?;
         }
         irq.destroy()
     }

@@ -1,7 +1,5 @@
 //! The guest's memory.
 
-use std::sync::Mutex;
-
 use plugin_sdk::{MappedMemory, MemoryFlags, PAGE_SIZE};
 
 use crate::connection::Connection;
@@ -25,7 +23,7 @@ fn log_length(length: u64) -> Result<usize> {
 
 export! {
     fn crosvm_create_memory(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         fd: Descriptor,
         offset: u64,
         length: u64,
@@ -37,27 +35,27 @@ export! {
         let out = out.check()?;
         let end = offset.checked_add(length).ok_or(Errno::OVERFLOW)?;
         let flags = MemoryFlags { read_only, dirty_log };
-        let mapped = connection.lock()?.sdk.map_fd(fd.borrow()?, offset..end, start, flags)?;
+        let mapped = connection.sdk()?.map_fd(fd.borrow()?, offset..end, start, flags)?;
         out.set_new(Object::new(Memory { mapped, log_length: log_length(length)? }));
         Ok(())
     }
 
-    fn crosvm_destroy_memory(connection: Handle<Mutex<Connection>>, memory: Owner<Object<Memory>>) -> Result<()> {
-        let mut connection = connection.lock()?;
+    fn crosvm_destroy_memory(connection: Handle<Connection>, memory: Owner<Object<Memory>>) -> Result<()> {
+        let mut sdk = connection.sdk()?;
         if let Some(memory) = memory.handle()?.get()?.take()? {
-            connection.sdk.unmap(memory.mapped)?;
+            sdk.unmap(memory.mapped)?;
         }
         memory.destroy()
     }
 
     fn crosvm_memory_get_dirty_log(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         memory: Handle<Object<Memory>>,
         log: Room<u8>,
     ) -> Result<()> {
         log.check(1)?;
         memory.get()?.with(|memory| {
-            let found = connection.lock()?.sdk.dirty_log(&memory.mapped)?;
+            let found = connection.sdk()?.dirty_log(&memory.mapped)?;
             // C has room for so many, whatever the VMM says.
             log.fill(found.get(..memory.log_length).ok_or(Errno::PROTO)?)
         })

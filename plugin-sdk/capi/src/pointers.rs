@@ -51,11 +51,16 @@ impl<T> Handle<T> {
 }
 
 impl<T> Handle<Mutex<T>> {
-    /// The object for this call alone. Another thread's call with it is not waited for: waiting takes a system call that
-    /// the plugin's seccomp policy may not allow, and C was told not to do it.
+    /// The object for this call alone.
     pub(crate) fn lock(&self) -> Result<MutexGuard<'_, T>> {
-        self.get()?.try_lock().map_err(|_| Errno::BUSY)
+        alone(self.get()?)
     }
+}
+
+/// What is in `mutex`, for this call alone. Another thread's call with it is not waited for: waiting takes a system call
+/// that the plugin's seccomp policy may not allow, and C was told not to do it.
+pub(crate) fn alone<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
+    mutex.try_lock().map_err(|_| Errno::BUSY)
 }
 
 /// A place for a value. To be checked before anything is done.

@@ -1,9 +1,7 @@
 //! Which addresses are the plugin's, and the hint at one of them.
 
-use std::num::NonZeroU64;
-use std::sync::Mutex;
-
 use plugin_sdk::{AddressSpace, CallHint, Direction};
+use std::num::NonZeroU64;
 
 use crate::abi::{Hint, HintDetail};
 use crate::connection::Connection;
@@ -57,32 +55,32 @@ fn detail(detail: &HintDetail) -> plugin_sdk::HintDetail {
 
 export! {
     fn crosvm_reserve_range(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         number: u32,
         start: u64,
         length: u64,
     ) -> Result<()> {
-        Ok(connection.lock()?.sdk.reserve_range(space(number)?, start, length)?)
+        Ok(connection.sdk()?.reserve_range(space(number)?, start, length)?)
     }
 
     fn crosvm_reserve_async_write_range(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         number: u32,
         start: u64,
         length: u64,
     ) -> Result<()> {
-        Ok(connection.lock()?.sdk.reserve_async_write_range(space(number)?, start, length)?)
+        Ok(connection.sdk()?.reserve_async_write_range(space(number)?, start, length)?)
     }
 
     fn crosvm_set_hypercall_hint(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         count: u32,
         hints: In<Hint>,
     ) -> Result<()> {
-        let mut connection = connection.lock()?;
+        let mut sdk = connection.sdk()?;
         match count {
-            0 => Ok(connection.sdk.remove_call_hint()?),
-            1 => Ok(connection.sdk.set_call_hint(&call_hint(&hints.read()?)?)?),
+            0 => Ok(sdk.remove_call_hint()?),
+            1 => Ok(sdk.set_call_hint(&call_hint(&hints.read()?)?)?),
             _ => Err(Errno::INVAL),
         }
     }

@@ -1,7 +1,5 @@
 //! What the hypervisor can do.
 
-use std::sync::Mutex;
-
 use kvm_bindings::kvm_cpuid_entry2;
 
 use crate::connection::Connection;
@@ -12,17 +10,17 @@ use crate::pointers::{Handle, In, Out, Room};
 
 export! {
     fn crosvm_check_extension(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         extension: u32,
         out: Out<bool>,
     ) -> Result<()> {
         let out = out.check()?;
-        out.set(connection.lock()?.sdk.check_extension(extension)?);
+        out.set(connection.sdk()?.check_extension(extension)?);
         Ok(())
     }
 
     fn crosvm_enable_capability(
-        _connection: Handle<Mutex<Connection>>,
+        _connection: Handle<Connection>,
         _capability: u32,
         _flags: u32,
         _args: In<u64>,
@@ -31,38 +29,38 @@ export! {
     }
 
     fn crosvm_get_supported_cpuid(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         count: u32,
         entries: Room<kvm_cpuid_entry2>,
         out_count: Out<u32>,
     ) -> Result<()> {
         let out_count = out_count.check_count()?;
         entries.check(count)?;
-        let found = connection.lock()?.sdk.supported_cpuid()?;
+        let found = connection.sdk()?.supported_cpuid()?;
         lists::give(&found, count, &entries, &out_count)
     }
 
     fn crosvm_get_emulated_cpuid(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         count: u32,
         entries: Room<kvm_cpuid_entry2>,
         out_count: Out<u32>,
     ) -> Result<()> {
         let out_count = out_count.check_count()?;
         entries.check(count)?;
-        let found = connection.lock()?.sdk.emulated_cpuid()?;
+        let found = connection.sdk()?.emulated_cpuid()?;
         lists::give(&found, count, &entries, &out_count)
     }
 
     fn crosvm_get_msr_index_list(
-        connection: Handle<Mutex<Connection>>,
+        connection: Handle<Connection>,
         count: u32,
         indices: Room<u32>,
         out_count: Out<u32>,
     ) -> Result<()> {
         let out_count = out_count.check_count()?;
         indices.check(count)?;
-        let found = connection.lock()?.sdk.msr_indices()?;
+        let found = connection.sdk()?.msr_indices()?;
         lists::give(&found, count, &indices, &out_count)
     }
 }

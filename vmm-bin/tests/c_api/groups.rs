@@ -26,6 +26,7 @@ on_each_backend! {
     irq_events_come_and_go
     connections_and_reservations_come_and_go
     end
+    a_vcpu_that_is_waited_for_outlives_the_last_connection
     many_vcpus
     net
     only_the_system_calls_of_the_protocol
@@ -143,13 +144,21 @@ fn connections_and_reservations_come_and_go(backend: Backend) {
     churn(backend, "connection");
 }
 
-fn end(backend: Backend) {
+/// A program that stays until the VMM hangs up, which is too long.
+fn stays(name: &str, backend: Backend, options: &[&str]) {
     let guest = Guest::new().output(0x10, 1).halt();
-    let Some(plugin) = compile("end", backend, &[]) else { return };
-    let ended = call(&plugin, backend, &guest.script_text(), &guest, &["-c", "2"]).run();
-    // It stays until the VMM hangs up, which is too long.
+    let Some(plugin) = compile(name, backend, &[]) else { return };
+    let ended = call(&plugin, backend, &guest.script_text(), &guest, options).run();
     ended.assert_failure(&["did not exit in time"]).assert_no_panic();
     assert_eq!(ended.stdout, ["all as it should be"], "{ended:#?}");
+}
+
+fn end(backend: Backend) {
+    stays("end", backend, &["-c", "2"]);
+}
+
+fn a_vcpu_that_is_waited_for_outlives_the_last_connection(backend: Backend) {
+    stays("last_connection", backend, &[]);
 }
 
 fn many_vcpus(backend: Backend) {

@@ -84,7 +84,7 @@ static void check_msrs(struct crosvm_vcpu *vcpu)
 
 static void check_cpuid(struct crosvm *crosvm, struct crosvm_vcpu *vcpu)
 {
-	struct kvm_cpuid_entry2 entries[300];
+	struct kvm_cpuid_entry2 entries[300] = { 0 };
 	uint32_t count;
 	OK(crosvm_get_supported_cpuid(crosvm, 300, entries, &count));
 	OK(crosvm_vcpu_set_cpuid(vcpu, count, entries));
