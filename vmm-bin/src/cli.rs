@@ -270,6 +270,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tap_is_made_from_all_three_addresses_or_is_named() {
+        assert!(parse("run --plugin p --host-ip 10.0.0.1 --netmask 255.0.0.0 --mac 70:5d:cc:fe:00:01").is_ok());
+        for bad in [
+            "--host-ip 10.0.0.1",
+            "--host-ip 10.0.0.1 --netmask 255.0.0.0",
+            "--netmask 255.0.0.0",
+            "--mac 70:5d:cc:fe:00:01",
+            "--host-ip 10.0.0.1 --netmask 255.0.0.0 --mac 70:5d:cc:fe:00:01 --tap-name tap0",
+            "--tap-name tap0 --tap-fd 3",
+            "--host-ip ten --netmask 255.0.0.0 --mac 70:5d:cc:fe:00:01",
+            "--tap-fd 2",
+        ] {
+            assert!(parse(&format!("run --plugin p {bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_kvm_device_does_not_go_with_the_mock() {
         for bad in ["--hypervisor mock", "--script s"] {
             let error = parse(&format!("run --plugin p --kvm-device d {bad}")).unwrap_err();
