@@ -20,6 +20,20 @@ pub enum Direction {
 
 /// An access that is delivered with the general registers attached, so that looking at them is no request: a port through
 /// which the guest calls its plugin, with arguments in registers.
+///
+/// ```
+/// use std::num::NonZeroU64;
+/// use plugin_sdk::{AddressSpace, CallHint, Direction, HintDetail};
+///
+/// // `out 0x80, al` is a call, and call 7 looks at the special registers too.
+/// let hint = CallHint {
+///     space: AddressSpace::Pio,
+///     address: NonZeroU64::new(0x80).expect("not 0"),
+///     direction: Direction::Write,
+///     details: vec![HintDetail { rax: Some(7), sregs: true, ..HintDetail::default() }],
+/// };
+/// # let _ = hint;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallHint {
     /// Port or memory.

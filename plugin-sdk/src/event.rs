@@ -10,6 +10,36 @@ use crate::{Access, Error};
 ///
 /// All but [`Posted`](Self::Posted) hold the vCPU, which stands still until the event is resumed or answered. To drop one
 /// instead leaves the vCPU where it is, and the next `wait` reports the same event again.
+///
+/// ```no_run
+/// # fn serve(vcpu: &mut plugin_sdk::Vcpu) -> Result<(), plugin_sdk::Error> {
+/// use plugin_sdk::Event;
+///
+/// match vcpu.wait()? {
+///     Event::Read(mut read) => {
+///         let rip = read.state().regs()?.rip;
+///         println!("a read of {:?} at {rip:#x}", read.access());
+///         let answer = vec![0xff; read.access().length];
+///         read.answer(&answer)
+///     }
+///     Event::Posted(posted) => {
+///         println!("{:?} was written", posted.data);
+///         Ok(())
+///     }
+///     other => other.resume(),
+/// }
+/// # }
+/// ```
+///
+/// To resume takes the event, and the state goes with it:
+///
+/// ```compile_fail,E0382
+/// # fn serve(mut paused: plugin_sdk::Paused<'_>) -> Result<(), plugin_sdk::Error> {
+/// paused.resume()?;
+/// paused.state().regs()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use = "the vCPU stands still until the event is resumed"]

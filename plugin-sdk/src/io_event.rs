@@ -51,6 +51,21 @@ impl Connection {
     /// Makes an event of the guest's writes to `address`. It needs no reservation; where there is one too, a write that
     /// matches signals the event and is no access any more.
     ///
+    /// ```no_run
+    /// # fn doorbell(connection: &mut plugin_sdk::Connection) -> Result<(), plugin_sdk::Error> {
+    /// use plugin_sdk::{AddressSpace, WriteMatch};
+    ///
+    /// // A doorbell: four bytes, of value 1, at this address.
+    /// let doorbell = connection.create_io_event(AddressSpace::Mmio, 0xd000_0050, WriteMatch::U32(1))?;
+    /// std::thread::spawn(move || {
+    ///     while let Ok(rings) = doorbell.wait() {
+    ///         println!("rung {rings} times");
+    ///     }
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`]: `EEXIST` when another event has such writes already, `ENOSPC` when the VM has as many events as a
     /// plugin may have.

@@ -24,6 +24,20 @@ pub struct IrqEvent {
 impl Connection {
     /// Makes an event that raises the line `gsi`.
     ///
+    /// ```no_run
+    /// # fn timer(connection: &mut plugin_sdk::Connection) -> Result<(), plugin_sdk::Error> {
+    /// let irq = connection.create_irq_event(10)?;
+    /// std::thread::spawn(move || -> Result<(), plugin_sdk::Error> {
+    ///     loop {
+    ///         irq.raise()?;
+    ///         // The line is low again when the guest has acknowledged.
+    ///         irq.wait_resample()?;
+    ///     }
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`], as the kernel says: `EBUSY` when the line has such an event already.
     pub fn create_irq_event(&mut self, gsi: u32) -> Result<IrqEvent, Error> {

@@ -91,6 +91,17 @@ impl Connection {
     /// Replaces all routes of all lines. At first the lines 0 to 15 lead to both 8259s and the I/O APIC, and those up to 23 to
     /// the I/O APIC alone.
     ///
+    /// ```no_run
+    /// # fn route(connection: &mut plugin_sdk::Connection) -> Result<(), plugin_sdk::Error> {
+    /// use plugin_sdk::{Irqchip, Route, RouteTarget};
+    ///
+    /// connection.set_irq_routing(&[
+    ///     Route { gsi: 4, target: RouteTarget::Pin { chip: Irqchip::Ioapic, pin: 4 } },
+    ///     Route { gsi: 24, target: RouteTarget::Msi { address: 0xfee0_0000, data: 0x41 } },
+    /// ])
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`], as the kernel says: `EINVAL` for a pin that the controller does not have. Nothing has changed then.
     pub fn set_irq_routing(&mut self, routes: &[Route]) -> Result<(), Error> {

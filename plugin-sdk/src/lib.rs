@@ -7,6 +7,12 @@
 //! - [`Connection`] asks for things of the VM as a whole.
 //! - [`GuestMemory`] is memory that plugin and guest share.
 //! - [`Vcpu`] reports [`Event`]s. While one is held its vCPU stands still and its [`State`] can be read and changed.
+//! - [`IoEvent`] and [`IrqEvent`] are eventfds that the guest signals, or that interrupt it, without an event of a vCPU.
+//!
+//! What must not be done does not compile: an event that was resumed is gone, and with it the way to the vCPU's state; a
+//! posted write cannot be resumed, since it has no vCPU; an object that was destroyed is gone too.
+//!
+//! [`from_c`] tells what stands for each function of the C API.
 //!
 //! # A whole plugin
 //!
@@ -94,6 +100,8 @@ mod env;
 mod error;
 mod event;
 mod eventfd;
+#[doc = include_str!("from_c.md")]
+pub mod from_c {}
 mod fpu;
 mod io_event;
 mod irq_event;

@@ -85,6 +85,18 @@ impl Connection {
     /// Which pages of `memory` the guest has written since the last call, one bit a page: page n is bit n % 8 of byte n / 8.
     /// There are as many bytes as the pages fill.
     ///
+    /// ```no_run
+    /// # fn log(
+    /// #     connection: &mut plugin_sdk::Connection,
+    /// #     memory: &plugin_sdk::MappedMemory,
+    /// # ) -> Result<(), plugin_sdk::Error> {
+    /// let log = connection.dirty_log(memory)?;
+    /// let written = (0..log.len() * 8).filter(|page| log[page / 8] >> (page % 8) & 1 == 1);
+    /// println!("pages {:?}", written.collect::<Vec<_>>());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`]: `ENOENT` when it was not mapped with [`MemoryFlags::dirty_log`].
     pub fn dirty_log(&mut self, memory: &MappedMemory) -> Result<Vec<u8>, Error> {

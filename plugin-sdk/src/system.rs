@@ -18,6 +18,24 @@ impl Connection {
 
     /// The CPUID entries that processor and kernel support, a base for [`State::set_cpuid`](crate::State::set_cpuid).
     ///
+    /// ```no_run
+    /// # fn boot(connection: &mut plugin_sdk::Connection) -> Result<(), plugin_sdk::Error> {
+    /// use plugin_sdk::Event;
+    ///
+    /// let mut cpuid = connection.supported_cpuid()?;
+    /// cpuid.retain(|entry| entry.function != 0xa);
+    /// let mut vcpus = connection.vcpus()?;
+    /// connection.start()?;
+    /// for vcpu in &mut vcpus {
+    ///     if let Event::Init(mut init) = vcpu.wait()? {
+    ///         init.state().set_cpuid(&cpuid)?;
+    ///         init.resume()?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`], as the kernel says.
     pub fn supported_cpuid(&mut self) -> Result<Vec<kvm_cpuid_entry2>, Error> {
