@@ -14,6 +14,7 @@ on_each_backend! {
     a_hint_replaces_the_one_before_and_address_0_removes_it
     a_hint_holds_for_reads_and_for_memory
     registers_that_came_can_be_sent_back
+    a_posted_write_comes_without
     an_unknown_space_is_einval
 }
 
@@ -124,6 +125,19 @@ fn registers_that_came_can_be_sent_back(backend: Backend) {
         vcpu.send(&test_utils::raw::vcpu_request::resume_with(&round.to_le_bytes(), &regs, &io.sregs));
         assert_eq!(vcpu.await_io().data, round.to_le_bytes(), "the read has its result");
         assert_eq!(vcpu.get(REGS)[8..16], u64::from(round).to_le_bytes());
+        vcpu.resume();
+    }
+    driven.finish();
+}
+
+fn a_posted_write_comes_without(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new().output(0x30, 1).output(0x10, 1).forever());
+    driven.main.done(&request::set_call_hint(IOPORT, 0x30, true, &[ALL]));
+    let mut vcpu = driven.running_one(&[request::reserve(IOPORT, 0x10, 1), request::reserve_posted(IOPORT, 0x30, 1)]);
+    for _ in 0..5 {
+        let io = vcpu.await_io();
+        assert!(io.no_resume && [&io.regs, &io.sregs, &io.debugregs].iter().all(|bytes| bytes.is_empty()), "{io:?}");
+        assert_eq!(vcpu.await_io().address, 0x10);
         vcpu.resume();
     }
     driven.finish();
