@@ -1,4 +1,14 @@
 //! The mock's guest memory: slots that are mapped for real and touched by volatile copies.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -120,13 +130,13 @@ fn not_mapped() -> Error {
 impl Slots {
     fn overlaps(&self, start: u64, len: u64) -> bool {
         // A region's end is known not to overflow.
-        let before_end = self.by_start.range(..start + len).next_back();
-        before_end.is_some_and(|(&other, slot)| other + slot.len > start)
+        let before_end = self.by_start.range(..start.saturating_add(len)).next_back();
+        before_end.is_some_and(|(&other, slot)| other.saturating_add(slot.len) > start)
     }
 
     fn find(&self, address: u64) -> Option<(&Slot, usize)> {
         let (start, slot) = self.by_start.range(..=address).next_back()?;
-        let offset = address - start;
+        let offset = address.checked_sub(*start)?;
         debug_assert_eq!(self.starts.get(&slot.id), Some(start));
         (offset < slot.len).then_some((slot, offset as usize))
     }
