@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use vmm_core::{Machine, Notice, Notices, Stepping, StopReason};
 
 use crate::connection::{self, Buffers, Connection, Fault};
+use crate::descriptor_limit;
 use crate::end::{Due, End};
 use crate::error::{Error, Result};
 use crate::log_budget::{Admission, LogBudget};
@@ -58,6 +59,7 @@ pub(crate) struct Supervisor<'h> {
 impl<'h> Supervisor<'h> {
     /// Makes the VM and starts the plugin.
     pub(crate) fn new(hypervisor: &'h dyn Hypervisor, command: &PluginCommand, config: Config) -> Result<Self> {
+        descriptor_limit::raise();
         let signals = Signals::new()?;
         let name = command.name();
         let machine_config = vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout };
