@@ -104,6 +104,12 @@ impl GuestMemoryRegion {
     }
 }
 
+/// The lowest number below `most` that is not among `used`, which come in order.
+pub(crate) fn lowest_free<'a>(used: impl IntoIterator<Item = &'a u32>, most: u32) -> Option<u32> {
+    let mut used = used.into_iter();
+    (0..most).find(|number| used.next() != Some(number))
+}
+
 fn mapping_error(error: MmapRegionError) -> io::Error {
     match error {
         MmapRegionError::Mmap(source) => source,
@@ -166,6 +172,15 @@ mod tests {
         assert_eq!(problem(LAST_PAGE, sealed(), 0, 0x1000), "Overflow");
         assert_eq!(problem(0, memfd(0x3000, SealFlags::GROW), 0, 0x1000), "NotSealed");
         GuestMemoryRegion::new(GuestAddress(0x1000), sealed(), 0x1000, 0x2000).unwrap();
+    }
+
+    #[test]
+    fn the_lowest_slot_that_is_free_is_taken() {
+        assert_eq!(lowest_free(&[], 3), Some(0));
+        assert_eq!(lowest_free(&[1, 2], 3), Some(0));
+        assert_eq!(lowest_free(&[0, 2], 3), Some(1));
+        assert_eq!(lowest_free(&[0, 1], 3), Some(2));
+        assert_eq!(lowest_free(&[0, 1, 2], 3), None);
     }
 
     #[test]

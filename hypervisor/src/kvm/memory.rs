@@ -12,6 +12,7 @@ use vm_memory::MmapRegion;
 
 use super::{refused, system};
 use crate::error::MemoryProblem;
+use crate::memory::lowest_free;
 use crate::{Error, GuestMemoryRegion, Result, SlotId};
 
 /// The memory in use, by slot number. vCPUs share it: the kernel's slots point into the mappings for as long as one
@@ -49,7 +50,7 @@ impl Memory {
         let mapping = region.map()?;
 
         let mut slots = self.slots.lock();
-        let slot = (0..self.max_slots).find(|slot| !slots.contains_key(slot));
+        let slot = lowest_free(slots.keys(), self.max_slots);
         let slot = slot.ok_or_else(|| error(MemoryProblem::NoSlot))?;
         let region = kvm_userspace_memory_region {
             slot,

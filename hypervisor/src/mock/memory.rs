@@ -19,6 +19,7 @@ use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use super::refused;
 use crate::error::MemoryProblem;
+use crate::memory::lowest_free;
 use crate::{Error, GuestMemoryRegion, PAGE_SIZE, Result, SlotId};
 
 /// As many as KVM gives on x86-64 (`KVM_CAP_NR_MEMSLOTS`, less the kernel's own).
@@ -67,7 +68,7 @@ impl Memory {
         if slots.overlaps(start, len) {
             return Err(error(MemoryProblem::Overlap));
         }
-        let id = (0..MAX_SLOTS).find(|id| !slots.starts.contains_key(id));
+        let id = lowest_free(slots.starts.keys(), MAX_SLOTS);
         let id = id.ok_or_else(|| error(MemoryProblem::NoSlot))?;
         let mapping = region.map()?;
         slots.starts.insert(id, start);
