@@ -32,6 +32,8 @@ const NOTICE: u64 = 2;
 const STDERR: u64 = 3;
 const FIRST_CONNECTION: u64 = 4;
 
+/// How long requests are served before signals, the plugin's end and what is due get their turn.
+const TURN: Duration = Duration::from_millis(50);
 /// How long requests are served that the plugin left behind when it ended. They can be many, cost much, and have no end
 /// where the plugin's children go on sending.
 const LAST_TURN: Duration = Duration::from_millis(500);
@@ -126,14 +128,17 @@ impl<'h> Supervisor<'h> {
     fn serve_until_plugin_ended(&mut self) -> Result<()> {
         loop {
             let mut plugin_ended = false;
-            for token in self.wait()? {
+            let ready = self.wait()?;
+            let begun = Instant::now();
+            for token in ready {
                 match token {
                     PLUGIN => plugin_ended = true,
                     SIGNAL => self.told_to_end(),
                     NOTICE => self.take_notices(),
                     STDERR => self.log_stderr(),
-                    // One request: then the others get their turn, and what is due is done.
-                    connection => drop(self.serve_request(connection)),
+                    // One request each. Those that there is no time for stay ready.
+                    connection if begun.elapsed() < TURN => drop(self.serve_request(connection)),
+                    _ => {}
                 }
             }
             if plugin_ended {

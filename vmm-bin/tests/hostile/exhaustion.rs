@@ -8,11 +8,13 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use test_utils::guest::Program;
 use test_utils::memory::sealed_memfd;
 use test_utils::raw::request::{self, Memory};
+use test_utils::raw::{MainSocket, Message};
 
 use crate::common::{Backend, Driven, Tally, on_each_backend};
 
 on_each_backend! {
     costly_requests_left_behind_do_not_keep_the_vmm
+    costly_requests_do_not_keep_the_vmm_from_killing_its_plugin
     without_descriptors_requests_fail_and_leave_nothing
     without_descriptors_for_the_vcpus_the_vm_ends
     without_threads_for_the_vcpus_the_vm_ends
@@ -23,10 +25,8 @@ on_each_backend! {
 const PAGE: u64 = 0x1000;
 const GIGABYTE: u64 = 1 << 30;
 
-/// What the VMM finds in its sockets when the plugin has ended already.
-fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
-    let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} costly requests left behind", backend.name()));
+/// Fills 60 connections with requests that cost much, while the VMM is stopped; where it is continued it finds them all.
+fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce()) -> Vec<MainSocket> {
     let connections: Vec<_> = (0..60).map(|_| driven.connect()).collect();
     let memory = sealed_memfd(8 * GIGABYTE);
     driven.signal(Signal::STOP);
@@ -42,11 +42,27 @@ fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
             }
         }
     }
-    driven.relay.command("exit 0");
+    then();
     driven.signal(Signal::CONT);
+    connections
+}
+
+fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} costly requests left behind", backend.name()));
+    let _connections = with_costly_requests(&driven, &mut tally, || driven.relay.command("exit 0"));
     let begun = Instant::now();
     driven.end().assert_success();
     // All of them took more than 20 s.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+fn costly_requests_do_not_keep_the_vmm_from_killing_its_plugin(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} costly requests before the end", backend.name()));
+    let _connections = with_costly_requests(&driven, &mut tally, || driven.signal(Signal::TERM));
+    let begun = Instant::now();
+    driven.end().assert_failure(&["did not exit in time"]);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
@@ -100,7 +116,7 @@ fn without_descriptors_requests_fail_and_leave_nothing(backend: Backend) {
     let other = driven.connect();
     let before = driven.resources();
     let limited = without_descriptors(&driven);
-    let refused = |request: &test_utils::raw::Message, tally: &mut Tally| {
+    let refused = |request: &Message, tally: &mut Tally| {
         driven.main.refused(request, Errno::MFILE);
         tally.count();
     };
