@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) use driven::{Driven, RAM_ID};
@@ -83,13 +83,14 @@ pub(crate) fn example(name: &str) -> PathBuf {
 pub(crate) struct Outboard {
     command: Command,
     script: Option<NamedTempFile>,
+    stdin: Stdio,
 }
 
 impl Outboard {
     pub(crate) fn new(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None }
+        Self { command, script: None, stdin: Stdio::null() }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -113,7 +114,7 @@ impl Outboard {
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
-        Self::scripted(backend, &program.script_text(), options, plugin, args)
+        Self::executable(backend, &program.script_text(), options, &example(plugin), args)
     }
 
     /// [`plugin`](Self::plugin), where the mock's vCPUs follow a script that no program stands for.
@@ -124,8 +125,19 @@ impl Outboard {
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
+        Self::executable(backend, text, options, &example(plugin), args)
+    }
+
+    /// [`scripted`](Self::scripted) with a plugin that is no example.
+    pub(crate) fn executable(
+        backend: Backend,
+        text: &str,
+        options: &[&str],
+        plugin: &Path,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Self {
         let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
-        outboard.command.arg(example(plugin)).args(options);
+        outboard.command.arg(plugin).args(options);
         if backend == Backend::Mock {
             let mut script = NamedTempFile::new().unwrap();
             script.write_all(text.as_bytes()).unwrap();
@@ -134,6 +146,17 @@ impl Outboard {
         }
         outboard.command.arg("--").args(args);
         outboard
+    }
+
+    /// Puts a variable into its environment.
+    pub(crate) fn env(mut self, variable: &str, value: &str) -> Self {
+        self.command.env(variable, value);
+        self
+    }
+
+    /// Gives it `stdin` as standard input, which is empty else.
+    pub(crate) fn stdin(self, stdin: impl Into<Stdio>) -> Self {
+        Self { stdin: stdin.into(), ..self }
     }
 
     /// Starts it.
@@ -147,7 +170,7 @@ impl Outboard {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text
