@@ -7,6 +7,8 @@ use hypervisor::VcpuId;
 use thiserror::Error;
 use vmm_core::StopReason;
 
+use crate::jail::Fault;
+
 /// The result of running a VM.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -34,6 +36,14 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// A part of the plugin's jail could not be made.
+    #[error("the jail of plugin {plugin}: {fault}")]
+    Jail {
+        /// The plugin's name.
+        plugin: String,
+        /// Which part, why, and what to do.
+        fault: Box<Fault>,
     },
     /// Waiting for something to happen failed.
     #[error("waiting for events: {0}")]

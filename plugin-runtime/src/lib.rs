@@ -12,6 +12,7 @@ mod end;
 mod errno;
 mod error;
 mod fpu_bytes;
+pub mod jail;
 mod log_budget;
 mod main_requests;
 mod objects;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub use error::{Error, Result};
 use hypervisor::Hypervisor;
+pub use jail::Sandbox;
 pub use tap::{MacAddress, Tap};
 
 /// The program that is to be a VM's plugin.
@@ -62,6 +64,8 @@ pub struct Config {
     pub exit_timeout: Option<Duration>,
     /// The network device that the plugin gets when it asks for one.
     pub tap: Option<Tap>,
+    /// What keeps the plugin from all that it was not given.
+    pub sandbox: Sandbox,
 }
 
 /// Runs a VM on `hypervisor` until its plugin has ended.

@@ -72,7 +72,7 @@ impl<'h> Supervisor<'h> {
         let vm = PluginVm::new(hypervisor, machine, owner, pipes, config.tap)?;
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
-        let (plugin, stderr) = PluginProcess::start(command, plugins_end)?;
+        let (plugin, stderr) = PluginProcess::start(command, &config.sandbox, plugins_end)?;
         let mut supervisor = Self {
             epoll,
             stderr: Some(StderrLog::new(name.clone(), stderr)),

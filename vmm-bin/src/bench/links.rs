@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, VcpuId};
-use plugin_runtime::PluginCommand;
+use plugin_runtime::{PluginCommand, Sandbox};
 use vmm_core::{Claim, Command, Event, Machine, Notice, Resume, Service, State, StateKind, Stepping, StopReason};
 
 use super::guest::{self, Case};
@@ -104,7 +104,8 @@ fn answer(event: Event) -> Command {
 fn pipe(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
-    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None };
+    let sandbox = Sandbox::Jail(Box::default());
+    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None, sandbox };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }
 
