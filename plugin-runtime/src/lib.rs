@@ -19,6 +19,7 @@ mod objects;
 mod pipe_pump;
 mod process;
 mod quota;
+mod seccomp;
 mod shutdown_event;
 mod signals;
 mod stderr_log;
@@ -36,6 +37,7 @@ use std::time::Duration;
 pub use error::{Error, Result};
 use hypervisor::Hypervisor;
 pub use jail::Sandbox;
+pub use seccomp::{Filter, OnViolation, Violation};
 pub use tap::{MacAddress, Tap};
 
 /// The program that is to be a VM's plugin.

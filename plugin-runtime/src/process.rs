@@ -18,7 +18,25 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 
 use crate::PluginCommand;
 use crate::error::{Error, Result};
-use crate::jail::{self, Report, Reports, Sandbox};
+use crate::jail::{self, Fault, Report, Reports, Sandbox};
+
+/// What a jail tells of a plugin's end.
+enum JailsWord {
+    /// It never was the plugin.
+    Failed(Fault),
+    /// Its status.
+    Ended(ExitStatus),
+}
+
+/// What was heard from a jail.
+pub(crate) enum Heard {
+    /// Where violations of the plugin's system call filter are learned.
+    Filtered(OwnedFd),
+    /// Nothing more for now.
+    Nothing,
+    /// All there will be.
+    All,
+}
 
 /// A plugin that was started. Dropping it kills and reaps it.
 pub(crate) struct PluginProcess {
@@ -27,6 +45,8 @@ pub(crate) struct PluginProcess {
     pidfd: OwnedFd,
     /// Where its jail tells how it goes.
     reports: Option<Reports>,
+    /// What its jail has told of its end.
+    end: Option<JailsWord>,
     reaped: bool,
 }
 
@@ -48,7 +68,7 @@ impl PluginProcess {
                 (init, Some(reports))
             }
         };
-        Ok((Self { command: command.clone(), pidfd, reports, reaped: false }, stderr))
+        Ok((Self { command: command.clone(), pidfd, reports, end: None, reaped: false }, stderr))
     }
 
     /// How it ended. Waits for it where it has not.
@@ -56,21 +76,37 @@ impl PluginProcess {
         let own =
             wait_for(&self.pidfd).map_err(|errno| Error::Wait { plugin: self.command.name(), source: errno.into() })?;
         self.reaped = true;
-        match &self.reports {
+        while matches!(self.hear(), Heard::Filtered(_)) {}
+        match self.end.take() {
+            Some(JailsWord::Failed(fault)) => Err(jail::jail_error(&self.command, fault)),
+            Some(JailsWord::Ended(status)) => Ok(status),
+            // Without a jail; or its init was killed before it could tell, and the plugin with it.
             None => Ok(own),
-            Some(reports) => self.end_in_jail(reports, own),
         }
     }
 
-    /// How the plugin ended whose init ended by `init`.
-    fn end_in_jail(&self, reports: &Reports, init: ExitStatus) -> Result<ExitStatus> {
+    /// Where its jail tells how it goes, as a descriptor; `None` without a jail.
+    pub(crate) fn reports(&self) -> Option<BorrowedFd<'_>> {
+        self.reports.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes in what its jail has told.
+    pub(crate) fn hear(&mut self) -> Heard {
+        let Some(reports) = &self.reports else { return Heard::All };
         loop {
             match reports.take() {
-                Ok(Some(Report::Failed(fault))) => return Err(jail::jail_error(&self.command, fault)),
-                Ok(Some(Report::Ended(status))) => return Ok(ExitStatus::from_raw(status)),
+                Ok(Some(Report::Filtered(listener))) => return Heard::Filtered(listener),
+                // The first word counts: what did not become the plugin has an end too.
+                Ok(Some(Report::Failed(fault))) => {
+                    self.end.get_or_insert(JailsWord::Failed(fault));
+                }
+                Ok(Some(Report::Ended(status))) => {
+                    self.end.get_or_insert(JailsWord::Ended(ExitStatus::from_raw(status)));
+                }
                 Ok(Some(Report::Born(_))) => {}
-                // Init was killed before it could tell, and the plugin with it.
-                Ok(None) | Err(_) => return Ok(init),
+                Ok(None) => return Heard::All,
+                Err(Errno::AGAIN) => return Heard::Nothing,
+                Err(_) => return Heard::All,
             }
         }
     }

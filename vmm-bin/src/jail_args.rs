@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use plugin_runtime::Sandbox;
 use plugin_runtime::jail::{GidMap, JailConfig, Limits, Mount, User};
+use plugin_runtime::{Filter, Sandbox};
 
 use crate::error::Error;
 
@@ -15,7 +15,8 @@ use crate::error::Error;
 pub(crate) struct JailArgs {
     /// Run the plugin without a jail: it can do all that this user can
     #[arg(long, conflicts_with_all = ["plugin_root", "plugin_mount", "plugin_mount_file", "plugin_gid_map",
-          "plugin_gid_map_file", "plugin_user", "plugin_stdio", "plugin_max_descriptors", "plugin_max_processes"])]
+          "plugin_gid_map_file", "plugin_user", "plugin_stdio", "plugin_max_descriptors", "plugin_max_processes",
+          "seccomp_policy_dir", "seccomp_log"])]
     disable_sandbox: bool,
     /// The plugin's root directory, read-only, in which --plugin is looked up; it has directories `proc` and `dev`, and the
     /// plugin's libraries. Without it the root is empty but for the plugin and the system's libraries
@@ -46,6 +47,12 @@ pub(crate) struct JailArgs {
     /// How many processes and threads may be in the jail, one of which is its own
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     plugin_max_processes: Option<u64>,
+    /// Take the system calls the plugin may make from plugin.policy in this directory, not from the built-in policy
+    #[arg(long, value_name = "DIR")]
+    seccomp_policy_dir: Option<PathBuf>,
+    /// Tell of system calls that the policy does not allow, and let them be made
+    #[arg(long)]
+    seccomp_log: bool,
 }
 
 impl JailArgs {
@@ -68,6 +75,7 @@ impl JailArgs {
             descriptors: self.plugin_max_descriptors.unwrap_or(default.descriptors),
             processes: self.plugin_max_processes.unwrap_or(default.processes),
         };
+        let filter = self.seccomp_policy_dir.as_deref().map_or_else(Filter::builtin, Filter::from_policy_dir)?;
         Ok(Sandbox::Jail(Box::new(JailConfig {
             user: self.plugin_user,
             gid_maps,
@@ -75,6 +83,7 @@ impl JailArgs {
             mounts,
             stdio: self.plugin_stdio,
             limits,
+            seccomp: Some(if self.seccomp_log { filter.logging() } else { filter }),
             ..JailConfig::default()
         })))
     }

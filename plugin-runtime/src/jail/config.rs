@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::error::Result;
+use crate::seccomp::Filter;
+
 /// How a plugin is kept from what it was not given.
 #[derive(Clone, Debug)]
 pub enum Sandbox {
@@ -14,7 +17,8 @@ pub enum Sandbox {
     Jail(Box<JailConfig>),
 }
 
-/// A jail to be made. The default suits a plugin that needs nothing but what the protocol hands it.
+/// A jail to be made. The default suits a plugin that needs nothing but what the protocol hands it, and has no system call
+/// filter; [`with_filter`](JailConfig::with_filter) has the built-in one.
 #[derive(Clone, Debug, Default)]
 pub struct JailConfig {
     /// The program that makes the jail.
@@ -32,6 +36,19 @@ pub struct JailConfig {
     pub stdio: bool,
     /// What it may use up.
     pub limits: Limits,
+    /// Which system calls it may make; `None` for all.
+    pub seccomp: Option<Filter>,
+}
+
+impl JailConfig {
+    /// The default with the built-in system call filter.
+    ///
+    /// # Errors
+    ///
+    /// [`Filter::builtin`]'s.
+    pub fn with_filter() -> Result<Self> {
+        Ok(Self { seccomp: Some(Filter::builtin()?), ..Self::default() })
+    }
 }
 
 /// A program whose `main` calls [`helper_main`](super::helper_main) before anything else.
@@ -104,11 +121,11 @@ impl Default for Limits {
 }
 
 /// Paths as the bytes that they are, which need not be text.
-pub(super) fn serialize_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize_path<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     path.as_os_str().serialize(serializer)
 }
 
-pub(super) fn deserialize_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+pub(super) fn deserialize_path<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<PathBuf, D::Error> {
     OsString::deserialize(deserializer).map(PathBuf::from)
 }
 

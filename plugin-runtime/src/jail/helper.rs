@@ -13,7 +13,7 @@ use super::fault::{Fault, Part};
 use super::ids::Ids;
 use super::init::Init;
 use super::layout::Layout;
-use super::reports::{Report, Reports};
+use super::reports::{Reports, Words};
 use super::setup::Setup;
 use crate::process::last_error;
 
@@ -38,7 +38,7 @@ pub fn helper_main() -> Option<ExitCode> {
         Ok(code) => code,
         Err(fault) => {
             // With the VMM gone there is nobody to tell.
-            let _ = reports.send(&Report::Failed(fault));
+            let _ = reports.send(&Words::Failed(fault));
             ExitCode::FAILURE
         }
     })

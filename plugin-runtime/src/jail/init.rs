@@ -13,7 +13,7 @@ use rustix::system::sethostname;
 use super::fault::{Fault, Part};
 use super::ids::Ids;
 use super::layout::{Layout, Taken};
-use super::reports::{Report, Reports};
+use super::reports::{Reports, Words};
 use super::setup::Setup;
 use super::{limits, plugin, privileges, root};
 use crate::process::last_error;
@@ -34,7 +34,7 @@ impl Init {
     /// Lives through it all: the exit code. `told` is readable once it is said who is who in the namespaces, and ends if
     /// that failed.
     pub(super) fn run(mut self, told: OwnedFd) -> i32 {
-        let born = pidfd_open(getpid(), PidfdFlags::empty()).and_then(|pidfd| self.reports.send(&Report::Born(pidfd)));
+        let born = pidfd_open(getpid(), PidfdFlags::empty()).and_then(|pidfd| self.reports.send_born(&pidfd));
         if born.is_err() || !matches!(retry_on_intr(|| rustix::io::read(&told, &mut [0; 1])), Ok(1)) {
             return 1;
         }
@@ -49,7 +49,7 @@ impl Init {
             }
             Err(fault) => {
                 // With the VMM gone there is nobody to tell.
-                let _ = self.reports.send(&Report::Failed(fault));
+                let _ = self.reports.send(&Words::Failed(fault));
                 1
             }
         }
@@ -84,12 +84,7 @@ impl Init {
         // SAFETY: this process has one thread, so the child may do what the parent may.
         match unsafe { libc::fork() } {
             -1 => Err(Fault::of(Part::Executable)(last_error())),
-            0 => {
-                let fault = plugin::become_plugin(&self.setup, self.socket.as_fd(), &self.reports);
-                let _ = self.reports.send(&Report::Failed(fault));
-                // SAFETY: ends this process at once, with nothing to be cleaned up.
-                unsafe { libc::_exit(127) }
-            }
+            0 => plugin::become_plugin(&self.setup, self.socket.as_fd(), &self.reports),
             pid => Pid::from_raw(pid).ok_or_else(|| Fault::of(Part::Executable)(Errno::SRCH)),
         }
     }
@@ -106,7 +101,7 @@ fn close_standard_descriptors() {
 fn outlive(plugin: Pid, reports: &Reports) -> Result<(), Errno> {
     loop {
         match retry_on_intr(|| wait(WaitOptions::empty()))? {
-            Some((pid, status)) if pid == plugin => return reports.send(&Report::Ended(status.as_raw())),
+            Some((pid, status)) if pid == plugin => return reports.send(&Words::Ended(status.as_raw())),
             _ => {}
         }
     }

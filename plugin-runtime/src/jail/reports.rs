@@ -23,6 +23,8 @@ const LONGEST: usize = 8192;
 pub(crate) enum Report {
     /// Init is there; a descriptor of it.
     Born(OwnedFd),
+    /// The plugin's system call filter is in force; where violations of it are learned.
+    Filtered(OwnedFd),
     /// A part of the jail could not be made.
     Failed(Fault),
     /// The plugin has ended: its status, as `waitpid` tells it.
@@ -31,10 +33,19 @@ pub(crate) enum Report {
 
 /// The same without its descriptor.
 #[derive(Serialize, Deserialize)]
-enum Words {
+pub(super) enum Words {
     Born,
+    Filtered,
     Failed(Fault),
     Ended(i32),
+}
+
+impl Words {
+    /// As they are sent.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Errno> {
+        // They have neither maps nor sequences of unknown length, which are what does not encode.
+        postcard::to_stdvec(self).map_err(|_| Errno::INVAL)
+    }
 }
 
 /// One end of the way from a jail's processes to the VMM. `SOCK_SEQPACKET`.
@@ -57,23 +68,22 @@ impl Reports {
         Ok(Self(rustix::io::fcntl_dupfd_cloexec(&self.0, 0)?))
     }
 
-    /// Tells. It is done by `sendmsg` with `MSG_NOSIGNAL` alone, which every plugin's system call filter allows.
-    pub(super) fn send(&self, report: &Report) -> Result<(), Errno> {
-        let words = match report {
-            Report::Born(_) => Words::Born,
-            Report::Failed(fault) => Words::Failed(fault.clone()),
-            Report::Ended(status) => Words::Ended(*status),
-        };
-        // It has neither maps nor sequences of unknown length, which are what does not encode.
-        let words = postcard::to_stdvec(&words).map_err(|_| Errno::INVAL)?;
-        let fds: Vec<_> = match report {
-            Report::Born(fd) => vec![fd.as_fd()],
-            Report::Failed(_) | Report::Ended(_) => Vec::new(),
-        };
+    /// Tells.
+    pub(super) fn send(&self, words: &Words) -> Result<(), Errno> {
+        self.send_with(words, &[])
+    }
+
+    /// Tells that init, whose descriptor it is, is there.
+    pub(super) fn send_born(&self, init: &OwnedFd) -> Result<(), Errno> {
+        self.send_with(&Words::Born, &[init.as_fd()])
+    }
+
+    fn send_with(&self, words: &Words, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let words = words.to_bytes()?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(&fds));
+            control.push(SendAncillaryMessage::ScmRights(fds));
         }
         retry_on_intr(|| sendmsg(&self.0, &[IoSlice::new(&words)], &mut control, SendFlags::NOSIGNAL))?;
         Ok(())
@@ -110,7 +120,8 @@ impl Reports {
         let words = words.get(..received.bytes).unwrap_or_default();
         Ok(Some(match (postcard::from_bytes(words).map_err(|_| Errno::BADMSG)?, fd) {
             (Words::Born, Some(fd)) => Report::Born(fd),
-            (Words::Born, None) => return Err(Errno::BADMSG),
+            (Words::Filtered, Some(fd)) => Report::Filtered(fd),
+            (Words::Born | Words::Filtered, None) => return Err(Errno::BADMSG),
             (Words::Failed(fault), _) => Report::Failed(fault),
             (Words::Ended(status), _) => Report::Ended(status),
         }))
@@ -133,10 +144,10 @@ mod tests {
         let (ours, theirs) = Reports::pair().unwrap();
         assert_eq!(ours.take().unwrap_err(), Errno::AGAIN);
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        theirs.send(&Report::Born(writer)).unwrap();
-        theirs.send(&Report::Ended(0x0700)).unwrap();
-        theirs.send(&Report::Failed(Fault::of(Part::Root)(Errno::NOENT))).unwrap();
-        drop(theirs);
+        theirs.send_born(&writer).unwrap();
+        theirs.send(&Words::Ended(0x0700)).unwrap();
+        theirs.send(&Words::Failed(Fault::of(Part::Root)(Errno::NOENT))).unwrap();
+        drop((theirs, writer));
 
         let Some(Report::Born(writer)) = ours.receive().unwrap() else { panic!("no descriptor") };
         rustix::io::write(&writer, b"x").unwrap();

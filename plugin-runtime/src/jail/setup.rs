@@ -13,6 +13,7 @@ use super::config::{GidMap, JailConfig, Limits, Mount, User, deserialize_path, s
 use super::fault::{Fault, Part};
 use super::limits;
 use crate::PluginCommand;
+use crate::seccomp::Filter;
 
 /// All there is to know about one jail.
 #[derive(Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub(super) struct Setup {
     pub(super) root: Option<OsString>,
     pub(super) mounts: Vec<Mount>,
     pub(super) limits: Limits,
+    /// The system call filter's bytes.
+    filter: Option<Vec<u8>>,
 }
 
 impl Setup {
@@ -40,7 +43,14 @@ impl Setup {
             root: config.root.clone().map(OsString::from),
             mounts: config.mounts.clone(),
             limits: limits::allowed(config.limits),
+            filter: config.seccomp.as_ref().map(Filter::to_bytes),
         }
+    }
+
+    /// The system call filter.
+    pub(super) fn filter(&self) -> Result<Option<Filter>, Fault> {
+        let read = |bytes: &Vec<u8>| Filter::from_bytes(bytes).ok_or_else(|| Fault::of(Part::Seccomp)(Errno::BADMSG));
+        self.filter.as_ref().map(read).transpose()
     }
 
     /// Writes it down.

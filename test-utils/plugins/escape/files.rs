@@ -46,8 +46,13 @@ fn climb_above_the_root(args: &[String]) -> Verdict {
         failed(climb, File::open(format!("{climb}/{secret}")))?;
     }
     // What lies above the root is the root.
-    let (root, above) = (fs::metadata("/").map_err(|e| e.to_string())?, fs::metadata("/..").map_err(|e| e.to_string())?);
-    if (root.dev(), root.ino()) == (above.dev(), above.ino()) { Ok(()) } else { Err("there is a directory above /".into()) }
+    let (root, above) =
+        (fs::metadata("/").map_err(|e| e.to_string())?, fs::metadata("/..").map_err(|e| e.to_string())?);
+    if (root.dev(), root.ino()) == (above.dev(), above.ino()) {
+        Ok(())
+    } else {
+        Err("there is a directory above /".into())
+    }
 }
 
 /// Whatever is open here beside the standard descriptors and the socket.
@@ -70,7 +75,8 @@ fn use_a_directory_received(args: &[String]) -> Verdict {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     // SAFETY: standard input is the test's socket.
     let stdin = unsafe { OwnedFd::from_raw_fd(0) };
-    recvmsg(&stdin, &mut [IoSliceMut::new(&mut [0; 1])], &mut control, RecvFlags::empty()).map_err(|e| e.to_string())?;
+    recvmsg(&stdin, &mut [IoSliceMut::new(&mut [0; 1])], &mut control, RecvFlags::empty())
+        .map_err(|e| e.to_string())?;
     let directory = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
@@ -80,7 +86,8 @@ fn use_a_directory_received(args: &[String]) -> Verdict {
     let opened = unsafe { libc::openat(directory.as_raw_fd(), name.as_ptr(), libc::O_RDONLY) };
     refused("opening a file in it", opened)?;
     // SAFETY: as above.
-    let made = unsafe { libc::openat(directory.as_raw_fd(), c"planted".as_ptr(), libc::O_WRONLY | libc::O_CREAT, 0o644) };
+    let made =
+        unsafe { libc::openat(directory.as_raw_fd(), c"planted".as_ptr(), libc::O_WRONLY | libc::O_CREAT, 0o644) };
     refused("making a file in it", made)?;
     // SAFETY: as above.
     let climbed = unsafe { libc::openat(directory.as_raw_fd(), c"../../../../etc/passwd".as_ptr(), libc::O_RDONLY) };
@@ -154,7 +161,8 @@ fn execute_from_a_writable_mount(args: &[String]) -> Verdict {
 }
 
 fn open_devices(_: &[String]) -> Verdict {
-    for device in ["kvm", "mem", "tty", "ptmx", "fuse", "userfaultfd", "net/tun", "vhost-net", "console", "vda", "sda"] {
+    for device in ["kvm", "mem", "tty", "ptmx", "fuse", "userfaultfd", "net/tun", "vhost-net", "console", "vda", "sda"]
+    {
         failed(device, File::open(format!("/dev/{device}")))?;
     }
     Ok(())
@@ -175,14 +183,15 @@ fn open_by_handle(_: &[String]) -> Verdict {
     let mut handle = [8_u32, 1, 2, 0];
     let root = File::open("/usr/lib").map_err(|error| format!("ESCAPE KIT: {error}"))?;
     // SAFETY: `handle` has the 8 bytes that it says behind its head.
-    let opened = unsafe {
-        libc::syscall(libc::SYS_open_by_handle_at, root.as_raw_fd(), handle.as_mut_ptr(), libc::O_RDONLY)
-    };
+    let opened =
+        unsafe { libc::syscall(libc::SYS_open_by_handle_at, root.as_raw_fd(), handle.as_mut_ptr(), libc::O_RDONLY) };
     refused("open_by_handle_at", opened)
 }
 
 fn read_proc_of_the_host(_: &[String]) -> Verdict {
-    for file in ["sys/kernel/core_pattern", "kcore", "sysrq-trigger", "kallsyms", "cmdline", "mounts", "net/tcp", "keys"] {
+    for file in
+        ["sys/kernel/core_pattern", "kcore", "sysrq-trigger", "kallsyms", "cmdline", "mounts", "net/tcp", "keys"]
+    {
         // Links to what is the process's own, where there are such.
         if file == "mounts" || file == "net/tcp" {
             continue;

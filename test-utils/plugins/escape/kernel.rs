@@ -58,7 +58,10 @@ fn perf_events(_: &[String]) -> Verdict {
     // The size is in the second word; all zeros is a hardware event, of any process on processor 0.
     let mut attributes = [0_u32; 32];
     attributes[1] = 128;
-    refused("perf_event_open", call(libc::SYS_perf_event_open, [attributes.as_ptr() as u64, -1_i64 as u64, 0, u64::MAX, 0]))
+    refused(
+        "perf_event_open",
+        call(libc::SYS_perf_event_open, [attributes.as_ptr() as u64, -1_i64 as u64, 0, u64::MAX, 0]),
+    )
 }
 
 fn kernel_modules(_: &[String]) -> Verdict {

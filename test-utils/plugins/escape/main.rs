@@ -25,14 +25,8 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let Some(name) = args.next() else { return ExitCode::from(2) };
     let args: Vec<_> = args.collect();
-    let topics = [
-        files::ATTEMPTS,
-        kernel::ATTEMPTS,
-        limits::ATTEMPTS,
-        mounts::ATTEMPTS,
-        network::ATTEMPTS,
-        processes::ATTEMPTS,
-    ];
+    let topics =
+        [files::ATTEMPTS, kernel::ATTEMPTS, limits::ATTEMPTS, mounts::ATTEMPTS, network::ATTEMPTS, processes::ATTEMPTS];
     let attempt = topics.iter().flat_map(|topic| topic.iter()).find(|(known, _)| *known == name);
     let Some((_, attempt)) = attempt else {
         eprintln!("no attempt is called {name}");

@@ -51,7 +51,8 @@ fn new_mount_calls(_: &[String]) -> Verdict {
         refused("open_tree", tree)?;
         let root = (libc::AT_FDCWD, c"/usr/lib".as_ptr());
         refused("move_mount", libc::syscall(libc::SYS_move_mount, root.0, root.1, root.0, c"/tmp".as_ptr(), 0))?;
-        let attributes = libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
+        let attributes =
+            libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
         let size = size_of::<libc::mount_attr>();
         refused("mount_setattr", libc::syscall(libc::SYS_mount_setattr, root.0, root.1, 0, &raw const attributes, size))
     }
