@@ -110,6 +110,11 @@ pub(crate) struct CStrings {
     _strings: Vec<CString>,
 }
 
+// SAFETY: the pointers are its own strings', which nobody changes.
+unsafe impl Send for CStrings {}
+// SAFETY: as above.
+unsafe impl Sync for CStrings {}
+
 impl FromIterator<CString> for CStrings {
     fn from_iter<T: IntoIterator<Item = CString>>(strings: T) -> Self {
         let strings: Vec<_> = strings.into_iter().collect();
