@@ -212,7 +212,12 @@ pub(crate) fn default_signals() {
 
 /// Why the last call of the C library's failed.
 pub(crate) fn last_error() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+    as_errno(&io::Error::last_os_error())
+}
+
+/// The number of an error of the operating system's; those of other makes do not come from system calls.
+pub(crate) fn as_errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]

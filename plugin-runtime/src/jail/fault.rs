@@ -30,6 +30,8 @@ pub enum Part {
     GroupMap,
     /// Who the plugin is in it.
     User,
+    /// That no namespaces are made in it.
+    Nesting,
     /// A file or directory that is to be in it.
     Source,
     /// The place for one.
@@ -122,6 +124,7 @@ impl fmt::Display for Part {
             Self::UserMap => "the user map",
             Self::GroupMap => "the group map",
             Self::User => "the plugin's user",
+            Self::Nesting => "forbidding namespaces within it",
             Self::Source => "what is to be mounted",
             Self::MountPoint => "a mount point",
             Self::Root => "the root directory",

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Uid, getegid, geteuid};
 use rustix::thread::{CapabilitySet, capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use crate::process::as_errno;
 use super::config::{GidMap, User};
 use super::fault::{Fault, Part};
 
@@ -77,5 +78,5 @@ fn is_privileged() -> Result<bool, Errno> {
 
 /// These files want all in one `write`.
 fn write_once(path: &str, text: &str) -> Result<(), Errno> {
-    fs::write(path, text).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    fs::write(path, text).map_err(|error| as_errno(&error))
 }

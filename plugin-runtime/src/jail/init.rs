@@ -16,7 +16,7 @@ use super::layout::{Layout, Taken};
 use super::reports::{Reports, Words};
 use super::setup::Setup;
 use super::{limits, plugin, privileges, root};
-use crate::process::last_error;
+use crate::process::{as_errno, last_error};
 
 /// What init is born with.
 pub(super) struct Init {
@@ -58,6 +58,7 @@ impl Init {
     /// Makes this process as small as the plugin is to be.
     fn confine(&mut self) -> Result<(), Fault> {
         self.ids.become_plugin()?;
+        forbid_namespaces().map_err(Fault::of(Part::Nesting))?;
         let taken = match self.taken.take() {
             Some(taken) => taken,
             None => self.layout.take()?,
@@ -88,6 +89,12 @@ impl Init {
             pid => Pid::from_raw(pid).ok_or_else(|| Fault::of(Part::Executable)(Errno::SRCH)),
         }
     }
+}
+
+/// In a user namespace of its own the plugin would have every capability over what else belongs to that. The number of
+/// those below this one can be limited from within it; all other namespaces need a capability.
+fn forbid_namespaces() -> Result<(), Errno> {
+    std::fs::write("/proc/sys/user/max_user_namespaces", "0").map_err(|error| as_errno(&error))
 }
 
 fn close_standard_descriptors() {

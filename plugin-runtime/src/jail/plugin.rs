@@ -66,7 +66,7 @@ impl Plugin {
         installed: &mut Option<Installed>,
     ) -> Result<Never, Fault> {
         let failed = Fault::at(Part::Executable, &setup.executable);
-        let refused = |error: io::Error| Fault::of(Part::Seccomp)(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        let refused = |error: io::Error| Fault::of(Part::Seccomp)(process::as_errno(&error));
         let filter = setup.filter()?;
         let words = Words::Filtered.to_bytes().map_err(Fault::of(Part::Seccomp))?;
         landlock::confine(setup)?;
@@ -81,7 +81,7 @@ impl Plugin {
             }
             None => self.exec(),
         };
-        Err(failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+        Err(failed(process::as_errno(&error)))
     }
 
     /// Exec where there is no filter.

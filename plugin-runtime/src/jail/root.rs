@@ -11,6 +11,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
+use crate::process::as_errno;
 use super::fault::{Fault, Part};
 use super::layout::{Layout, Placed, Taken};
 use super::trees::restrict_alone;
@@ -21,10 +22,9 @@ const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC;
 pub(super) fn enter(layout: &Layout, taken: Taken) -> Result<(), Fault> {
     let failed = Fault::of(Part::Root);
     let root = match taken.root {
-        Some(tree) => Root::of_directory(tree.mount),
-        None => Root::empty(),
-    }
-    .map_err(&failed)?;
+        Some(tree) => Root::of_directory(tree.mount)?,
+        None => Root::empty().map_err(&failed)?,
+    };
     for (at, to) in &layout.links {
         root.link(at, to).map_err(Fault::at(Part::MountPoint, at))?;
     }
@@ -47,18 +47,20 @@ struct Root {
 impl Root {
     fn empty() -> Result<Self, Errno> {
         let directory = tmpfs()?;
-        attach(directory.as_fd(), openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?.as_fd())?;
-        let own = vec![(fstat(&directory)?.st_dev, directory.try_clone().map_err(as_errno)?)];
+        attach_on_top(directory.as_fd())?;
+        let own = vec![(fstat(&directory)?.st_dev, directory.try_clone().map_err(|error| as_errno(&error))?)];
         Ok(Self { directory, own })
     }
 
     /// `mount` as it is, with a `/dev` of its own.
-    fn of_directory(mount: OwnedFd) -> Result<Self, Errno> {
-        attach(mount.as_fd(), openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?.as_fd())?;
+    fn of_directory(mount: OwnedFd) -> Result<Self, Fault> {
+        let (failed, path) = (Fault::of(Part::Root), Path::new("/dev"));
+        attach_on_top(mount.as_fd()).map_err(&failed)?;
         let mut root = Self { directory: mount, own: Vec::new() };
-        let dev = tmpfs()?;
-        attach(dev.as_fd(), root.mount_point(Path::new("/dev"), true)?.as_fd())?;
-        root.own.push((fstat(&dev)?.st_dev, dev));
+        let point = root.mount_point(path, true).map_err(Fault::at(Part::MountPoint, path))?;
+        let dev = tmpfs().map_err(&failed)?;
+        attach(dev.as_fd(), point.as_fd()).map_err(&failed)?;
+        root.own.push((fstat(&dev).map_err(failed)?.st_dev, dev));
         Ok(root)
     }
 
@@ -86,7 +88,7 @@ impl Root {
     }
 
     fn directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        let mut directory = self.directory.try_clone().map_err(as_errno)?;
+        let mut directory = self.directory.try_clone().map_err(|error| as_errno(&error))?;
         for component in path.components() {
             match component {
                 Component::RootDir => {}
@@ -160,14 +162,16 @@ fn tmpfs() -> Result<OwnedFd, Errno> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
+/// Onto the root directory that is to be left.
+fn attach_on_top(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    attach(mount, openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?.as_fd())
+}
+
 fn attach(mount: BorrowedFd<'_>, point: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", point, "", flags)
 }
 
-fn as_errno(error: std::io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
-}
 
 /// Nothing can be written to it any more.
 fn seal(mount: BorrowedFd<'_>) -> Result<(), Errno> {

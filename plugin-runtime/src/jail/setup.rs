@@ -9,6 +9,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::process::as_errno;
 use super::config::{GidMap, JailConfig, Limits, Mount, User, deserialize_path, serialize_path};
 use super::fault::{Fault, Part};
 use super::limits;
@@ -58,7 +59,7 @@ impl Setup {
         let bytes = postcard::to_stdvec(self).map_err(|_| Errno::INVAL)?;
         let mut file = std::fs::File::from(memfd_create("jail", MemfdFlags::CLOEXEC)?);
         let written = file.write_all(&bytes).and_then(|()| file.rewind());
-        written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        written.map_err(|error| as_errno(&error))?;
         Ok(file.into())
     }
 
@@ -66,7 +67,7 @@ impl Setup {
     pub(super) fn from_memfd(memfd: OwnedFd) -> Result<Self, Fault> {
         let mut bytes = Vec::new();
         let read = std::fs::File::from(memfd).read_to_end(&mut bytes);
-        read.map_err(|error| Fault::of(Part::Helper)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        read.map_err(|error| Fault::of(Part::Helper)(as_errno(&error)))?;
         postcard::from_bytes(&bytes).map_err(|_| Fault::of(Part::Helper)(Errno::BADMSG))
     }
 }

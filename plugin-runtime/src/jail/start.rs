@@ -48,7 +48,7 @@ pub(crate) fn start(
     }
     process::prepare(&mut process, kept);
     let mut helper = process.spawn().map_err(|source| {
-        let errno = Errno::from_io_error(&source).unwrap_or(Errno::IO);
+        let errno = process::as_errno(&source);
         jail_error(command, Fault::at(Part::Helper, &config.helper.program)(errno))
     })?;
     // Our copies go: the end of the jail's processes is to be seen as the end of their reports.

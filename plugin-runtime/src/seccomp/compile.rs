@@ -125,3 +125,124 @@ fn comparison(program: &mut Builder, comparison: Comparison, yes: Label, no: Lab
 fn opposite(program: &mut Builder, operator: Operator, of: Comparison, yes: Label, no: Label) -> Label {
     comparison(program, Comparison { operator, ..of }, no, yes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::super::interpreter::{Call, run};
+    use super::*;
+
+    const VIOLATION: u32 = TRAP;
+
+    /// The policy's own meaning, read off its text.
+    fn meaning(policy: &Policy, call: &Call) -> u32 {
+        let of_this_abi = call.architecture == X86_64 && call.number & X32_BIT == 0;
+        let rule = policy.rules.iter().find(|(name, _)| name.id() as u32 == call.number);
+        let Some((_, rule)) = rule.filter(|_| of_this_abi) else { return VIOLATION };
+        let holds = |one: &Comparison| {
+            let (value, constant) = (call.arguments[usize::from(one.argument)], one.constant);
+            match one.operator {
+                Operator::Equal => value == constant,
+                Operator::NotEqual => value != constant,
+                Operator::Less => value < constant,
+                Operator::LessOrEqual => value <= constant,
+                Operator::Greater => value > constant,
+                Operator::GreaterOrEqual => value >= constant,
+                Operator::AnyBit => value & constant != 0,
+                Operator::NoOtherBit => value & !constant == 0,
+            }
+        };
+        match rule.otherwise {
+            _ if rule.allowed.iter().any(|all_of| all_of.iter().all(holds)) => ALLOW,
+            Otherwise::Violation => VIOLATION,
+            Otherwise::Errno(errno) => ERRNO | u32::from(errno),
+        }
+    }
+
+    /// Values that are likely to be the same, to differ in one half only, or by one.
+    fn value() -> impl Strategy<Value = u64> {
+        let half = || prop_oneof![Just(0), Just(1), Just(2), Just(u32::MAX - 1), Just(u32::MAX), any::<u32>()];
+        (half(), half()).prop_map(|(high, low)| u64::from(high) << 32 | u64::from(low))
+    }
+
+    fn comparison() -> impl Strategy<Value = Comparison> {
+        let operator = prop::sample::select(vec![
+            Operator::Equal,
+            Operator::NotEqual,
+            Operator::Less,
+            Operator::LessOrEqual,
+            Operator::Greater,
+            Operator::GreaterOrEqual,
+            Operator::AnyBit,
+            Operator::NoOtherBit,
+        ]);
+        (0..6_u8, operator, value()).prop_map(|(argument, operator, constant)| Comparison {
+            argument,
+            operator,
+            constant,
+        })
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let otherwise = prop_oneof![Just(Otherwise::Violation), (1..4096_u16).prop_map(Otherwise::Errno)];
+        let condition = prop::collection::vec(prop::collection::vec(comparison(), 0..4), 0..4);
+        (condition, otherwise).prop_map(|(allowed, otherwise)| Rule { allowed, otherwise })
+    }
+
+    fn call_name() -> impl Strategy<Value = Sysno> {
+        prop::sample::select(Sysno::iter().collect::<Vec<_>>())
+    }
+
+    fn policy() -> impl Strategy<Value = Policy> {
+        prop::collection::btree_map(call_name(), rule(), 0..20).prop_map(|rules| Policy { rules })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn a_program_answers_as_its_policy_says(
+            policy in policy(),
+            calls in prop::collection::vec((any::<prop::sample::Index>(), prop::array::uniform6(value())), 20),
+            stray in any::<u32>(),
+        ) {
+            let program = compile(&policy, VIOLATION);
+            let numbers: Vec<_> = policy.rules.keys().map(|call| call.id() as u32).chain([stray]).collect();
+            for (index, arguments) in calls {
+                let mut call = Call::new(*index.get(&numbers), arguments);
+                prop_assert_eq!(run(&program, &call), meaning(&policy, &call), "{:?}", call);
+                call.number |= X32_BIT;
+                prop_assert_eq!(run(&program, &call), VIOLATION);
+            }
+        }
+    }
+
+    #[test]
+    fn calls_of_another_architecture_are_violations() {
+        let policy = Policy { rules: BTreeMap::from([(Sysno::read, Rule::always())]) };
+        let program = compile(&policy, VIOLATION);
+        let native = Call::new(0, [0; 6]);
+        assert_eq!(run(&program, &native), ALLOW);
+        assert_eq!(run(&program, &Call { architecture: 0x4000_0003, ..native }), VIOLATION);
+    }
+
+    #[test]
+    fn a_rule_longer_than_a_jump_reaches_is_compiled_right() {
+        let equal = |constant| vec![Comparison { argument: 3, operator: Operator::Equal, constant }];
+        let long = Rule { allowed: (0..500).map(|n| equal(n << 20)).collect(), otherwise: Otherwise::Errno(7) };
+        // All comparisons of one list fail to the same place, far behind.
+        let not_equal = |constant| Comparison { argument: 2, operator: Operator::NotEqual, constant };
+        let deep = Rule { allowed: vec![(0..300).map(not_equal).collect()], otherwise: Otherwise::Violation };
+        let rules = BTreeMap::from([(Sysno::read, long.clone()), (Sysno::write, deep), (Sysno::open, long)]);
+        let policy = Policy { rules };
+        let program = compile(&policy, VIOLATION);
+        for number in 0..4 {
+            for value in (0..520).map(|n| n << 20).chain(0..320) {
+                let call = Call::new(number, [0, 0, value, value, 0, 0]);
+                assert_eq!(run(&program, &call), meaning(&policy, &call), "{call:?}");
+            }
+        }
+    }
+}

@@ -119,3 +119,115 @@ fn random() -> Result<u64> {
         .map_err(Error::set_up("asking for random numbers"))?;
     Ok(u64::from_ne_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::compile::{ALLOW, ERRNO};
+    use super::super::interpreter::{Call, run};
+    use super::*;
+
+    fn answer(filter: &Filter, call: Sysno, arguments: [u64; 6]) -> u32 {
+        run(&filter.program, &Call::new(call.id() as u32, arguments))
+    }
+
+    fn in_a_directory(policy: &str) -> Result<Filter> {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("plugin.policy"), policy).unwrap();
+        Filter::from_policy_dir(directory.path())
+    }
+
+    #[test]
+    fn the_built_in_policy_refuses_what_its_comments_say() {
+        let filter = Filter::builtin().unwrap();
+        let one = |call, argument, value| {
+            let mut arguments = [0; 6];
+            arguments[argument] = value;
+            answer(&filter, call, arguments)
+        };
+        for call in [
+            Sysno::ptrace,
+            Sysno::mount,
+            Sysno::umount2,
+            Sysno::pivot_root,
+            Sysno::chroot,
+            Sysno::unshare,
+            Sysno::setns,
+            Sysno::bpf,
+            Sysno::io_uring_setup,
+            Sysno::userfaultfd,
+            Sysno::keyctl,
+            Sysno::add_key,
+            Sysno::request_key,
+            Sysno::perf_event_open,
+            Sysno::process_vm_readv,
+            Sysno::process_vm_writev,
+            Sysno::pidfd_getfd,
+            Sysno::kexec_load,
+            Sysno::init_module,
+            Sysno::finit_module,
+            Sysno::open_by_handle_at,
+            Sysno::execve,
+            Sysno::execveat,
+            Sysno::connect,
+            Sysno::bind,
+            Sysno::mknod,
+            Sysno::mknodat,
+            Sysno::setuid,
+            Sysno::capset,
+            Sysno::reboot,
+            Sysno::clock_settime,
+            Sysno::modify_ldt,
+            Sysno::iopl,
+            Sysno::fsopen,
+            Sysno::move_mount,
+        ] {
+            assert_eq!(answer(&filter, call, [0; 6]), NOTIFY, "{call}");
+        }
+        assert_eq!(one(Sysno::ioctl, 1, libc::TCGETS), ALLOW);
+        assert_eq!(one(Sysno::ioctl, 1, libc::TIOCSTI), NOTIFY);
+        assert_eq!(one(Sysno::clone3, 0, 0), ERRNO | libc::ENOSYS as u32);
+        assert_eq!(one(Sysno::clone, 0, libc::SIGCHLD as u64), ALLOW);
+        // The flags of glibc's pthread_create.
+        assert_eq!(one(Sysno::clone, 0, 0x3d_0f00), ALLOW);
+        assert_eq!(one(Sysno::clone, 0, libc::CLONE_NEWUSER as u64), NOTIFY);
+        assert_eq!(one(Sysno::clone, 0, libc::CLONE_NEWNET as u64 | 0x3d_0f00), NOTIFY);
+        assert_eq!(one(Sysno::prlimit64, 2, 0), ALLOW);
+        assert_eq!(one(Sysno::prlimit64, 2, 0x7000_0000), ERRNO | libc::EPERM as u32);
+        assert_eq!(one(Sysno::prctl, 0, libc::PR_SET_NAME as u64), ALLOW);
+        assert_eq!(one(Sysno::prctl, 0, libc::PR_SET_DUMPABLE as u64), ERRNO | libc::EINVAL as u32);
+        assert_eq!(one(Sysno::socket, 0, libc::AF_UNIX as u64), ERRNO | libc::EACCES as u32);
+        assert_eq!(answer(&filter, Sysno::seccomp, [1, 1, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(answer(&filter, Sysno::seccomp, [1, 8, 0, 0, 0, 0]), NOTIFY);
+        assert_eq!(answer(&filter, Sysno::seccomp, [0; 6]), NOTIFY);
+    }
+
+    #[test]
+    fn only_with_the_key_are_its_installers_calls_let_through() {
+        let filter = in_a_directory("read: 1\nsendmsg: return EPERM\nexit_group: 1").unwrap();
+        for call in KEYED {
+            assert_eq!(answer(&filter, call, [0, 0, 0, 0, 0, filter.key]), ALLOW, "{call}");
+        }
+        let wrong = [0, 0, 0, 0, 0, !filter.key];
+        assert_eq!(answer(&filter, Sysno::execve, wrong), NOTIFY);
+        assert_eq!(answer(&filter, Sysno::sendmsg, wrong), ERRNO | libc::EPERM as u32);
+        assert_eq!(answer(&filter, Sysno::exit_group, wrong), ALLOW);
+        assert_eq!(answer(&filter, Sysno::write, [0, 0, 0, 0, 0, filter.key]), NOTIFY);
+        assert_ne!(Filter::builtin().unwrap().key, filter.key);
+    }
+
+    #[test]
+    fn bytes_hold_all_of_a_filter() {
+        for filter in [Filter::builtin().unwrap(), in_a_directory("read: 1").unwrap().logging()] {
+            assert_eq!(Filter::from_bytes(&filter.to_bytes()), Some(filter));
+        }
+        assert_eq!(Filter::from_bytes(&[0; 15]), None);
+        assert_eq!(Filter::from_bytes(&[0; 20]), None);
+    }
+
+    #[test]
+    fn a_policy_longer_than_the_kernel_takes_is_refused() {
+        let alternatives: Vec<_> = (0..2000).map(|n| format!("arg1 == {n}")).collect();
+        let error = in_a_directory(&format!("ioctl: {}", alternatives.join(" || "))).unwrap_err();
+        assert!(matches!(error, Error::LongPolicy { instructions: 4097.., .. }), "{error}");
+    }
+}

@@ -110,6 +110,11 @@ pub(crate) struct CStrings {
     _strings: Vec<CString>,
 }
 
+// SAFETY: the pointers are its own strings', which nobody changes.
+unsafe impl Send for CStrings {}
+// SAFETY: as above.
+unsafe impl Sync for CStrings {}
+
 impl CStrings {
     /// The list.
     pub(crate) fn as_ptr(&self) -> *const *const c_char {

@@ -9,9 +9,13 @@ mod compile;
 mod constants;
 mod filter;
 mod install;
+#[cfg(test)]
+mod interpreter;
 mod listener;
 mod parse;
 mod policy;
+#[cfg(test)]
+mod process_tests;
 mod rule;
 
 pub use filter::{Filter, OnViolation};

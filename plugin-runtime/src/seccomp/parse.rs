@@ -127,3 +127,99 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     });
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::Rule;
+    use super::*;
+
+    fn names(policy: &Policy) -> Vec<&'static str> {
+        policy.rules.keys().map(|call| call.name()).collect()
+    }
+
+    fn parse(text: &str) -> std::result::Result<Policy, String> {
+        Policy::from_text(Path::new("p"), text).map_err(|error| error.to_string())
+    }
+
+    /// Reads `main` in a directory of these files.
+    fn parse_files(files: &[(&str, &str)]) -> std::result::Result<Policy, String> {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let prefix = format!("{}/", directory.path().display());
+        Policy::from_file(&directory.path().join("main")).map_err(|error| error.to_string().replace(&prefix, ""))
+    }
+
+    #[test]
+    fn comments_blank_lines_and_spaces_say_nothing() {
+        let policy = parse("# a comment\n\n  read : 1  # why\nwrite:1\r\n@frequency ./file\n").unwrap();
+        assert_eq!(names(&policy), ["read", "write"]);
+        assert!(policy.rules.values().all(|rule| *rule == Rule::always()));
+    }
+
+    #[test]
+    fn a_backslash_joins_lines_and_errors_name_the_first() {
+        assert_eq!(parse("ioctl: arg1 == 1 \\\n || arg1 == 2\nread: 1").unwrap().rules.len(), 2);
+        assert_eq!(
+            parse("read: 1\nioctl: arg1 == 1 \\\n || arg1 ~ 2\n").unwrap_err(),
+            "p, line 2: `~` is no comparison"
+        );
+        assert_eq!(parse("read: \\").unwrap_err().split(": ").next(), Some("p, line 1"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_file_line_and_token() {
+        for (text, error) in [
+            ("read: 1\nreed: 1", "p, line 2: no system call is called `reed`"),
+            ("\n\nread 1", "p, line 3: `read 1` has no colon behind a system call's name"),
+            ("read: 1\nwrite: 1\nread: 1", "p, line 3: `read` has a rule already"),
+            ("read: arg0 >< 1", "p, line 1: `<` is neither a number nor a known constant"),
+            ("@denylist", "p, line 1: no directive is called `@denylist`"),
+            ("@include", "p, line 1: `@include` names no file"),
+            (": 1", "p, line 1: no system call is called ``"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), error, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn files_include_others_by_paths_from_their_own_directory() {
+        let policy = parse_files(&[
+            ("main", "@include sub/one\nread: 1"),
+            ("sub/one", "@include ./two\nwrite: 1"),
+            ("sub/two", "close: 1"),
+        ]);
+        assert_eq!(names(&policy.unwrap()), ["read", "write", "close"]);
+    }
+
+    #[test]
+    fn an_error_in_an_included_file_names_that_file() {
+        let error = parse_files(&[("main", "read: 1\n@include one"), ("one", "\nread: 1")]).unwrap_err();
+        assert_eq!(error, "one, line 2: `read` has a rule already");
+        let error = parse_files(&[("main", "\n@include none")]).unwrap_err();
+        assert_eq!(error, "main, line 2: `none` cannot be read: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn circles_and_depth_of_includes_have_an_end() {
+        let error = parse_files(&[("main", "@include one"), ("one", "@include ../x/main"), ("x/y", "")]).unwrap_err();
+        assert!(error.starts_with("one, line 1: `../x/main` cannot be read: "), "{error}");
+        let error = parse_files(&[("main", "@include one"), ("one", "read: 1\n@include ./main")]).unwrap_err();
+        assert_eq!(error, "one, line 2: `./main` includes itself");
+        let files: Vec<_> = (0..20).map(|n| (format!("f{n}"), format!("@include f{}", n + 1))).collect();
+        let mut files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        files.push(("main", "@include f0"));
+        let error = parse_files(&files).unwrap_err();
+        assert_eq!(error, "f6, line 1: `f7` would be included more than 8 files deep");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = Policy::from_file(Path::new("/nonexistent/plugin.policy")).unwrap_err().to_string();
+        let expected = "reading the seccomp policy /nonexistent/plugin.policy: No such file or directory (os error 2)";
+        assert_eq!(error, expected);
+    }
+}

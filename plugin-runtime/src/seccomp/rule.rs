@@ -43,7 +43,13 @@ fn parse_return(tokens: &mut Tokens<'_>) -> Result<Otherwise, String> {
         token => return Err(format!("{} stands where `return` is expected", quoted(token))),
     }
     let token = tokens.next();
-    let by_name = || (1..=MAX_ERRNO).find(|&errno| Errno::new(errno.into()).name() == Some(token));
+    // Two numbers have a second name each.
+    let name = match token {
+        "ENOTSUP" => "EOPNOTSUPP",
+        "EWOULDBLOCK" => "EAGAIN",
+        other => other,
+    };
+    let by_name = || (1..=MAX_ERRNO).find(|&errno| Errno::new(errno.into()).name() == Some(name));
     let errno = number(token).and_then(|number| u16::try_from(number).ok()).or_else(by_name);
     match errno {
         Some(errno @ 1..=MAX_ERRNO) => Ok(Otherwise::Errno(errno)),
@@ -176,5 +182,109 @@ impl<'a> Tokens<'a> {
             self.next();
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comparison(argument: u8, operator: Operator, constant: u64) -> Comparison {
+        Comparison { argument, operator, constant }
+    }
+
+    fn allowed(text: &str) -> Vec<Vec<Comparison>> {
+        let rule = parse(text).unwrap();
+        assert_eq!(rule.otherwise, Otherwise::Violation);
+        rule.allowed
+    }
+
+    #[test]
+    fn one_allows_always_and_a_return_never() {
+        assert_eq!(parse(" 1 ").unwrap(), Rule::always());
+        let refused = |errno| Rule { allowed: vec![], otherwise: Otherwise::Errno(errno) };
+        assert_eq!(parse("return EPERM").unwrap(), refused(1));
+        assert_eq!(parse("return ENOTSUP").unwrap(), refused(95));
+        assert_eq!(parse("return 38").unwrap(), refused(38));
+        assert_eq!(parse("return 0x26").unwrap(), refused(38));
+    }
+
+    #[test]
+    fn and_binds_tighter_than_or() {
+        let [a, b, c] = [0, 1, 2].map(|argument| comparison(argument, Operator::Equal, argument.into()));
+        assert_eq!(allowed("arg0 == 0 && arg1 == 1 || arg2 == 2"), [vec![a, b], vec![c]]);
+        assert_eq!(allowed("arg0==0||arg1==1&&arg2==2"), [vec![a], vec![b, c]]);
+    }
+
+    #[test]
+    fn every_comparison_is_told_from_the_others() {
+        for (text, operator) in [
+            ("==", Operator::Equal),
+            ("!=", Operator::NotEqual),
+            ("<", Operator::Less),
+            ("<=", Operator::LessOrEqual),
+            (">", Operator::Greater),
+            (">=", Operator::GreaterOrEqual),
+            ("&", Operator::AnyBit),
+            ("in", Operator::NoOtherBit),
+        ] {
+            assert_eq!(allowed(&format!("arg5 {text} 7")), [[comparison(5, operator, 7)]]);
+        }
+    }
+
+    #[test]
+    fn constants_are_numbers_names_and_what_is_made_of_them() {
+        let constant = |text: &str| allowed(&format!("arg1 == {text}"))[0][0].constant;
+        assert_eq!([constant("10"), constant("0x10"), constant("010"), constant("0")], [10, 16, 8, 0]);
+        assert_eq!(constant("18446744073709551615"), u64::MAX);
+        assert_eq!(constant("-1"), u64::MAX);
+        assert_eq!(constant("PROT_READ|PROT_WRITE | 8"), 11);
+        assert_eq!(constant("~PROT_EXEC"), !4);
+        assert_eq!(constant("~(PROT_READ|PROT_EXEC)"), !5);
+        assert_eq!(constant("~PROT_READ|1"), u64::MAX);
+        assert_eq!(constant("TCGETS"), 0x5401);
+        assert_eq!(constant("CLONE_NEWUSER"), 0x1000_0000);
+    }
+
+    #[test]
+    fn a_condition_may_return_an_error_otherwise() {
+        let rule = parse("arg0 == 1; return EINVAL").unwrap();
+        let one = comparison(0, Operator::Equal, 1);
+        assert_eq!(rule, Rule { allowed: vec![vec![one]], otherwise: Otherwise::Errno(22) });
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_token() {
+        for (text, what) in [
+            ("", "the line's end stands where an argument, arg0 to arg5, is expected"),
+            ("2", "`2` stands where an argument, arg0 to arg5, is expected"),
+            ("arg6 == 1", "`arg6` stands where an argument, arg0 to arg5, is expected"),
+            ("allow", "`allow` stands where an argument, arg0 to arg5, is expected"),
+            ("arg0 = 1", "`=` is no comparison"),
+            ("arg0", "the line's end is no comparison"),
+            ("arg0 == ", "the line's end is neither a number nor a known constant"),
+            ("arg0 == O_NOTHING", "`O_NOTHING` is neither a number nor a known constant"),
+            ("arg0 == 0xg", "`0xg` is neither a number nor a known constant"),
+            ("arg0 == 08", "`08` is neither a number nor a known constant"),
+            ("arg0 == 18446744073709551616", "`18446744073709551616` is neither a number nor a known constant"),
+            ("arg0 == -x", "`x` is no number"),
+            ("arg0 == (1", "the line's end stands where `)` is expected"),
+            ("arg0 == 1 arg1 == 2", "`arg1` is more than a rule"),
+            ("arg0 == 1 && ", "the line's end stands where an argument, arg0 to arg5, is expected"),
+            ("arg0 == 1 || |", "`|` stands where an argument, arg0 to arg5, is expected"),
+            ("arg0 == 1; 1", "`1` stands where `return` is expected"),
+            ("arg0 == 1;", "the line's end stands where `return` is expected"),
+            ("1; return EPERM", "`;` is more than a rule"),
+            ("return", "the line's end is no error number"),
+            ("return EWHAT", "`EWHAT` is no error number"),
+            ("return 0", "`0` is no error number"),
+            ("return 4096", "`4096` is no error number"),
+            ("return EPERM EPERM", "`EPERM` is more than a rule"),
+            ("arg0 == ü", "`ü` is neither a number nor a known constant"),
+            ("arg0 == €", "`€` is neither a number nor a known constant"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), what, "{text:?}");
+        }
+        assert_eq!(parse(&format!("arg0 == {}1", "~".repeat(1_000_000))).unwrap_err(), "`~` is nested too deep");
     }
 }

@@ -20,7 +20,7 @@ fn mount(_: &[String]) -> Verdict {
     for (source, kind, flags) in [(c"tmpfs", c"tmpfs", 0), (c"proc", c"proc", 0), (c"/usr", c"none", libc::MS_BIND)] {
         let nothing = std::ptr::null();
         // SAFETY: all strings end with 0.
-        let mounted = unsafe { libc::mount(source.as_ptr(), c"/tmp".as_ptr(), kind.as_ptr(), flags, nothing) };
+        let mounted = unsafe { libc::mount(source.as_ptr(), c"/etc".as_ptr(), kind.as_ptr(), flags, nothing) };
         refused("mount", mounted)?;
     }
     Ok(())
@@ -50,7 +50,7 @@ fn new_mount_calls(_: &[String]) -> Verdict {
         let tree = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, c"/".as_ptr(), libc::OPEN_TREE_CLONE);
         refused("open_tree", tree)?;
         let root = (libc::AT_FDCWD, c"/usr/lib".as_ptr());
-        refused("move_mount", libc::syscall(libc::SYS_move_mount, root.0, root.1, root.0, c"/tmp".as_ptr(), 0))?;
+        refused("move_mount", libc::syscall(libc::SYS_move_mount, root.0, root.1, root.0, c"/etc".as_ptr(), 0))?;
         let attributes =
             libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
         let size = size_of::<libc::mount_attr>();
