@@ -7,9 +7,9 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Uid, getegid, geteuid};
 use rustix::thread::{CapabilitySet, capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::process::as_errno;
 use super::config::{GidMap, User};
 use super::fault::{Fault, Part};
+use crate::process::as_errno;
 
 /// The most groups that a plugin may be a member of beside its own.
 const MOST_GROUPS: u32 = 64;

@@ -11,10 +11,10 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
-use crate::process::as_errno;
 use super::fault::{Fault, Part};
 use super::layout::{Layout, Placed, Taken};
 use super::trees::restrict_alone;
+use crate::process::as_errno;
 
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC;
 
@@ -171,7 +171,6 @@ fn attach(mount: BorrowedFd<'_>, point: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", point, "", flags)
 }
-
 
 /// Nothing can be written to it any more.
 fn seal(mount: BorrowedFd<'_>) -> Result<(), Errno> {

@@ -9,11 +9,11 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::process::as_errno;
 use super::config::{GidMap, JailConfig, Limits, Mount, User, deserialize_path, serialize_path};
 use super::fault::{Fault, Part};
 use super::limits;
 use crate::PluginCommand;
+use crate::process::as_errno;
 use crate::seccomp::Filter;
 
 /// All there is to know about one jail.
