@@ -5,9 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, set_parent_process_death_signal, setsid, wait,
-};
+use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, setsid, wait};
 use rustix::system::sethostname;
 
 use super::fault::{Fault, Part};
@@ -34,7 +32,7 @@ impl Init {
     /// Lives through it all: the exit code. `told` is readable once it is said who is who in the namespaces, and ends if
     /// that failed.
     pub(super) fn run(mut self, told: OwnedFd) -> i32 {
-        let born = pidfd_open(getpid(), PidfdFlags::empty()).and_then(|pidfd| self.reports.send_born(&pidfd));
+        let born = self.reports.send(&Words::Born);
         if born.is_err() || !matches!(retry_on_intr(|| rustix::io::read(&told, &mut [0; 1])), Ok(1)) {
             return 1;
         }

@@ -3,6 +3,8 @@
 //! Mounts hide what is outside; a descriptor of a directory from there, were one to come in, would lead back to it.
 //! Landlock refuses that: it asks whether a file lies below the jail's root.
 
+use std::path::Path;
+
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, Scope,
@@ -45,7 +47,7 @@ fn restrict(setup: &Setup) -> Result<(), Refusal> {
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?;
-    let mut allow = |path: &std::path::Path, access: BitFlags<AccessFs>| -> Result<(), Refusal> {
+    let mut allow = |path: &Path, access: BitFlags<AccessFs>| -> Result<(), Refusal> {
         let file = PathFd::new(path)?;
         let access = if path.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
         (&mut rules).add_rule(PathBeneath::new(file, access))?;
@@ -55,11 +57,9 @@ fn restrict(setup: &Setup) -> Result<(), Refusal> {
     // Who was given a root was given what is executable there.
     let root = if setup.root.is_some() { read | execute } else { read };
     allow("/".as_ref(), root)?;
-    allow(&setup.executable, execute | AccessFs::ReadFile)?;
-    for loader in LOADERS.map(std::path::Path::new) {
-        if loader.exists() {
-            allow(loader, execute)?;
-        }
+    // That it is not there is for exec to say.
+    for file in LOADERS.map(Path::new).into_iter().chain([&*setup.executable]).filter(|file| file.exists()) {
+        allow(file, execute)?;
     }
     for device in DEVICES {
         allow(device.as_ref(), AccessFs::ReadFile | AccessFs::WriteFile)?;

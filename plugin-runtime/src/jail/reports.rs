@@ -2,15 +2,17 @@
 //!
 //! A report is one datagram, with a descriptor where one belongs to it.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, retry_on_intr};
+use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType, recvmsg,
+    send, socketpair,
 };
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
@@ -21,8 +23,8 @@ const LONGEST: usize = 8192;
 /// One thing to tell.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// Init is there; a descriptor of it.
-    Born(OwnedFd),
+    /// Init is there: its process id here.
+    Born(Pid),
     /// The plugin's system call filter is in force; where violations of it are learned.
     Filtered(OwnedFd),
     /// A part of the jail could not be made.
@@ -56,6 +58,7 @@ impl Reports {
     /// The VMM's end and the jail's.
     pub(super) fn pair() -> Result<(Self, Self), Errno> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        set_socket_passcred(&ours, true)?;
         Ok((Self(ours), Self(theirs)))
     }
 
@@ -68,24 +71,9 @@ impl Reports {
         Ok(Self(rustix::io::fcntl_dupfd_cloexec(&self.0, 0)?))
     }
 
-    /// Tells.
+    /// Tells. Who tells is known from the kernel; a descriptor is sent by nobody but the plugin's filter.
     pub(super) fn send(&self, words: &Words) -> Result<(), Errno> {
-        self.send_with(words, &[])
-    }
-
-    /// Tells that init, whose descriptor it is, is there.
-    pub(super) fn send_born(&self, init: &OwnedFd) -> Result<(), Errno> {
-        self.send_with(&Words::Born, &[init.as_fd()])
-    }
-
-    fn send_with(&self, words: &Words, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-        let words = words.to_bytes()?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(fds));
-        }
-        retry_on_intr(|| sendmsg(&self.0, &[IoSlice::new(&words)], &mut control, SendFlags::NOSIGNAL))?;
+        retry_on_intr(|| send(&self.0, &words.to_bytes()?, SendFlags::NOSIGNAL))?;
         Ok(())
     }
 
@@ -105,7 +93,7 @@ impl Reports {
 
     fn receive_with(&self, flags: RecvFlags) -> Result<Option<Report>, Errno> {
         let mut words = [0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = retry_on_intr(|| {
             recvmsg(&self.0, &mut [IoSliceMut::new(&mut words)], &mut control, RecvFlags::CMSG_CLOEXEC | flags)
@@ -113,17 +101,20 @@ impl Reports {
         if received.bytes == 0 {
             return Ok(None);
         }
-        let fd = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
+        let (mut sender, mut fd) = (None, None);
+        for message in control.drain() {
+            match message {
+                RecvAncillaryMessage::ScmCredentials(credentials) => sender = Some(credentials.pid),
+                RecvAncillaryMessage::ScmRights(mut fds) => fd = fds.next(),
+                _ => {}
+            }
+        }
         let words = words.get(..received.bytes).unwrap_or_default();
-        Ok(Some(match (postcard::from_bytes(words).map_err(|_| Errno::BADMSG)?, fd) {
-            (Words::Born, Some(fd)) => Report::Born(fd),
-            (Words::Filtered, Some(fd)) => Report::Filtered(fd),
-            (Words::Born | Words::Filtered, None) => return Err(Errno::BADMSG),
-            (Words::Failed(fault), _) => Report::Failed(fault),
-            (Words::Ended(status), _) => Report::Ended(status),
+        Ok(Some(match postcard::from_bytes(words).map_err(|_| Errno::BADMSG)? {
+            Words::Born => Report::Born(sender.ok_or(Errno::BADMSG)?),
+            Words::Filtered => Report::Filtered(fd.ok_or(Errno::BADMSG)?),
+            Words::Failed(fault) => Report::Failed(fault),
+            Words::Ended(status) => Report::Ended(status),
         }))
     }
 }
@@ -143,15 +134,12 @@ mod tests {
     fn what_is_told_arrives_and_then_the_end() {
         let (ours, theirs) = Reports::pair().unwrap();
         assert_eq!(ours.take().unwrap_err(), Errno::AGAIN);
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
-        theirs.send_born(&writer).unwrap();
+        theirs.send(&Words::Born).unwrap();
         theirs.send(&Words::Ended(0x0700)).unwrap();
         theirs.send(&Words::Failed(Fault::of(Part::Root)(Errno::NOENT))).unwrap();
-        drop((theirs, writer));
+        drop(theirs);
 
-        let Some(Report::Born(writer)) = ours.receive().unwrap() else { panic!("no descriptor") };
-        rustix::io::write(&writer, b"x").unwrap();
-        assert_eq!(rustix::io::read(&reader, &mut [0; 4]).unwrap(), 1);
+        assert!(matches!(ours.receive(), Ok(Some(Report::Born(pid))) if pid == rustix::process::getpid()));
         assert!(matches!(ours.take(), Ok(Some(Report::Ended(0x0700)))));
         assert!(matches!(ours.take(), Ok(Some(Report::Failed(fault))) if fault.part() == Part::Root));
         assert!(matches!(ours.take(), Ok(None)));

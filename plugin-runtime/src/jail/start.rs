@@ -2,12 +2,13 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use plugin_proto::limits::SOCKET_VARIABLE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 use super::config::JailConfig;
 use super::fault::{Fault, Part};
@@ -54,20 +55,54 @@ pub(crate) fn start(
     // Our copies go: the end of the jail's processes is to be seen as the end of their reports.
     drop((process, setup, jails_end, socket));
 
-    let first = first_report(&reports);
-    if !matches!(first, Ok(Some(_))) {
-        // It ended without a word, or takes too long.
+    let begun = begin(&reports);
+    if begun.is_err() {
+        // It has ended, or takes too long.
         let _ = helper.kill();
     }
-    let status = wait_for(&mut helper);
-    match first {
-        Ok(Some(Report::Born(init))) => Ok((init, reports)),
-        Ok(Some(Report::Failed(fault))) => Err(jail_error(command, fault)),
-        Ok(_) => match status.and_then(|status| status.signal()) {
+    // Waiting for our own child does not fail.
+    let status = helper.wait().ok();
+    match begun {
+        Ok(init) => Ok((init, reports)),
+        Err(Failure::Fault(fault)) => Err(jail_error(command, fault)),
+        Err(Failure::Silence) => match status.and_then(|status| status.signal()) {
             Some(signal) => Err(Error::Killed { plugin: command.name(), signal }),
             None => Err(jail_error(command, Fault::of(Part::Helper)(Errno::SRCH))),
         },
-        Err(errno) => Err(jail_error(command, Fault::of(Part::Helper)(errno))),
+        Err(Failure::Refused(errno)) => Err(jail_error(command, Fault::of(Part::Helper)(errno))),
+    }
+}
+
+/// Why there is no jail.
+enum Failure {
+    Fault(Fault),
+    /// Helper and init are gone without a word.
+    Silence,
+    Refused(Errno),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
+}
+
+/// Waits until init is there. If anything fails before, it sees that no init is left.
+fn begin(reports: &Reports) -> std::result::Result<OwnedFd, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut fault = None;
+    loop {
+        match (next(reports, deadline)?, &fault) {
+            // A child that has not been waited for keeps its process id.
+            (Some(Report::Born(init)), None) => return Ok(pidfd_open(init, PidfdFlags::empty())?),
+            (Some(Report::Born(init)), Some(_)) => {
+                // It ends by itself: it is not told what it waits for.
+                retry_on_intr(|| waitpid(Some(init), WaitOptions::empty()))?;
+            }
+            (Some(Report::Failed(first)), None) => fault = Some(first),
+            (Some(_), _) => {}
+            (None, _) => return Err(fault.map_or(Failure::Silence, Failure::Fault)),
+        }
     }
 }
 
@@ -79,16 +114,13 @@ pub(crate) fn jail_error(command: &PluginCommand, fault: Fault) -> Error {
     }
 }
 
-fn first_report(reports: &Reports) -> std::result::Result<Option<Report>, Errno> {
-    let limit = Timespec::try_from(PATIENCE).map_err(|_| Errno::INVAL)?;
+/// The next report; `None` when no more will come.
+fn next(reports: &Reports, deadline: Instant) -> std::result::Result<Option<Report>, Errno> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let limit = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
     let mut fds = [PollFd::new(reports, PollFlags::IN)];
     match retry_on_intr(|| poll(&mut fds, Some(&limit)))? {
         0 => Err(Errno::TIMEDOUT),
         _ => reports.receive(),
     }
-}
-
-fn wait_for(helper: &mut Child) -> Option<std::process::ExitStatus> {
-    // Waiting for our own child does not fail.
-    helper.wait().ok()
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 use crate::common::Outboard;
 use crate::kit::{Host, NOBODY, User, as_each_user};
@@ -24,23 +23,11 @@ as_each_user! {
 
 /// What the plugin says of itself, by a C program.
 fn inspect(host: &Host, options: &[&str]) -> Vec<String> {
-    let plugin = compiled(host, "inspect", include_str!("inspect.c"));
+    let plugin = host.compiled("inspect", include_str!("inspect.c"), &[]);
     let options: Vec<_> = ["--plugin-stdio"].iter().chain(options).copied().collect();
     let ended = host.run_plugin(&plugin, &options, &[]).run();
     ended.assert_success();
     ended.stdout
-}
-
-fn compiled(host: &Host, name: &str, source: &str) -> std::path::PathBuf {
-    compiled_with(host, name, source, &[])
-}
-
-fn compiled_with(host: &Host, name: &str, source: &str, options: &[&str]) -> std::path::PathBuf {
-    let (file, program) = (host.path(&format!("{name}.c")), host.path(name));
-    fs::write(&file, source).unwrap();
-    let built = Command::new("cc").arg("-o").arg(&program).arg(&file).args(options).status().unwrap();
-    assert!(built.success());
-    program
 }
 
 fn a_plugin_is_the_second_process_and_nobody_special(user: User) {
@@ -76,7 +63,7 @@ fn a_read_only_mount_can_be_read(user: User) {
 
 fn a_writable_mount_can_be_written_to(user: User) {
     let host = Host::new(user);
-    let plugin = compiled(&host, "writer", WRITER);
+    let plugin = host.compiled("writer", WRITER, &[]);
     let mount = format!("{}:/data:1", host.text("writable"));
     host.run_plugin(&plugin, &["--plugin-mount", &mount], &["/data/new"]).run().assert_success();
     assert_eq!(fs::read_to_string(host.path("writable/new")).unwrap(), "written");
@@ -96,7 +83,7 @@ int main(int argc, char **argv) {
 
 fn mounts_come_from_a_file_too(user: User) {
     let host = Host::new(user);
-    let plugin = compiled(&host, "writer", WRITER);
+    let plugin = host.compiled("writer", WRITER, &[]);
     fs::write(host.path("mounts"), format!("# data\n{}:/data:1\n", host.text("writable"))).unwrap();
     host.run_plugin(&plugin, &["--plugin-mount-file", &host.text("mounts")], &["/data/new"]).run().assert_success();
     assert!(host.path("writable/new").exists());
@@ -117,7 +104,7 @@ int main(void) {
         || fopen("/mark", "w") || fopen("/new", "w") || fopen("/usr/lib/os-release", "r") || fopen("/dev/new", "w");
 }
 "#;
-    let plugin = compiled_with(&host, "static", source, &["-static"]);
+    let plugin = host.compiled("static", source, &["-static"]);
     fs::copy(plugin, host.path("root/bin/plugin")).unwrap();
     let root = host.text("root");
     host.run_plugin(Path::new("/bin/plugin"), &["--plugin-root", &root], &[]).run().assert_success();
@@ -139,8 +126,7 @@ fn standard_input_and_output_are_null_unless_asked_for(user: User) {
 
 fn a_plugin_built_by_cc_runs_without_options(user: User) {
     let host = Host::new(user);
-    let plugin = compiled_with(
-        &host,
+    let plugin = host.compiled(
         "plugin",
         "#include <math.h>\nint main(int n, char **v) { return cos(n - 1) != 1; }",
         &["-lm", "-lpthread"],
@@ -151,23 +137,23 @@ fn a_plugin_built_by_cc_runs_without_options(user: User) {
 fn a_shared_library_is_found_by_ld_library_path(user: User) {
     let host = Host::new(user);
     fs::create_dir(host.path("lib")).unwrap();
-    compiled_with(&host, "lib/libsome.so", "int some(void) { return 0; }", &["-shared", "-fPIC"]);
+    host.compiled("lib/libsome.so", "int some(void) { return 0; }", &["-shared", "-fPIC"]);
     let library = host.text("lib");
     let rpath = format!("-Wl,-rpath,{library}");
     let options = ["-L", &library, "-lsome", &rpath];
-    let plugin = compiled_with(&host, "plugin", "int some(void); int main(void) { return some(); }", &options);
+    let plugin = host.compiled("plugin", "int some(void); int main(void) { return some(); }", &options);
     host.run_plugin(&plugin, &[], &[]).with_variable("LD_LIBRARY_PATH", &library).run().assert_success();
     // What the plugin itself says about directories counts for nothing.
-    let ended = host.run_plugin(&plugin, &[], &[]).without_variable("LD_LIBRARY_PATH").run();
+    let ended = host.run_plugin(&plugin, &[], &[]).run();
     ended.assert_failure(&["code 127"]);
     let options = ["--plugin-mount", &*library];
-    host.run_plugin(&plugin, &options, &[]).without_variable("LD_LIBRARY_PATH").run().assert_success();
+    host.run_plugin(&plugin, &options, &[]).run().assert_success();
 }
 
 fn a_plugin_in_a_directory_of_any_depth_runs_without_options(user: User) {
     let host = Host::new(user);
     fs::create_dir_all(host.path("a b/c/d/e")).unwrap();
-    let plugin = compiled(&host, "a b/c/d/e/plugin", "int main(void) { return 0; }");
+    let plugin = host.compiled("a b/c/d/e/plugin", "int main(void) { return 0; }", &[]);
     host.run_plugin(&plugin, &[], &[]).run().assert_success();
     // The link is followed; what is there is what runs.
     std::os::unix::fs::symlink(&plugin, host.path("link")).unwrap();

@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::process::geteuid;
 use tempfile::TempDir;
@@ -92,8 +93,18 @@ impl Host {
         let plugin = plugin.to_str().unwrap();
         let call = ["run", "--hypervisor", "mock", "--plugin", plugin].into_iter();
         let call = call.chain(options.iter().copied()).chain(["--"]).chain(args.iter().copied());
-        let outboard = Outboard::of_program(program, call);
+        // What runs tests may name directories there, which the plugin then would be given.
+        let outboard = Outboard::of_program(program, call).without_variable("LD_LIBRARY_PATH");
         if self.user == User::Ordinary && geteuid().is_root() { outboard.as_user(NOBODY) } else { outboard }
+    }
+
+    /// A program that was built from C, as anyone would.
+    pub(crate) fn compiled(&self, name: &str, source: &str, options: &[&str]) -> PathBuf {
+        let (file, program) = (self.path(&format!("{name}.c")), self.path(name));
+        fs::write(&file, source).unwrap();
+        let built = Command::new("cc").arg("-o").arg(&program).arg(&file).args(options).status().unwrap();
+        assert!(built.success());
+        program
     }
 
     /// The file, or a copy where not everyone can get at it.
