@@ -7,6 +7,7 @@ use hypervisor::VcpuId;
 use thiserror::Error;
 use vmm_core::StopReason;
 
+use crate::jail::Fault;
 use crate::seccomp::Violation;
 
 /// The result of running a VM.
@@ -36,6 +37,14 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// A part of the plugin's jail could not be made.
+    #[error("the jail of plugin {plugin}: {fault}")]
+    Jail {
+        /// The plugin's name.
+        plugin: String,
+        /// Which part, why, and what to do.
+        fault: Box<Fault>,
     },
     /// Waiting for something to happen failed.
     #[error("waiting for events: {0}")]

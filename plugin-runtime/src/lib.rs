@@ -13,6 +13,7 @@ mod end;
 mod errno;
 mod error;
 mod fpu_bytes;
+pub mod jail;
 mod log_budget;
 mod main_requests;
 mod objects;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 pub use error::{Error, Result};
 use hypervisor::Hypervisor;
+pub use jail::Sandbox;
 pub use seccomp::{Filter, OnViolation, Violation};
 pub use tap::{MacAddress, Tap};
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub exit_timeout: Option<Duration>,
     /// The network device that the plugin gets when it asks for one.
     pub tap: Option<Tap>,
+    /// What keeps the plugin from all that it was not given.
+    pub sandbox: Sandbox,
     /// Whether the calling thread, once the plugin runs, gives up all capabilities and every system call that a VMM does
     /// not need, for good: also after the run. The run's threads have what it has.
     pub confine: bool,

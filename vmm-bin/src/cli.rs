@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, value_parser};
 
 use crate::backend::Choice;
 use crate::bench::guest::Case;
+use crate::jail_args::JailArgs;
 use crate::net::NetArgs;
 
 /// A virtual machine monitor whose devices live in another process
@@ -96,6 +97,8 @@ pub(crate) struct RunArgs {
     /// How long the plugin may take to answer an access, in seconds, fractions allowed; without it, as long as it likes
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) exit_timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) jail: JailArgs,
     #[command(flatten)]
     pub(crate) net: NetArgs,
     /// Arguments for the plugin, handed over as they are

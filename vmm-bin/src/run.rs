@@ -14,7 +14,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
     let backend = Backend::open(args.hypervisor)?;
     let script = script(&backend, args.script.as_deref())?;
     let plugin = PluginCommand { path: args.plugin.clone(), args: args.plugin_args.clone() };
-    let config = Config { vcpus: args.cpus, exit_timeout: args.exit_timeout, tap: args.net.tap()?, confine: true };
+    let config = Config {
+        vcpus: args.cpus,
+        exit_timeout: args.exit_timeout,
+        tap: args.net.tap()?,
+        sandbox: args.jail.sandbox()?,
+        confine: true,
+    };
     Ok(plugin_runtime::run(&*backend.with_script(script), &plugin, config)?)
 }
 

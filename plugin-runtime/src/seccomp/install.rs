@@ -87,7 +87,7 @@ impl Installed {
 
     /// Becomes another program. It returns only to tell why not.
     pub(crate) fn exec(&self, path: &CStr, arguments: &CStrings, environment: &CStrings) -> io::Error {
-        let (arguments, environment) = (arguments.pointers.as_ptr(), environment.pointers.as_ptr());
+        let (arguments, environment) = (arguments.as_ptr(), environment.as_ptr());
         // SAFETY: a C string and two lists of C strings, each ended by a null pointer; the kernel ignores what follows.
         unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), arguments, environment, 0_u64, 0_u64, self.key) };
         io::Error::last_os_error()
@@ -114,6 +114,13 @@ pub(crate) struct CStrings {
 unsafe impl Send for CStrings {}
 // SAFETY: as above.
 unsafe impl Sync for CStrings {}
+
+impl CStrings {
+    /// The list.
+    pub(crate) fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+}
 
 impl FromIterator<CString> for CStrings {
     fn from_iter<T: IntoIterator<Item = CString>>(strings: T) -> Self {

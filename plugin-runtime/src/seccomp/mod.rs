@@ -20,7 +20,7 @@ mod rule;
 mod vmm;
 
 pub use filter::{Filter, OnViolation};
-pub(crate) use install::Installed;
+pub(crate) use install::{CStrings, Installed};
 pub(crate) use listener::Listener;
 pub use listener::Violation;
 pub(crate) use vmm::confine_vmm;

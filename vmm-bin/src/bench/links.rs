@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, VcpuId};
-use plugin_runtime::PluginCommand;
+use plugin_runtime::jail::JailConfig;
+use plugin_runtime::{PluginCommand, Sandbox};
 use vmm_core::{Claim, Command, Event, Machine, Notice, Resume, Service, State, StateKind, Stepping, StopReason};
 
 use super::guest::{self, Case};
@@ -104,7 +105,9 @@ fn answer(event: Event) -> Command {
 fn pipe(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
-    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None, confine: true };
+    let sandbox = Sandbox::Jail(Box::new(JailConfig::with_filter()?));
+    let config =
+        plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None, sandbox, confine: true };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }
 

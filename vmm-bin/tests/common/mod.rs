@@ -13,6 +13,8 @@ mod tally;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -83,13 +85,19 @@ pub(crate) fn example(name: &str) -> PathBuf {
 pub(crate) struct Outboard {
     command: Command,
     script: Option<NamedTempFile>,
+    stdin: Option<OwnedFd>,
 }
 
 impl Outboard {
     pub(crate) fn new(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
+        Self::of_program(Path::new(env!("CARGO_BIN_EXE_outboard")), args)
+    }
+
+    /// A copy of the command's program.
+    pub(crate) fn of_program(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let mut command = Command::new(program);
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None }
+        Self { command, script: None, stdin: None }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -134,6 +142,18 @@ impl Outboard {
         }
         outboard.command.arg("--").args(args);
         outboard
+    }
+
+    /// Runs it as another user.
+    pub(crate) fn as_user(mut self, user: u32) -> Self {
+        self.command.uid(user).gid(user);
+        self
+    }
+
+    /// Gives it a standard input.
+    pub(crate) fn with_stdin(mut self, stdin: OwnedFd) -> Self {
+        self.stdin = Some(stdin);
+        self
     }
 
     /// Starts it.
