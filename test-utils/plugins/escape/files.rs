@@ -134,6 +134,7 @@ fn write_to_a_read_only_mount(args: &[String]) -> Verdict {
 fn follow_a_symlink_out_of_a_mount(args: &[String]) -> Verdict {
     let [mount, secret] = args else { return Err("ESCAPE KIT: a mount and a secret are needed".into()) };
     let (up, down) = (Path::new(mount).join("up"), Path::new(mount).join("down"));
+    let _ = (fs::remove_file(&up), fs::remove_file(&down));
     let planted = symlink("../../../../../../..", &up).and_then(|()| symlink(secret, &down));
     planted.map_err(|error| format!("ESCAPE KIT: a writable mount is not: {error}"))?;
     failed("up and down again", File::open(up.join(secret.trim_start_matches('/'))))?;

@@ -150,6 +150,26 @@ impl Outboard {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub(crate) fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Takes a variable out of its environment.
+    pub(crate) fn without_variable(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    /// Runs it in a user namespace in which no other can be made.
+    #[allow(unsafe_code, reason = "what is done between fork and exec must be async-signal-safe")]
+    pub(crate) fn where_no_namespace_can_be_made(mut self) -> Self {
+        // SAFETY: system calls only; the strings are constants.
+        unsafe { self.command.pre_exec(forbid_namespaces) };
+        self
+    }
+
     /// Gives it a standard input.
     pub(crate) fn with_stdin(mut self, stdin: OwnedFd) -> Self {
         self.stdin = Some(stdin);
@@ -165,6 +185,18 @@ impl Outboard {
     pub(crate) fn run(self) -> Ended {
         self.start().end()
     }
+}
+
+fn forbid_namespaces() -> std::io::Result<()> {
+    // SAFETY: a new user namespace shares nothing of Rust's.
+    #[allow(unsafe_code, reason = "as above")]
+    unsafe {
+        rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER)?;
+    }
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    let limit = rustix::fs::open(c"/proc/sys/user/max_user_namespaces", flags, rustix::fs::Mode::empty())?;
+    rustix::io::write(&limit, b"0")?;
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {
