@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// Puts the filter of `vmm.policy` on this thread and on all that it starts. The thread must have `no_new_privs`.
 pub(crate) fn confine_vmm() -> Result<()> {
     let name = Path::new("the built-in vmm.policy");
-    let program = compile(&Policy::from_text(name, include_str!("vmm.policy"))?, 0x7ffc_0000);
+    let program = compile(&Policy::from_text(name, include_str!("vmm.policy"))?, TRAP);
     register_signal_handler(libc::SIGSYS, tell_and_exit).map_err(Error::set_up("setting the handler of SIGSYS"))?;
     install(&program, 0).map(drop).map_err(Error::set_up("installing the VMM's seccomp filter"))
 }
