@@ -4,9 +4,8 @@ mod common;
 
 use std::path::Path;
 
-use common::{Backend, Driven, Ended, Outboard, on_each_backend};
+use common::{Backend, Driven, Ended, Outboard, on_each_backend, talker};
 use tempfile::TempDir;
-use test_utils::guest::Program;
 
 on_each_backend! {
     a_running_vmm_has_no_capability_no_new_privileges_and_a_filter
@@ -70,7 +69,7 @@ fn a_bad_policy_is_named_with_its_line_and_token() {
 }
 
 fn a_running_vmm_has_no_capability_no_new_privileges_and_a_filter(backend: Backend) {
-    let vm = Driven::with(backend, &Program::new().forever(), &["--disable-sandbox"]);
+    let vm = Driven::with(backend, &talker(), &["--disable-sandbox"]);
     let _vcpus = vm.running(&[]);
     let tasks = format!("/proc/{}/task", vm.running.pid());
     let tasks: Vec<_> = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path()).collect();
