@@ -7,6 +7,7 @@
 //! end, its standard error, signals, and the machine's notices. Exits go from each vCPU's thread straight to the plugin,
 //! over a pair of pipes. Everything that comes from the plugin is checked as if it were hostile.
 
+mod confine;
 mod connection;
 mod end;
 mod errno;
@@ -68,6 +69,9 @@ pub struct Config {
     pub tap: Option<Tap>,
     /// What keeps the plugin from all that it was not given.
     pub sandbox: Sandbox,
+    /// Whether the calling thread, once the plugin runs, gives up all capabilities and every system call that a VMM does
+    /// not need, for good: also after the run. The run's threads have what it has.
+    pub confine: bool,
 }
 
 /// Runs a VM on `hypervisor` until its plugin has ended.

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use vmm_core::{Machine, Notice, Notices, Stepping, StopReason};
 
+use crate::confine::confine;
 use crate::connection::{self, Buffers, Connection, Fault};
 use crate::end::{Due, End};
 use crate::error::{Error, Result};
@@ -111,6 +112,9 @@ impl<'h> Supervisor<'h> {
             supervisor.watch(reports, JAIL)?;
         }
         supervisor.serve(first)?;
+        if config.confine {
+            confine()?;
+        }
         Ok(supervisor)
     }
 

@@ -19,6 +19,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
         exit_timeout: args.exit_timeout,
         tap: args.net.tap()?,
         sandbox: args.jail.sandbox()?,
+        confine: true,
     };
     Ok(plugin_runtime::run(&*backend.with_script(script), &plugin, config)?)
 }

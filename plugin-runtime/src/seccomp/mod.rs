@@ -17,8 +17,10 @@ mod policy;
 #[cfg(test)]
 mod process_tests;
 mod rule;
+mod vmm;
 
 pub use filter::{Filter, OnViolation};
 pub(crate) use install::{CStrings, Installed};
 pub(crate) use listener::Listener;
 pub use listener::Violation;
+pub(crate) use vmm::confine_vmm;

@@ -46,6 +46,17 @@ const CASES: &[(&str, fn())] = &[
         // SAFETY: getpid touches no memory.
         unsafe { libc::syscall(libc::SYS_getpid | 0x4000_0000) };
     }),
+    ("the VMM's filter", || {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        super::confine_vmm().unwrap();
+        // SAFETY: it has no effect.
+        unsafe { libc::syscall(libc::SYS_personality, 0xffff_ffff_u32) };
+    }),
+    ("a panic of the VMM", || {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        super::confine_vmm().unwrap();
+        panic!("as it may happen");
+    }),
     ("a filter of its own", || {
         let own = Filter::builtin().unwrap();
         super::install::install(&own.program, 0).unwrap();
@@ -190,4 +201,30 @@ fn a_policy_that_allows_nothing_still_lets_its_installer_become_the_plugin() {
     let filter = Filter::from_policy_dir(Path::new(directory.path())).unwrap();
     // The dynamic loader's first call, in the new program.
     assert_violation(&filter, "nothing", "system call 12 (brk)");
+}
+
+/// Runs `case`, which puts the VMM's filter on itself: its exit code, and what it said.
+fn run_as_vmm(case: &str) -> (Option<i32>, String) {
+    let copy = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "seccomp::process_tests::under_a_filter", "--nocapture"])
+        .env(CASE, case)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    (copy.status.code(), String::from_utf8_lossy(&copy.stderr).into_owned())
+}
+
+#[test]
+fn a_call_the_vmm_should_not_make_is_named_and_ends_it() {
+    let expected = "outboard: error: the VMM made system call 135 (personality), which its own seccomp filter does not \
+                    allow. This is a bug.\n";
+    assert_eq!(run_as_vmm("the VMM's filter"), (Some(1), expected.into()));
+}
+
+#[test]
+fn a_panic_of_the_vmm_is_told_by_itself_with_a_backtrace() {
+    let (code, said) = run_as_vmm("a panic of the VMM");
+    assert!(said.contains("as it may happen") && !said.contains("system call"), "{said}");
+    // The test harness's code for a test that panicked.
+    assert_eq!(code, Some(101), "{said}");
 }

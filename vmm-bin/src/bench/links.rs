@@ -106,7 +106,8 @@ fn pipe(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
     let sandbox = Sandbox::Jail(Box::new(JailConfig::with_filter()?));
-    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None, sandbox };
+    let config =
+        plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None, sandbox, confine: true };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }
 
