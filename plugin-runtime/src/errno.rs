@@ -12,6 +12,7 @@ impl Errno {
     pub(crate) const EXIST: Self = Self(libc::EEXIST);
     pub(crate) const INVAL: Self = Self(libc::EINVAL);
     pub(crate) const MFILE: Self = Self(libc::EMFILE);
+    pub(crate) const MSGSIZE: Self = Self(libc::EMSGSIZE);
     pub(crate) const NODATA: Self = Self(libc::ENODATA);
     pub(crate) const NOENT: Self = Self(libc::ENOENT);
     pub(crate) const NOSPC: Self = Self(libc::ENOSPC);
@@ -69,7 +70,9 @@ impl From<&MachineError> for Errno {
             },
             MachineError::Backend(error) => error.into(),
             MachineError::AlreadyStarted => Self::INVAL,
-            MachineError::Thread { source, .. } | MachineError::EventFd { source, .. } => source.into(),
+            MachineError::Thread { source, .. }
+            | MachineError::Cgroup { source, .. }
+            | MachineError::EventFd { source, .. } => source.into(),
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod confine;
 mod connection;
+mod descriptor_limit;
 mod end;
 mod errno;
 mod error;
@@ -33,6 +34,7 @@ mod wire;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{Error, Result};
@@ -40,6 +42,7 @@ use hypervisor::Hypervisor;
 pub use jail::Sandbox;
 pub use seccomp::{Filter, OnViolation, Violation};
 pub use tap::{MacAddress, Tap};
+pub use vmm_core::Cgroup;
 
 /// The program that is to be a VM's plugin.
 #[derive(Clone, Debug)]
@@ -65,6 +68,8 @@ pub struct Config {
     pub vcpus: NonZeroU32,
     /// How long the plugin may take to answer an access; `None` for as long as it likes.
     pub exit_timeout: Option<Duration>,
+    /// What each vCPU's thread joins before its vCPU runs.
+    pub vcpu_cgroup: Option<Arc<Cgroup>>,
     /// The network device that the plugin gets when it asks for one.
     pub tap: Option<Tap>,
     /// What keeps the plugin from all that it was not given.
@@ -75,6 +80,8 @@ pub struct Config {
 }
 
 /// Runs a VM on `hypervisor` until its plugin has ended.
+///
+/// This process's soft limit of descriptors is raised to the hard one; the plugin has it as it was.
 ///
 /// SIGINT, SIGTERM and SIGHUP, for which handlers are set while it runs, end the VM: the plugin has a second to end by
 /// itself, is hung up on, has another second, and is killed.

@@ -17,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
 use crate::PluginCommand;
+use crate::descriptor_limit;
 use crate::error::{Error, Result};
 use crate::jail::{self, Fault, Report, Reports, Sandbox};
 
@@ -171,14 +172,16 @@ pub(crate) fn as_path(path: &Path) -> std::borrow::Cow<'_, Path> {
     if path.parent() == Some(Path::new("")) { Path::new(".").join(path).into() } else { path.into() }
 }
 
-/// Lets `process` begin with the standard descriptors and `kept` alone, and no signal ignored.
+/// Lets `process` begin with the standard descriptors and `kept` alone, the limit of descriptors that was before, and no
+/// signal ignored.
 pub(crate) fn prepare<const N: usize>(process: &mut Command, kept: [RawFd; N]) {
     let before_exec = move || {
         keep_only(&kept)?;
+        descriptor_limit::restore()?;
         default_signals();
         Ok(())
     };
-    // SAFETY: it makes system calls only, and touches no memory but its own stack.
+    // SAFETY: it makes system calls only, and writes no memory but its own stack.
     unsafe { process.pre_exec(before_exec) };
 }
 

@@ -13,6 +13,7 @@ fn run_program(path: &str, args: &[&str]) -> Result<(), Error> {
     let config = Config {
         vcpus: NonZeroU32::new(2).unwrap(),
         exit_timeout: None,
+        vcpu_cgroup: None,
         tap: None,
         sandbox: Sandbox::None,
         confine: false,

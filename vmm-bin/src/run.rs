@@ -2,21 +2,27 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use hypervisor::mock::Script;
-use plugin_runtime::{Config, PluginCommand};
+use plugin_runtime::{Cgroup, Config, PluginCommand};
 
 use crate::backend::Backend;
 use crate::cli::RunArgs;
 use crate::error::Error;
+use crate::huge_pages;
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
-    let backend = Backend::open(args.hypervisor)?;
+    let backend = Backend::open_as(args.hypervisor, &args.kvm_options())?;
+    if args.hugepages && matches!(backend, Backend::Kvm(_)) {
+        huge_pages::warn_where_there_are_none();
+    }
     let script = script(&backend, args.script.as_deref())?;
-    let plugin = PluginCommand { path: args.plugin.clone(), args: args.plugin_args.clone() };
+    let plugin = PluginCommand { path: args.plugin.clone(), args: args.plugin_args() };
     let config = Config {
         vcpus: args.cpus,
         exit_timeout: args.exit_timeout,
+        vcpu_cgroup: args.vcpu_cgroup_path.as_deref().map(Cgroup::open).transpose()?.map(Arc::new),
         tap: args.net.tap()?,
         sandbox: args.jail.sandbox()?,
         confine: true,

@@ -9,9 +9,20 @@
 //! not know whether a pump crosses into another process.
 //!
 //! What is not an exit (a vCPU started, paused, stopped) is told as a [`Notice`].
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 mod address_map;
 mod call_hint;
+mod cgroup;
 mod channel;
 mod control;
 mod deferred;
@@ -28,6 +39,7 @@ mod vcpu_loop;
 
 pub use address_map::{AddressMap, Claim, Service};
 pub use call_hint::{CallHint, HintDetail};
+pub use cgroup::Cgroup;
 pub use channel::{Attached, Bytes, Command, Event, FarEnd, Resume, State, StateKind};
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use machine::{Config, Machine};

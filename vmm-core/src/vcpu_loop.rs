@@ -1,5 +1,6 @@
 //! One vCPU's life: initialised by its owners, then around and around: enter, exit, route, answer.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
 use crate::call_hint::CallHint;
+use crate::cgroup::Cgroup;
 use crate::channel::Event;
 use crate::control::Control;
 use crate::gate::Gate;
@@ -37,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) exit_timeout: Option<Duration>,
     /// Which access comes with registers attached.
     pub(crate) hint: RwLock<Option<CallHint>>,
+    /// What each vCPU's thread joins first.
+    pub(crate) cgroup: Option<Arc<Cgroup>>,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, StopReason>;
@@ -56,6 +60,9 @@ impl VcpuLoop {
     }
 
     fn live(&mut self) -> Result<Infallible> {
+        if let Some(cgroup) = &self.shared.cgroup {
+            cgroup.join().map_err(StopReason::Thread)?;
+        }
         for index in 0..self.owners.len() {
             self.stand_still(OwnerId::new(index), Event::Init)?;
         }
@@ -67,7 +74,7 @@ impl VcpuLoop {
             self.deliver_pauses()?;
         }
         self.shared.notifier.send(Notice::Started(self.vcpu.id()));
-        let mut unknown = None;
+        let mut unknown = BTreeSet::new();
         loop {
             self.check_stop()?;
             match self.vcpu.run()? {
@@ -77,8 +84,8 @@ impl VcpuLoop {
                     self.stand_still(HYPERV_OWNER, Event::HypervSynic { msr, control, evt_page, msg_page })?;
                 }
                 Exit::Unknown(reason) => {
-                    // A guest can make the same one without end.
-                    if unknown.replace(reason) != Some(reason) {
+                    // A guest can make them without end.
+                    if unknown.insert(reason) {
                         tracing::warn!(vcpu = %self.vcpu.id(), reason, "unknown exit, the vCPU runs on");
                     }
                 }

@@ -13,10 +13,9 @@ mod tally;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) use driven::{Driven, RAM_ID};
@@ -85,7 +84,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
 pub(crate) struct Outboard {
     command: Command,
     script: Option<NamedTempFile>,
-    stdin: Option<OwnedFd>,
+    stdin: Stdio,
 }
 
 impl Outboard {
@@ -97,7 +96,7 @@ impl Outboard {
     pub(crate) fn of_program(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(program);
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None, stdin: None }
+        Self { command, script: None, stdin: Stdio::null() }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -121,7 +120,7 @@ impl Outboard {
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
-        Self::scripted(backend, &program.script_text(), options, plugin, args)
+        Self::executable(backend, &program.script_text(), options, &example(plugin), args)
     }
 
     /// [`plugin`](Self::plugin), where the mock's vCPUs follow a script that no program stands for.
@@ -132,8 +131,19 @@ impl Outboard {
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
+        Self::executable(backend, text, options, &example(plugin), args)
+    }
+
+    /// [`scripted`](Self::scripted) with a plugin that is no example.
+    pub(crate) fn executable(
+        backend: Backend,
+        text: &str,
+        options: &[&str],
+        plugin: &Path,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Self {
         let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
-        outboard.command.arg(example(plugin)).args(options);
+        outboard.command.arg(plugin).args(options);
         if backend == Backend::Mock {
             let mut script = NamedTempFile::new().unwrap();
             script.write_all(text.as_bytes()).unwrap();
@@ -144,21 +154,21 @@ impl Outboard {
         outboard
     }
 
-    /// Runs it as another user.
-    pub(crate) fn as_user(mut self, user: u32) -> Self {
-        self.command.uid(user).gid(user);
-        self
-    }
-
-    /// Sets a variable of its environment.
-    pub(crate) fn with_variable(mut self, name: &str, value: &str) -> Self {
-        self.command.env(name, value);
+    /// Puts a variable into its environment.
+    pub(crate) fn env(mut self, variable: &str, value: &str) -> Self {
+        self.command.env(variable, value);
         self
     }
 
     /// Takes a variable out of its environment.
     pub(crate) fn without_variable(mut self, name: &str) -> Self {
         self.command.env_remove(name);
+        self
+    }
+
+    /// Runs it as another user.
+    pub(crate) fn as_user(mut self, user: u32) -> Self {
+        self.command.uid(user).gid(user);
         self
     }
 
@@ -170,10 +180,9 @@ impl Outboard {
         self
     }
 
-    /// Gives it a standard input.
-    pub(crate) fn with_stdin(mut self, stdin: OwnedFd) -> Self {
-        self.stdin = Some(stdin);
-        self
+    /// Gives it `stdin` as standard input, which is empty else.
+    pub(crate) fn stdin(self, stdin: impl Into<Stdio>) -> Self {
+        Self { stdin: stdin.into(), ..self }
     }
 
     /// Starts it.
@@ -199,7 +208,7 @@ fn forbid_namespaces() -> std::io::Result<()> {
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text

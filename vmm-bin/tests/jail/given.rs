@@ -142,7 +142,7 @@ fn a_shared_library_is_found_by_ld_library_path(user: User) {
     let rpath = format!("-Wl,-rpath,{library}");
     let options = ["-L", &library, "-lsome", &rpath];
     let plugin = host.compiled("plugin", "int some(void); int main(void) { return some(); }", &options);
-    host.run_plugin(&plugin, &[], &[]).with_variable("LD_LIBRARY_PATH", &library).run().assert_success();
+    host.run_plugin(&plugin, &[], &[]).env("LD_LIBRARY_PATH", &library).run().assert_success();
     // What the plugin itself says about directories counts for nothing.
     let ended = host.run_plugin(&plugin, &[], &[]).run();
     ended.assert_failure(&["code 127"]);

@@ -184,7 +184,7 @@ impl Attempt<'_> {
         let args: Vec<_> = self.args.iter().map(String::as_str).collect();
         let outboard = self.host.run(&options, "escape", &args);
         let outboard = match (self.stdin)() {
-            Some(stdin) => outboard.with_stdin(stdin),
+            Some(stdin) => outboard.stdin(stdin),
             None => outboard,
         };
         let ended = outboard.run();
