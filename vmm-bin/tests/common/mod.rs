@@ -85,6 +85,8 @@ pub(crate) struct Outboard {
     command: Command,
     script: Option<NamedTempFile>,
     stdin: Stdio,
+    /// Whether the plugin has a jail.
+    jailed: bool,
 }
 
 impl Outboard {
@@ -96,7 +98,7 @@ impl Outboard {
     pub(crate) fn of_program(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(program);
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None, stdin: Stdio::null() }
+        Self { command, script: None, stdin: Stdio::null(), jailed: false }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -144,6 +146,11 @@ impl Outboard {
     ) -> Self {
         let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
         outboard.command.arg(plugin).args(options);
+        // In its jail it prints to the test.
+        if !options.contains(&"--disable-sandbox") {
+            outboard.command.arg("--plugin-stdio");
+            outboard.jailed = true;
+        }
         if backend == Backend::Mock {
             let mut script = NamedTempFile::new().unwrap();
             script.write_all(text.as_bytes()).unwrap();

@@ -27,7 +27,7 @@ fn io_uring(user: User) {
 }
 
 fn userfaultfd(user: User) {
-    Host::new(user).attempt("userfaultfd", &[]).held();
+    Host::new(user).attempt("userfaultfd", &[]).held_by_the_filter();
 }
 
 fn keyctl(user: User) {
@@ -35,7 +35,7 @@ fn keyctl(user: User) {
 }
 
 fn perf_events(user: User) {
-    Host::new(user).attempt("perf-events", &[]).held();
+    Host::new(user).attempt("perf-events", &[]).held_by_the_filter();
 }
 
 fn kernel_modules(user: User) {
