@@ -274,7 +274,12 @@ impl<'h> Supervisor<'h> {
                 }
                 OnViolation::Log => {
                     if let Admission::Log { dropped } = self.log_budget.admit(Instant::now()) {
-                        tracing::warn!(plugin, dropped, "not allowed by the seccomp policy: {violation}");
+                        let arguments = violation.arguments;
+                        tracing::warn!(
+                            plugin,
+                            dropped,
+                            "not allowed by the seccomp policy: {violation}, arguments {arguments:x?}"
+                        );
                     }
                     listener.let_go_on(&violation).map_err(Error::set_up("answering a seccomp violation"))?;
                 }
