@@ -61,7 +61,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__bench)
-            opts="-n -v -q -h --exits --blocks --hypervisor --json --verbose --quiet --help"
+            opts="-n -v -q -h --exits --blocks --starts --hypervisor --json --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -76,6 +76,10 @@ _outboard() {
                     return 0
                     ;;
                 --blocks)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --starts)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

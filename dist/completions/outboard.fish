@@ -71,6 +71,7 @@ complete -c outboard -n "__fish_outboard_using_subcommand demo" -s q -l quiet -d
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -d 'Exits in a block' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l blocks -d 'Blocks of each link, at least 2: the first warms up and does not count' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l starts -d 'Starts of a plugin, without a jail and with one' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: vCPUs follow a script of exits'"

@@ -79,10 +79,11 @@ impl PluginProcess {
         self.reaped = true;
         while matches!(self.hear(), Heard::Filtered(_)) {}
         match self.end.take() {
-            Some(JailsWord::Failed(fault)) => Err(jail::jail_error(&self.command, fault)),
+            // Who cannot go on without its init, which was killed, is not what went wrong.
+            Some(JailsWord::Failed(fault)) if own.signal().is_none() => Err(jail::jail_error(&self.command, fault)),
             Some(JailsWord::Ended(status)) => Ok(status),
             // Without a jail; or its init was killed before it could tell, and the plugin with it.
-            None => Ok(own),
+            Some(JailsWord::Failed(_)) | None => Ok(own),
         }
     }
 

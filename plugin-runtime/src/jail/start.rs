@@ -36,6 +36,9 @@ pub(crate) fn start(
         None => process::as_path(&command.path).canonicalize().map_err(failed)?,
         Some(_) => command.path.clone(),
     };
+    if config.root.is_none() && !executable.is_file() {
+        return Err(failed(Errno::ACCESS.into()));
+    }
     let setup = Setup::new(command, executable, config);
     let setup = setup.to_memfd().map_err(Error::set_up("writing down what the jail is to be"))?;
     let (reports, jails_end) = Reports::pair().map_err(Error::set_up("making the socket to the jail"))?;

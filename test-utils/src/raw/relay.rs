@@ -7,8 +7,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -93,10 +92,8 @@ impl Relay {
     /// If it is still there after [`LIMIT`].
     pub fn continue_until_it_ends(&self) {
         crate::wait::until("the relay has ended", || {
-            // It may be gone between the look and the signal.
-            let _ = kill_process(self.pid, Signal::CONT);
-            let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
-            poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+            // Until it was waited for.
+            kill_process(self.pid, Signal::CONT) == Err(Errno::SRCH)
         });
     }
 }

@@ -45,6 +45,8 @@ impl Driven {
         let (ours, theirs) = raw::pair();
         let running = call.stdin(theirs).start();
         let (relay, main) = Relay::accept(ours);
+        // Answered after the VMM has taken in what the jail told before.
+        drop(main.ask(&request::get_shutdown_eventfd()));
         Self { main, relay, running, program: program.clone() }
     }
 
