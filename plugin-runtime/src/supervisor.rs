@@ -119,6 +119,7 @@ impl<'h> Supervisor<'h> {
         if config.confine {
             confine()?;
         }
+        supervisor.vm.shutdown.make_ready()?;
         Ok(supervisor)
     }
 
