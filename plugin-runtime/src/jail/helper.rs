@@ -66,6 +66,7 @@ fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd) -> Result<ExitCode, 
     match enter_namespaces().map_err(Fault::of(Part::Namespaces))? {
         Some(init) => {
             drop(told);
+            reports.send(&Words::Bore(init.as_raw_nonzero().get())).map_err(&failed)?;
             ids.write_maps(init)?;
             rustix::io::write(&tell, &[1]).map_err(failed)?;
             Ok(ExitCode::SUCCESS)

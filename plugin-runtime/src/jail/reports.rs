@@ -23,7 +23,7 @@ const LONGEST: usize = 8192;
 /// One thing to tell.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// Init is there: its process id here.
+    /// Init is there: its process id here. Both helper and init tell, so that one of them may be killed before it can.
     Born(Pid),
     /// The plugin's system call filter is in force; where violations of it are learned.
     Filtered(OwnedFd),
@@ -36,7 +36,10 @@ pub(crate) enum Report {
 /// The same without its descriptor.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Words {
+    /// By init itself.
     Born,
+    /// By the helper, of init: its process id there, which is that of the VMM's namespace.
+    Bore(i32),
     Filtered,
     Failed(Fault),
     Ended(i32),
@@ -112,6 +115,7 @@ impl Reports {
         let words = words.get(..received.bytes).unwrap_or_default();
         Ok(Some(match postcard::from_bytes(words).map_err(|_| Errno::BADMSG)? {
             Words::Born => Report::Born(sender.ok_or(Errno::BADMSG)?),
+            Words::Bore(pid) => Report::Born(Pid::from_raw(pid).ok_or(Errno::BADMSG)?),
             Words::Filtered => Report::Filtered(fd.ok_or(Errno::BADMSG)?),
             Words::Failed(fault) => Report::Failed(fault),
             Words::Ended(status) => Report::Ended(status),

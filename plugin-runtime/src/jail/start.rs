@@ -99,8 +99,8 @@ fn begin(reports: &Reports) -> std::result::Result<OwnedFd, Failure> {
             // A child that has not been waited for keeps its process id.
             (Some(Report::Born(init)), None) => return Ok(pidfd_open(init, PidfdFlags::empty())?),
             (Some(Report::Born(init)), Some(_)) => {
-                // It ends by itself: it is not told what it waits for.
-                retry_on_intr(|| waitpid(Some(init), WaitOptions::empty()))?;
+                // It ends by itself: it is not told what it waits for. Told twice, it has been waited for.
+                let _ = retry_on_intr(|| waitpid(Some(init), WaitOptions::empty()));
             }
             (Some(Report::Failed(first)), None) => fault = Some(first),
             (Some(_), _) => {}
