@@ -174,7 +174,7 @@ impl Outboard {
     }
 
     /// Runs it as another user.
-    pub(crate) fn as_user(mut self, user: u32) -> Self {
+    pub(crate) fn run_by(mut self, user: u32) -> Self {
         self.command.uid(user).gid(user);
         self
     }

@@ -95,7 +95,7 @@ impl Host {
         let call = call.chain(options.iter().copied()).chain(["--"]).chain(args.iter().copied());
         // What runs tests may name directories there, which the plugin then would be given.
         let outboard = Outboard::of_program(program, call).without_variable("LD_LIBRARY_PATH");
-        if self.user == User::Ordinary && geteuid().is_root() { outboard.as_user(NOBODY) } else { outboard }
+        if self.user == User::Ordinary && geteuid().is_root() { outboard.run_by(NOBODY) } else { outboard }
     }
 
     /// A program that was built from C, as anyone would.
