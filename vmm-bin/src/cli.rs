@@ -127,7 +127,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", help_heading = "Machine", value_hint = ValueHint::FilePath)]
     pub(crate) script: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) jail: JailArgs,
+    pub(crate) jail: Box<JailArgs>,
     #[command(flatten)]
     pub(crate) net: NetArgs,
     /// Arguments for the plugin, handed over as they are
