@@ -61,7 +61,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__bench)
-            opts="-n -v -q -h --exits --blocks --hypervisor --json --verbose --quiet --help"
+            opts="-n -v -q -h --exits --blocks --starts --hypervisor --json --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -76,6 +76,10 @@ _outboard() {
                     return 0
                     ;;
                 --blocks)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --starts)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -179,7 +183,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__run)
-            opts="-p -c -v -q -h --plugin --params --exit-timeout --cpus --hypervisor --kvm-device --hugepages --vcpu-cgroup-path --script --host-ip --netmask --mac --tap-name --tap-fd --disable-sandbox --verbose --quiet --help"
+            opts="-p -c -v -q -h --plugin --params --exit-timeout --cpus --hypervisor --kvm-device --hugepages --vcpu-cgroup-path --script --disable-sandbox --plugin-root --plugin-mount --plugin-mount-file --plugin-gid-map --plugin-gid-map-file --plugin-user --plugin-stdio --plugin-max-descriptors --plugin-max-processes --seccomp-policy-dir --seccomp-log --host-ip --netmask --mac --tap-name --tap-fd --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -248,6 +252,42 @@ _outboard() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
                     fi
+                    return 0
+                    ;;
+                --plugin-root)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin-mount)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin-mount-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin-gid-map)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin-gid-map-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin-max-descriptors)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin-max-processes)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seccomp-policy-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --host-ip)

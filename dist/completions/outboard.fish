@@ -42,13 +42,24 @@ mock\t'No device, no privilege: vCPUs follow a script of exits'"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l kvm-device -d 'The KVM device, in place of /dev/kvm; asks for KVM' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l vcpu-cgroup-path -d 'A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs' -r -f -a "(__fish_complete_directories)"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l script -d 'What every vCPU of the mock does: a file of exits, one a line (--help shows the steps)' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-root -d 'The plugin\'s root directory, read-only, in which --plugin is looked up; it has directories `proc` and `dev`, and the plugin\'s libraries. Without it the root is empty but for the plugin and the system\'s libraries' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-mount -d 'Show the plugin a file or directory, at the same place or at DST; read-only, unless WRITABLE is 1 or true' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-mount-file -d 'The same from a file with one mount a line; `#` begins a comment' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-gid-map -d 'Make the plugin a member of COUNT groups (1) that are from INNER on in the jail, from OUTER (INNER) on outside; for root only' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-gid-map-file -d 'The same from a file with one map a line; `#` begins a comment' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-user -d 'Who the plugin is outside the jail, for root only; without it root\'s plugin is 65534:65534, another user\'s is that user' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-max-descriptors -d 'How many descriptors the plugin may have open' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-max-processes -d 'How many processes and threads may be in the jail, one of which is its own' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l seccomp-policy-dir -d 'Take the system calls the plugin may make from plugin.policy in this directory, not from the built-in policy' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l host-ip -d 'Make a tap for the plugin, with this address on the host\'s side' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l netmask -d 'The netmask of --host-ip' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l mac -d 'The MAC address of the tap that is made' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l tap-name -d 'Give the plugin this tap, as it is set up' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l tap-fd -d 'Give the plugin the tap behind this inherited descriptor, as it is set up' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l hugepages -d 'Back guest memory by huge pages where the kernel can, on KVM'
-complete -c outboard -n "__fish_outboard_using_subcommand run" -l disable-sandbox -d 'Run the plugin without a jail: it can do all that this user can. So far there is no other way'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l disable-sandbox -d 'Run the plugin without a jail: it can do all that this user can'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-stdio -d 'Let the plugin have this program\'s standard input and output, not /dev/null'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l seccomp-log -d 'Tell of system calls that the policy does not allow, and let them be made'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s q -l quiet -d 'Tell errors only'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -60,6 +71,7 @@ complete -c outboard -n "__fish_outboard_using_subcommand demo" -s q -l quiet -d
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -d 'Exits in a block' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l blocks -d 'Blocks of each link, at least 2: the first warms up and does not count' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l starts -d 'Starts of a plugin, without a jail and with one' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: vCPUs follow a script of exits'"

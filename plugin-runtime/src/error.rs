@@ -1,11 +1,14 @@
 //! How running a VM with a plugin can fail.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hypervisor::VcpuId;
 use thiserror::Error;
 use vmm_core::StopReason;
+
+use crate::jail::Fault;
+use crate::seccomp::Violation;
 
 /// The result of running a VM.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -34,6 +37,14 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// A part of the plugin's jail could not be made.
+    #[error("the jail of plugin {plugin}: {fault}")]
+    Jail {
+        /// The plugin's name.
+        plugin: String,
+        /// Which part, why, and what to do.
+        fault: Box<Fault>,
     },
     /// Waiting for something to happen failed.
     #[error("waiting for events: {0}")]
@@ -68,6 +79,40 @@ pub enum Error {
         /// Its name.
         plugin: String,
     },
+    /// The plugin made a system call that its filter does not allow.
+    #[error("plugin {plugin} was killed for {violation}, which its seccomp policy does not allow")]
+    Violation {
+        /// Its name.
+        plugin: String,
+        /// The call.
+        violation: Violation,
+    },
+    /// A seccomp policy could not be read.
+    #[error("reading the seccomp policy {}: {source}", file.display())]
+    ReadPolicy {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A seccomp policy says what cannot be understood.
+    #[error("{}, line {line}: {what}", file.display())]
+    Policy {
+        /// The file.
+        file: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// What is wrong, with the token that is.
+        what: String,
+    },
+    /// A seccomp policy says more than the kernel takes.
+    #[error("{}: it makes {instructions} instructions, and the kernel takes 4096", file.display())]
+    LongPolicy {
+        /// The file.
+        file: PathBuf,
+        /// How long its program would be.
+        instructions: usize,
+    },
     /// The plugin's end could not be learned.
     #[error("waiting for the end of plugin {plugin}: {source}")]
     Wait {
@@ -79,6 +124,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Names the seccomp policy that could not be read.
+    pub(crate) fn reading_policy(file: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::ReadPolicy { file: file.to_owned(), source }
+    }
+
     /// Names what the operating system refused.
     pub(crate) fn set_up<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::SetUp { what, source: source.into() }

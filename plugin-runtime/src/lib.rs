@@ -7,18 +7,21 @@
 //! end, its standard error, signals, and the machine's notices. Exits go from each vCPU's thread straight to the plugin,
 //! over a pair of pipes. Everything that comes from the plugin is checked as if it were hostile.
 
+mod confine;
 mod connection;
 mod descriptor_limit;
 mod end;
 mod errno;
 mod error;
 mod fpu_bytes;
+pub mod jail;
 mod log_budget;
 mod main_requests;
 mod objects;
 mod pipe_pump;
 mod process;
 mod quota;
+mod seccomp;
 mod shutdown_event;
 mod signals;
 mod stderr_log;
@@ -36,6 +39,8 @@ use std::time::Duration;
 
 pub use error::{Error, Result};
 use hypervisor::Hypervisor;
+pub use jail::Sandbox;
+pub use seccomp::{Filter, OnViolation, Violation};
 pub use tap::{MacAddress, Tap};
 pub use vmm_core::Cgroup;
 
@@ -67,6 +72,11 @@ pub struct Config {
     pub vcpu_cgroup: Option<Arc<Cgroup>>,
     /// The network device that the plugin gets when it asks for one.
     pub tap: Option<Tap>,
+    /// What keeps the plugin from all that it was not given.
+    pub sandbox: Sandbox,
+    /// Whether the calling thread, once the plugin runs, gives up all capabilities and every system call that a VMM does
+    /// not need, for good: also after the run. The run's threads have what it has.
+    pub confine: bool,
 }
 
 /// Runs a VM on `hypervisor` until its plugin has ended.

@@ -6,72 +6,117 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use plugin_proto::limits::SOCKET_VARIABLE;
 use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
 use crate::PluginCommand;
 use crate::descriptor_limit;
 use crate::error::{Error, Result};
+use crate::jail::{self, Fault, Report, Reports, Sandbox};
+
+/// What a jail tells of a plugin's end.
+enum JailsWord {
+    /// It never was the plugin.
+    Failed(Fault),
+    /// Its status.
+    Ended(ExitStatus),
+}
+
+/// What was heard from a jail.
+pub(crate) enum Heard {
+    /// Where violations of the plugin's system call filter are learned.
+    Filtered(OwnedFd),
+    /// Nothing more for now.
+    Nothing,
+    /// All there will be.
+    All,
+}
 
 /// A plugin that was started. Dropping it kills and reaps it.
 pub(crate) struct PluginProcess {
-    name: String,
-    child: Child,
+    command: PluginCommand,
+    /// Of the plugin, or of its jail's init, with which it ends.
     pidfd: OwnedFd,
+    /// Where its jail tells how it goes.
+    reports: Option<Reports>,
+    /// What its jail has told of its end.
+    end: Option<JailsWord>,
     reaped: bool,
 }
 
 impl PluginProcess {
     /// Starts `command` with `socket` as the descriptor named in `CROSVM_SOCKET`, and gives the reading end, not
-    /// blocking, of its standard error.
+    /// blocking, of its standard error. It has the VMM's environment, signals at their defaults, and no other descriptor.
     ///
-    /// It has the VMM's environment, working directory, standard input and output, signals at their defaults, and no
-    /// other descriptor.
-    pub(crate) fn start(command: &PluginCommand, socket: OwnedFd) -> Result<(Self, OwnedFd)> {
-        let failed = |source| Error::Start { path: command.path.clone(), source };
+    /// Without a jail it has the VMM's working directory, standard input and output. A jail is still being made when this
+    /// returns: what goes wrong then is told by [`wait`](Self::wait).
+    pub(crate) fn start(command: &PluginCommand, sandbox: &Sandbox, socket: OwnedFd) -> Result<(Self, OwnedFd)> {
         let (stderr, plugin_stderr) =
             pipe_with(PipeFlags::CLOEXEC).map_err(Error::set_up("making the pipe for the plugin's standard error"))?;
         fcntl_setfl(&stderr, OFlags::NONBLOCK)
             .map_err(Error::set_up("making the pipe for the plugin's standard error non-blocking"))?;
-
-        let kept = socket.as_raw_fd();
-        let mut process = Command::new(as_path(&command.path).as_ref());
-        process.arg0(&command.path).args(&command.args);
-        process.env(SOCKET_VARIABLE, kept.to_string()).stderr(Stdio::from(plugin_stderr));
-        // SAFETY: `prepare` makes system calls only, and writes no memory but its own stack.
-        unsafe { process.pre_exec(move || prepare(kept)) };
-        let mut child = process.spawn().map_err(failed)?;
-        // Our copy of the socket goes: the plugin's end is the plugin's.
-        drop(socket);
-
-        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(pidfd) => Ok((Self { name: command.name(), child, pidfd, reaped: false }, stderr)),
-            Err(errno) => {
-                // Killing our own unreaped child cannot fail, and waiting for it neither.
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(Error::SetUp { what: "pidfd_open on the plugin", source: errno.into() })
+        let (pidfd, reports) = match sandbox {
+            Sandbox::None => (start_bare(command, socket, plugin_stderr)?, None),
+            Sandbox::Jail(config) => {
+                let (init, reports) = jail::start(command, config, socket, plugin_stderr)?;
+                (init, Some(reports))
             }
-        }
+        };
+        Ok((Self { command: command.clone(), pidfd, reports, end: None, reaped: false }, stderr))
     }
 
     /// How it ended. Waits for it where it has not.
     pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
-        let status = self.child.wait().map_err(|source| Error::Wait { plugin: self.name.clone(), source })?;
+        let own =
+            wait_for(&self.pidfd).map_err(|errno| Error::Wait { plugin: self.command.name(), source: errno.into() })?;
         self.reaped = true;
-        Ok(status)
+        while matches!(self.hear(), Heard::Filtered(_)) {}
+        match self.end.take() {
+            // Who cannot go on without its init, which was killed, is not what went wrong.
+            Some(JailsWord::Failed(fault)) if own.signal().is_none() => Err(jail::jail_error(&self.command, fault)),
+            Some(JailsWord::Ended(status)) => Ok(status),
+            // Without a jail; or its init was killed before it could tell, and the plugin with it.
+            Some(JailsWord::Failed(_)) | None => Ok(own),
+        }
     }
 
-    /// Kills it. Its end is then seen as any other.
+    /// Where its jail tells how it goes, as a descriptor; `None` without a jail.
+    pub(crate) fn reports(&self) -> Option<BorrowedFd<'_>> {
+        self.reports.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes in what its jail has told.
+    pub(crate) fn hear(&mut self) -> Heard {
+        let Some(reports) = &self.reports else { return Heard::All };
+        loop {
+            match reports.take() {
+                Ok(Some(Report::Filtered(listener))) => return Heard::Filtered(listener),
+                // The first word counts: what did not become the plugin has an end too.
+                Ok(Some(Report::Failed(fault))) => {
+                    self.end.get_or_insert(JailsWord::Failed(fault));
+                }
+                Ok(Some(Report::Ended(status))) => {
+                    self.end.get_or_insert(JailsWord::Ended(ExitStatus::from_raw(status)));
+                }
+                Ok(Some(Report::Born(_))) => {}
+                Ok(None) => return Heard::All,
+                Err(Errno::AGAIN) => return Heard::Nothing,
+                Err(_) => return Heard::All,
+            }
+        }
+    }
+
+    /// Kills it, and all in its jail. Its end is then seen as any other.
     pub(crate) fn kill(&mut self) {
         // It fails only for a child that has been reaped.
-        let _ = self.child.kill();
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
 
@@ -80,7 +125,7 @@ impl Drop for PluginProcess {
         if !self.reaped {
             self.kill();
             // Nothing is left to be done where waiting fails.
-            let _ = self.child.wait();
+            let _ = wait_for(&self.pidfd);
         }
     }
 }
@@ -92,25 +137,74 @@ impl AsFd for PluginProcess {
     }
 }
 
+/// Waits for a child, and reaps it.
+fn wait_for(pidfd: &OwnedFd) -> std::result::Result<ExitStatus, Errno> {
+    let status = retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED))?;
+    // Without NOHANG there is always one, of a process that has exited or was killed.
+    let status = status.ok_or(Errno::CHILD)?;
+    let raw = match status.exit_status() {
+        Some(code) => (code & 0xff) << 8,
+        None => status.terminating_signal().unwrap_or_default(),
+    };
+    Ok(ExitStatus::from_raw(raw))
+}
+
+/// Starts the plugin as it is, with what the VMM's user may do.
+fn start_bare(command: &PluginCommand, socket: OwnedFd, stderr: OwnedFd) -> Result<OwnedFd> {
+    let kept = socket.as_raw_fd();
+    let mut process = Command::new(as_path(&command.path).as_ref());
+    process.arg0(&command.path).args(&command.args);
+    process.env(SOCKET_VARIABLE, kept.to_string()).stderr(Stdio::from(stderr));
+    prepare(&mut process, [kept]);
+    let mut child = process.spawn().map_err(|source| Error::Start { path: command.path.clone(), source })?;
+    // Our copy of the socket goes: the plugin's end is the plugin's.
+    drop(socket);
+
+    pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(|errno| {
+        // Killing our own unreaped child cannot fail, and waiting for it neither.
+        let _ = child.kill();
+        let _ = child.wait();
+        Error::SetUp { what: "pidfd_open on the plugin", source: errno.into() }
+    })
+}
+
 /// A name without a slash is a file here, not one to look for in `PATH`.
-fn as_path(path: &Path) -> std::borrow::Cow<'_, Path> {
+pub(crate) fn as_path(path: &Path) -> std::borrow::Cow<'_, Path> {
     if path.parent() == Some(Path::new("")) { Path::new(".").join(path).into() } else { path.into() }
 }
 
-/// In the child, before exec: all descriptors but the standard ones and `kept` close with it, their limit is what it was,
-/// and no signal is ignored.
-fn prepare(kept: RawFd) -> io::Result<()> {
+/// Lets `process` begin with the standard descriptors and `kept` alone, the limit of descriptors that was before, and no
+/// signal ignored.
+pub(crate) fn prepare<const N: usize>(process: &mut Command, kept: [RawFd; N]) {
+    let before_exec = move || {
+        keep_only(&kept)?;
+        descriptor_limit::restore()?;
+        default_signals();
+        Ok(())
+    };
+    // SAFETY: it makes system calls only, and writes no memory but its own stack.
+    unsafe { process.pre_exec(before_exec) };
+}
+
+/// All descriptors but the standard ones and `kept`, which are open, close at exec.
+pub(crate) fn keep_only(kept: &[RawFd]) -> std::result::Result<(), Errno> {
     const FIRST: u32 = 3;
     // SAFETY: plain numbers; the flag only marks descriptors.
     let marked = unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if marked != 0 {
-        return Err(io::Error::last_os_error());
+        return Err(last_error());
     }
-    descriptor_limit::restore()?;
-    // SAFETY: the socket is open: the parent holds it until after the exec.
-    if unsafe { libc::fcntl(kept, libc::F_SETFD, 0) } != 0 {
-        return Err(io::Error::last_os_error());
+    for fd in kept {
+        // SAFETY: a plain number of a descriptor that the caller holds open until after the exec.
+        if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } != 0 {
+            return Err(last_error());
+        }
     }
+    Ok(())
+}
+
+/// Puts all signals to their default dispositions.
+pub(crate) fn default_signals() {
     // The kernel's own call, since the C library keeps two signals from its callers that the VMM may have inherited
     // ignored. A `sigaction` of zeros is the default disposition; signals that have no other are refused.
     let default = [0_u64; 4];
@@ -118,7 +212,16 @@ fn prepare(kept: RawFd) -> io::Result<()> {
         // SAFETY: the kernel reads 32 bytes from `default`, of which its `sigaction` with a mask of 8 bytes consists.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null_mut::<u64>(), 8) };
     }
-    Ok(())
+}
+
+/// Why the last call of the C library's failed.
+pub(crate) fn last_error() -> Errno {
+    as_errno(&io::Error::last_os_error())
+}
+
+/// The number of an error of the operating system's; those of other makes do not come from system calls.
+pub(crate) fn as_errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]

@@ -25,17 +25,22 @@ pub(crate) struct ShutdownEvent {
 impl ShutdownEvent {
     pub(crate) fn new() -> Result<Self> {
         let event = EventFd::new(EFD_CLOEXEC).map_err(Error::set_up("making the shutdown event"))?;
-        let event = Arc::new(event);
+        Ok(Self { event: Arc::new(event), writer_waits: None, writer: None })
+    }
+
+    /// Starts the thread that can write it. What the caller's thread has given up by now, this one has given up too.
+    pub(crate) fn make_ready(&mut self) -> Result<()> {
         let (sender, told) = channel();
-        let writers = Arc::clone(&event);
+        let writers = Arc::clone(&self.event);
         let writer = thread::Builder::new().name("shutdown".into()).spawn(move || {
             if told.recv().is_ok() {
                 // An event that cannot be written is full, and the plugin sees it as fired.
                 let _ = writers.write(1);
             }
         });
-        let writer = writer.map_err(Error::set_up("starting the thread that tells the plugin to exit"))?;
-        Ok(Self { event, writer_waits: Some(sender), writer: Some(writer) })
+        self.writer = Some(writer.map_err(Error::set_up("starting the thread that tells the plugin to exit"))?);
+        self.writer_waits = Some(sender);
+        Ok(())
     }
 
     /// A descriptor of it for the plugin.
@@ -90,6 +95,7 @@ mod tests {
     #[test]
     fn an_event_that_the_plugin_filled_blocks_nobody() {
         let mut event = ShutdownEvent::new().unwrap();
+        event.make_ready().unwrap();
         event.event.write(u64::MAX - 1).unwrap();
         event.fire();
         event.fire();
@@ -100,6 +106,7 @@ mod tests {
     #[test]
     fn it_is_readable_for_the_plugin_after_it_was_fired() {
         let mut event = ShutdownEvent::new().unwrap();
+        event.make_ready().unwrap();
         let plugins = event.descriptor().unwrap();
         event.fire();
         let mut count = [0; 8];

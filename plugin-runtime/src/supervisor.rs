@@ -11,15 +11,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use vmm_core::{Machine, Notice, Notices, Stepping, StopReason};
 
+use crate::confine::confine;
 use crate::connection::{self, Buffers, Connection, Fault};
 use crate::descriptor_limit;
 use crate::end::{Due, End};
 use crate::error::{Error, Result};
+use crate::jail::Sandbox;
 use crate::log_budget::{Admission, LogBudget};
 use crate::main_requests::{PluginVm, Then};
 use crate::pipe_pump::PipePump;
-use crate::process::PluginProcess;
+use crate::process::{Heard, PluginProcess};
 use crate::quota;
+use crate::seccomp::{Filter, Listener, OnViolation};
 use crate::signals::Signals;
 use crate::stderr_log::{Left, StderrLog};
 use crate::vcpu_pipes::VcpuPipes;
@@ -30,7 +33,9 @@ const PLUGIN: u64 = 0;
 const SIGNAL: u64 = 1;
 const NOTICE: u64 = 2;
 const STDERR: u64 = 3;
-const FIRST_CONNECTION: u64 = 4;
+const JAIL: u64 = 4;
+const VIOLATION: u64 = 5;
+const FIRST_CONNECTION: u64 = 6;
 
 /// How long requests are served before signals, the plugin's end and what is due get their turn.
 const TURN: Duration = Duration::from_millis(50);
@@ -55,6 +60,9 @@ pub(crate) struct Supervisor<'h> {
     failure: Option<Error>,
     // Before the VM, whose shutdown event may be read only when the plugin is gone.
     plugin: PluginProcess,
+    /// Learns of violations of the plugin's system call filter.
+    listener: Option<Listener>,
+    on_violation: OnViolation,
     vm: PluginVm<'h>,
 }
 
@@ -76,7 +84,11 @@ impl<'h> Supervisor<'h> {
         let vm = PluginVm::new(hypervisor, machine, owner, pipes, config.tap)?;
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
-        let (plugin, stderr) = PluginProcess::start(command, plugins_end)?;
+        let on_violation = match &config.sandbox {
+            Sandbox::Jail(config) => config.seccomp.as_ref().map_or(OnViolation::Kill, Filter::on_violation),
+            Sandbox::None => OnViolation::Kill,
+        };
+        let (plugin, stderr) = PluginProcess::start(command, &config.sandbox, plugins_end)?;
         let mut supervisor = Self {
             epoll,
             stderr: Some(StderrLog::new(name.clone(), stderr)),
@@ -90,6 +102,8 @@ impl<'h> Supervisor<'h> {
             end: End::new(),
             failure: None,
             plugin,
+            listener: None,
+            on_violation,
             vm,
         };
         supervisor.watch(&supervisor.plugin, PLUGIN)?;
@@ -98,7 +112,14 @@ impl<'h> Supervisor<'h> {
         if let Some(stderr) = &supervisor.stderr {
             supervisor.watch(stderr, STDERR)?;
         }
+        if let Some(reports) = supervisor.plugin.reports() {
+            supervisor.watch(reports, JAIL)?;
+        }
         supervisor.serve(first)?;
+        if config.confine {
+            confine()?;
+        }
+        supervisor.vm.shutdown.make_ready()?;
         Ok(supervisor)
     }
 
@@ -137,6 +158,8 @@ impl<'h> Supervisor<'h> {
                     SIGNAL => self.told_to_end(),
                     NOTICE => self.take_notices(),
                     STDERR => self.log_stderr(),
+                    JAIL => self.hear_jail()?,
+                    VIOLATION => self.take_violations()?,
                     // One request each. Those that there is no time for stay ready.
                     connection if begun.elapsed() < TURN => drop(self.serve_request(connection)),
                     _ => {}
@@ -226,6 +249,52 @@ impl<'h> Supervisor<'h> {
             // Closing it would do, were there not the plugin's copies of the same open file.
             ended.iter().for_each(|stderr| self.unwatch(stderr));
         }
+    }
+
+    fn hear_jail(&mut self) -> Result<()> {
+        match self.plugin.hear() {
+            Heard::Filtered(listener) => {
+                let listener = Listener::new(listener).map_err(Error::set_up("listening for seccomp violations"))?;
+                self.watch(&listener, VIOLATION)?;
+                self.listener = Some(listener);
+            }
+            Heard::Nothing => {}
+            Heard::All => self.plugin.reports().iter().for_each(|reports| self.unwatch(reports)),
+        }
+        Ok(())
+    }
+
+    fn take_violations(&mut self) -> Result<()> {
+        let Some(listener) = &self.listener else { return Ok(()) };
+        while let Some(violation) = listener.receive().map_err(Error::set_up("receiving a seccomp violation"))? {
+            let plugin = self.name.clone();
+            match self.on_violation {
+                OnViolation::Kill => {
+                    self.failure.get_or_insert(Error::Violation { plugin, violation });
+                    self.plugin.kill();
+                }
+                OnViolation::Log => {
+                    if let Admission::Log { dropped } = self.log_budget.admit(Instant::now()) {
+                        let arguments = violation.arguments;
+                        tracing::warn!(
+                            plugin,
+                            dropped,
+                            "not allowed by the seccomp policy: {violation}, arguments {arguments:x?}"
+                        );
+                    }
+                    listener.let_go_on(&violation).map_err(Error::set_up("answering a seccomp violation"))?;
+                }
+            }
+        }
+        // With the last process under the filter gone it is ready for ever.
+        let mut fds = [PollFd::new(listener, PollFlags::IN)];
+        if poll(&mut fds, Some(&Timespec::default())).is_ok()
+            && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
+        {
+            self.unwatch(listener);
+            self.listener = None;
+        }
+        Ok(())
     }
 
     fn serve(&mut self, connection: Connection) -> Result<()> {

@@ -6,11 +6,18 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use hypervisor::mock::{Mock, Script};
-use plugin_runtime::{Config, Error, PluginCommand, run};
+use plugin_runtime::{Config, Error, PluginCommand, Sandbox, run};
 
 fn run_program(path: &str, args: &[&str]) -> Result<(), Error> {
     let command = PluginCommand { path: path.into(), args: args.iter().map(Into::into).collect() };
-    let config = Config { vcpus: NonZeroU32::new(2).unwrap(), exit_timeout: None, vcpu_cgroup: None, tap: None };
+    let config = Config {
+        vcpus: NonZeroU32::new(2).unwrap(),
+        exit_timeout: None,
+        vcpu_cgroup: None,
+        tap: None,
+        sandbox: Sandbox::None,
+        confine: false,
+    };
     run(&Mock::new(Script::nothing()), &command, config)
 }
 

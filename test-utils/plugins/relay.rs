@@ -1,6 +1,6 @@
 //! A plugin whose brain is the test: it hands its main socket over to it, and obeys.
 //!
-//! Its argument is the path of the test's socket (`SOCK_SEQPACKET`). Each datagram from there is one command:
+//! Its standard input is a socket to the test (`SOCK_SEQPACKET`). Each datagram from there is one command:
 //!
 //! | command | does |
 //! |---|---|
@@ -15,13 +15,10 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, connect, recv, sendmsg, socket_with,
-};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 
 type Failure = Box<dyn std::error::Error>;
@@ -39,13 +36,11 @@ fn main() -> ExitCode {
 }
 
 fn obey() -> Result<ExitCode, Failure> {
-    let path = std::env::args().nth(1).ok_or("no path")?;
-    let test = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    connect(&test, &SocketAddrUnix::new(path)?)?;
-    hand_over(&test)?;
+    let test = rustix::stdio::stdin();
+    hand_over(test)?;
     loop {
         let mut command = [0; 4096];
-        let (length, _) = recv(&test, &mut command[..], RecvFlags::empty())?;
+        let (length, _) = recv(test, &mut command[..], RecvFlags::empty())?;
         let command = std::str::from_utf8(&command[..length])?;
         let (word, value) = command.split_once(' ').unwrap_or((command, ""));
         match word {
@@ -61,8 +56,8 @@ fn obey() -> Result<ExitCode, Failure> {
     }
 }
 
-/// Sends the main socket with this process's id, and closes it here.
-fn hand_over(test: &OwnedFd) -> Result<(), Failure> {
+/// Sends the main socket, and closes it here.
+fn hand_over(test: BorrowedFd<'_>) -> Result<(), Failure> {
     let number = std::env::var("CROSVM_SOCKET")?.parse()?;
     // SAFETY: the VMM opened it for this process, and nothing else here knows of it.
     let main = unsafe { OwnedFd::from_raw_fd(number) };
@@ -70,7 +65,6 @@ fn hand_over(test: &OwnedFd) -> Result<(), Failure> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    let pid = std::process::id().to_string();
-    sendmsg(test, &[IoSlice::new(pid.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(test, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }

@@ -46,9 +46,10 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Measure what an exit costs on each way to the one who answers it
     ///
-    /// Four links are compared: `bare`, answered where the vCPU is run; `channel-inline` and `channel-thread`, answered
+    /// Five links are compared: `bare`, answered where the vCPU is run; `channel-inline` and `channel-thread`, answered
     /// in this process behind the channels of a machine, on the vCPU's own thread or on another; and `pipe`, answered by
-    /// a plugin process. A time is from one guest entry to the next. Rounds of one block a link, in rotating order, keep
+    /// a plugin process in its jail, `pipe-unjailed` by one without. `start` is the time until such a process makes its first
+    /// request; its ratio is to a start without a jail. A time is from one guest entry to the next. Rounds of one block a link, in rotating order, keep
     /// what disturbs the host from hitting one link alone; the first round warms up and does not count. The ratio is the
     /// median over rounds of the block's median against that of `bare` in the same round.
     Bench(BenchArgs),
@@ -126,9 +127,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", help_heading = "Machine", value_hint = ValueHint::FilePath)]
     pub(crate) script: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) net: NetArgs,
+    pub(crate) jail: Box<JailArgs>,
     #[command(flatten)]
-    pub(crate) jail: JailArgs,
+    pub(crate) net: NetArgs,
     /// Arguments for the plugin, handed over as they are
     #[arg(last = true, value_name = "PLUGIN ARGS", help_heading = "Plugin")]
     pub(crate) plugin_args: Vec<OsString>,
@@ -161,6 +162,9 @@ pub(crate) struct BenchArgs {
     /// Blocks of each link, at least 2: the first warms up and does not count
     #[arg(long, value_name = "BLOCKS", default_value = "9", value_parser = value_parser!(u32).range(2..))]
     pub(crate) blocks: u32,
+    /// Starts of a plugin, without a jail and with one
+    #[arg(long, value_name = "N", default_value = "20", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) starts: u32,
     /// What runs the guest
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) hypervisor: Choice,

@@ -16,6 +16,8 @@ pub(crate) enum Error {
     System { doing: String, source: io::Error },
     #[error("{}: {source}", path.display())]
     Script { path: PathBuf, source: hypervisor::Error },
+    #[error("{}, line {line}: {problem}", path.display())]
+    Line { path: PathBuf, line: usize, problem: String },
     #[error("--script is for the mock, but --hypervisor auto has found KVM; ask for the mock with --hypervisor mock")]
     ScriptOnKvm,
     #[error("{}: {source}", path.display())]

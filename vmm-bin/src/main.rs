@@ -20,6 +20,9 @@ use cli::{Cli, Command};
 use error::Error;
 
 fn main() -> ExitCode {
+    if let Some(code) = plugin_runtime::jail::helper_main() {
+        return code;
+    }
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     match execute(&cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,6 +24,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
         exit_timeout: args.exit_timeout,
         vcpu_cgroup: args.vcpu_cgroup_path.as_deref().map(Cgroup::open).transpose()?.map(Arc::new),
         tap: args.net.tap()?,
+        sandbox: args.jail.sandbox()?,
+        confine: true,
     };
     Ok(plugin_runtime::run(&*backend.with_script(script), &plugin, config)?)
 }

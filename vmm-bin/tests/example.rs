@@ -35,6 +35,7 @@ fn run(backend: Backend, name: &str) -> Outboard {
     if backend == Backend::Mock {
         args.extend(["--script".into(), examples().join(name).with_extension("script")]);
     }
+    args.push("--plugin-stdio".into());
     Outboard::new(args)
 }
 

@@ -13,6 +13,7 @@ on_each_backend! {
     a_plugin_killed_within_a_request_ends_the_run
     a_plugin_killed_at_any_moment_ends_the_run
     ctrl_c_ends_vmm_and_plugin
+    ctrl_c_is_told_to_a_plugin_in_its_jail
     ctrl_c_is_told_to_a_plugin_that_does_not_get_it
     a_signal_to_the_vmm_alone_is_told_to_the_plugin
     a_signal_to_the_vmm_kills_a_plugin_that_does_not_listen
@@ -26,6 +27,11 @@ const SOON: Duration = Duration::from_secs(2);
 
 fn probe(backend: Backend, steps: &str) -> Outboard {
     Outboard::probe(backend, &talker(), steps)
+}
+
+/// The same without a jail.
+fn bare(backend: Backend, steps: &str) -> Outboard {
+    Outboard::probe_with(backend, &talker(), &["--disable-sandbox"], steps)
 }
 
 fn a_plugin_killed_at_a_step_ends_the_run(backend: Backend) {
@@ -99,17 +105,26 @@ fn splitmix(state: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// Without a jail, which is what keeps the terminal's signals from a plugin.
 fn ctrl_c_ends_vmm_and_plugin(backend: Backend) {
     for before in ["connect", &format!("{BOOTED} resume wait=write")] {
-        let mut running = probe(backend, &format!("{before} print=ready hang")).start();
+        let mut running = bare(backend, &format!("{before} print=ready hang")).start();
         running.await_line("ready");
         running.signal_group(Signal::INT);
         running.end().assert_failure(&["signal 2 (SIGINT)"]).assert_took(Duration::ZERO..SOON);
     }
 }
 
+fn ctrl_c_is_told_to_a_plugin_in_its_jail(backend: Backend) {
+    let mut running = probe(backend, &format!("{BOOTED} resume wait=write print=ready await-event")).start();
+    running.await_line("ready");
+    running.signal_group(Signal::INT);
+    running.end().assert_success().assert_took(Duration::ZERO..SOON);
+}
+
+/// Without a jail, in which it would not get it anyway.
 fn ctrl_c_is_told_to_a_plugin_that_does_not_get_it(backend: Backend) {
-    let mut running = probe(backend, &format!("own-group {BOOTED} resume wait=write print=ready await-event")).start();
+    let mut running = bare(backend, &format!("own-group {BOOTED} resume wait=write print=ready await-event")).start();
     running.await_line("ready");
     running.signal_group(Signal::INT);
     running.end().assert_success().assert_took(Duration::ZERO..SOON);
@@ -156,13 +171,14 @@ fn a_vmm_that_is_stopped_and_continued_goes_on(backend: Backend) {
     }
 }
 
+/// Without a jail; one in a jail does not live on to notice.
 fn a_plugin_notices_that_its_vmm_was_killed(backend: Backend) {
     let halts = Program::new();
     for waiting in [
         "connect print=ready await-hang-up print=noticed",
         &format!("{BOOTED} resume print=ready wait=hung-up print=noticed"),
     ] {
-        let mut running = Outboard::probe(backend, &halts, waiting).start();
+        let mut running = Outboard::probe_with(backend, &halts, &["--disable-sandbox"], waiting).start();
         running.await_line("ready");
         assert_eq!(running.kill(), ["noticed"]);
     }

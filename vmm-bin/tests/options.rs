@@ -25,7 +25,18 @@ on_each_backend! {
 
 fn params_come_before_the_other_arguments_each_as_it_is(backend: Backend) {
     let probe = example("probe").display().to_string();
-    let args = ["-p", "print=a b", "--plugin", &probe, "--params", "print=c,d", "--params=print=", "--", "print=last"];
+    let args = [
+        "-p",
+        "print=a b",
+        "--plugin-stdio",
+        "--plugin",
+        &probe,
+        "--params",
+        "print=c,d",
+        "--params=print=",
+        "--",
+        "print=last",
+    ];
     let ended = Outboard::new(["run", "--hypervisor", backend.name()].into_iter().chain(args)).run();
     ended.assert_success();
     assert_eq!(ended.stdout, ["a b", "c,d", "", "last"]);

@@ -91,7 +91,7 @@ fn a_plugin_that_cannot_be_executed_is_named(backend: Backend) {
 }
 
 fn a_plugins_arguments_arrive_as_they_are(backend: Backend) {
-    let mut args = vec!["run", "--hypervisor", backend.name(), "--plugin"];
+    let mut args = vec!["run", "--plugin-stdio", "--hypervisor", backend.name(), "--plugin"];
     let probe = example("probe").display().to_string();
     args.extend([&probe, "--", "print=two words  and more", "print=--help", "print=", "print=-c=3"]);
     let ended = Outboard::new(args).run();

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, VcpuId};
-use plugin_runtime::PluginCommand;
+use plugin_runtime::jail::JailConfig;
+use plugin_runtime::{PluginCommand, Sandbox};
 use vmm_core::{Claim, Command, Event, Machine, Notice, Resume, Service, State, StateKind, Stepping, StopReason};
 
 use super::guest::{self, Case};
@@ -19,13 +20,18 @@ pub(super) enum Link {
     ChannelInline,
     /// The channels of a machine, answered on another thread.
     ChannelThread,
-    /// The channels of a machine, and from there the pipes to a plugin process.
+    /// The channels of a machine, and from there the pipes to a plugin process without a jail.
+    PipeUnjailed,
+    /// The same in its jail, as plugins run by default.
     Pipe,
 }
 
 impl Link {
     /// All, beginning with the one the others are compared with.
-    pub(super) const ALL: [Self; 4] = [Self::Bare, Self::ChannelInline, Self::ChannelThread, Self::Pipe];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Bare, Self::ChannelInline, Self::ChannelThread, Self::PipeUnjailed, Self::Pipe];
+    /// Those with a process to start, beginning with the one the other is compared with.
+    pub(super) const PROCESSES: [Self; 2] = [Self::PipeUnjailed, Self::Pipe];
 
     /// What people call it.
     pub(super) fn name(self) -> &'static str {
@@ -33,6 +39,7 @@ impl Link {
             Self::Bare => "bare",
             Self::ChannelInline => "channel-inline",
             Self::ChannelThread => "channel-thread",
+            Self::PipeUnjailed => "pipe-unjailed",
             Self::Pipe => "pipe",
         }
     }
@@ -43,7 +50,8 @@ impl Link {
             Self::Bare => bare(hypervisor, case),
             Self::ChannelInline => channel(hypervisor, case, Stepping::Inline),
             Self::ChannelThread => channel(hypervisor, case, Stepping::Threaded),
-            Self::Pipe => pipe(hypervisor, case),
+            Self::PipeUnjailed => pipe(hypervisor, case, Sandbox::None),
+            Self::Pipe => pipe(hypervisor, case, Sandbox::Jail(Box::new(JailConfig::with_filter()?))),
         }
     }
 }
@@ -101,10 +109,17 @@ fn answer(event: Event) -> Command {
     })
 }
 
-fn pipe(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
+fn pipe(hypervisor: &dyn Hypervisor, case: Case, sandbox: Sandbox) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
-    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None };
+    let config = plugin_runtime::Config {
+        vcpus: NonZeroU32::MIN,
+        exit_timeout: None,
+        vcpu_cgroup: None,
+        tap: None,
+        sandbox,
+        confine: true,
+    };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }
 

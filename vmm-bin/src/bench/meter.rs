@@ -3,7 +3,7 @@
 //! A [`Metered`] hypervisor has one vCPU. It takes the time whenever it is run; from one run to the next is one whole exit:
 //! out of the guest, to whoever answers, and back. It runs only while a block of exits is asked for by its [`Meter`].
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -33,6 +33,7 @@ impl Meter {
 pub(super) struct Metered {
     inner: Arc<dyn Hypervisor>,
     stopwatch: Arc<Mutex<Option<Stopwatch>>>,
+    first_request: Arc<OnceLock<Instant>>,
 }
 
 impl Metered {
@@ -41,8 +42,15 @@ impl Metered {
         let (request_sender, requests) = bounded(1);
         let (samples, sample_receiver) = bounded(1);
         let stopwatch = Stopwatch { requests, samples, block: None };
-        let metered = Self { inner, stopwatch: Arc::new(Mutex::new(Some(stopwatch))) };
+        let metered = Self { inner, stopwatch: Arc::new(Mutex::new(Some(stopwatch))), first_request: Arc::default() };
         (metered, Meter { requests: request_sender, samples: sample_receiver })
+    }
+}
+
+impl Metered {
+    /// When memory was first mapped, which is what a plugin asks for first; `None` if it was not.
+    pub(super) fn first_request(&self) -> Option<Instant> {
+        self.first_request.get().copied()
     }
 }
 
@@ -52,7 +60,11 @@ impl Hypervisor for Metered {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
-        Ok(Arc::new(MeteredVm { inner: self.inner.create_vm()?, stopwatch: Arc::clone(&self.stopwatch) }))
+        Ok(Arc::new(MeteredVm {
+            inner: self.inner.create_vm()?,
+            stopwatch: Arc::clone(&self.stopwatch),
+            first_request: Arc::clone(&self.first_request),
+        }))
     }
 
     fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
@@ -72,6 +84,7 @@ struct MeteredVm {
     inner: Arc<dyn Vm>,
     /// Taken by the first vCPU, so that the channels end with it.
     stopwatch: Arc<Mutex<Option<Stopwatch>>>,
+    first_request: Arc<OnceLock<Instant>>,
 }
 
 impl Vm for MeteredVm {
@@ -90,6 +103,7 @@ impl Vm for MeteredVm {
         self.inner.set_identity_map_address(address)
     }
     fn map_memory(&self, region: GuestMemoryRegion) -> Result<SlotId> {
+        self.first_request.get_or_init(Instant::now);
         self.inner.map_memory(region)
     }
     fn unmap_memory(&self, slot: SlotId) -> Result<()> {

@@ -5,6 +5,7 @@ mod links;
 mod meter;
 pub(crate) mod plugin;
 mod report;
+mod starts;
 
 use std::io::{self, Write};
 use std::thread::{self, ScopedJoinHandle};
@@ -27,6 +28,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
         let times = measure(case, &backend, args)?;
         rows.extend(report::rows(case.name(), &times));
     }
+    tracing::info!("start: {} times, without a jail and with one", args.starts);
+    rows.extend(report::rows("start", &starts::measure(&backend, args.starts)?));
     let report = if args.json { report::json(&rows) } else { report::table(&rows) };
     io::stdout().write_all(report.as_bytes()).map_err(Error::system("writing the report"))
 }

@@ -9,7 +9,8 @@ use std::io::{self, Write};
 use std::num::NonZeroU32;
 
 use hypervisor::Hypervisor;
-use plugin_runtime::{Config, PluginCommand};
+use plugin_runtime::jail::JailConfig;
+use plugin_runtime::{Config, PluginCommand, Sandbox};
 
 use crate::backend::Backend;
 use crate::cli::DemoArgs;
@@ -29,6 +30,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Error> {
 fn run_on(hypervisor: &dyn Hypervisor) -> Result<(), Error> {
     let path = std::env::current_exe().map_err(Error::system("finding this program's own file"))?;
     let plugin = PluginCommand { path, args: ["demo-plugin", hypervisor.name()].map(OsString::from).to_vec() };
-    let config = Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None };
+    let sandbox = Sandbox::Jail(Box::new(JailConfig { stdio: true, ..JailConfig::with_filter()? }));
+    let config =
+        Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None, sandbox, confine: true };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }

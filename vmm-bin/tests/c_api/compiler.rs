@@ -42,6 +42,8 @@ pub(crate) fn is_there_or_skip(program: &str, test: &str) -> bool {
 /// A compiled program, until it is dropped.
 pub(crate) struct Program {
     folder: TempDir,
+    /// The source's name.
+    pub(crate) name: String,
 }
 
 impl Program {
@@ -56,7 +58,8 @@ impl Program {
         if !is_there_or_skip("cc", test) {
             return None;
         }
-        let program = Self { folder: TempDir::new().unwrap() };
+        let name = source.file_stem().unwrap().to_string_lossy().into_owned();
+        let program = Self { folder: TempDir::new().unwrap(), name };
         let libraries = library_folder();
         let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
         rpath.push(&libraries);

@@ -9,7 +9,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use test_utils::kvm::kvm_or_skip;
 
 use crate::common::{Backend, Outboard, example, on_each_backend};
-use crate::compiler::Program;
+use crate::compiler::{Program, library_folder};
 
 on_each_backend! {
     the_adder_adds
@@ -31,7 +31,8 @@ fn outboard(backend: Backend, name: &str, plugin: &Path) -> Outboard {
     if backend == Backend::Mock {
         args.extend(["--script".into(), examples().join(name).with_extension("script").into()]);
     }
-    Outboard::new(args)
+    args.push("--plugin-stdio".into());
+    Outboard::new(args).env("LD_LIBRARY_PATH", library_folder().to_str().unwrap())
 }
 
 fn prints(backend: Backend, name: &str, expected: &[&str]) {

@@ -1,16 +1,14 @@
 //! A run whose plugin the test is, over the raw client.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::Signal;
-use tempfile::TempDir;
 use test_utils::guest::{ENTRY, Program, RAM_LEN, RAM_START};
 use test_utils::memory;
 use test_utils::raw::request::{self, Memory};
-use test_utils::raw::{Listener, MainSocket, Message, Relay, VcpuPipes};
+use test_utils::raw::{self, MainSocket, Message, Relay, VcpuPipes};
 
 use super::{Backend, Ended, Outboard, Resources, Running};
 
@@ -26,7 +24,6 @@ pub(crate) struct Driven {
     pub(crate) relay: Relay,
     pub(crate) running: Running,
     program: Program,
-    _directory: TempDir,
 }
 
 impl Driven {
@@ -36,21 +33,21 @@ impl Driven {
 
     /// [`new`](Self::new) with more options of `outboard run`.
     pub(crate) fn with(backend: Backend, program: &Program, options: &[&str]) -> Self {
-        Self::start(program, |path| Outboard::plugin(backend, program, options, "relay", [path]))
+        Self::start(program, Outboard::plugin(backend, program, options, "relay", [""; 0]))
     }
 
     /// [`new`](Self::new) on the mock, whose vCPUs follow a script that no program stands for.
     pub(crate) fn scripted(script: &str) -> Self {
-        Self::start(&Program::new(), |path| Outboard::scripted(Backend::Mock, script, &[], "relay", [path]))
+        Self::start(&Program::new(), Outboard::scripted(Backend::Mock, script, &[], "relay", [""; 0]))
     }
 
-    fn start(program: &Program, call: impl FnOnce(&Path) -> Outboard) -> Self {
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().join("relay");
-        let listener = Listener::new(&path);
-        let running = call(&path).start();
-        let (relay, main) = listener.accept();
-        Self { main, relay, running, program: program.clone(), _directory: directory }
+    fn start(program: &Program, call: Outboard) -> Self {
+        let (ours, theirs) = raw::pair();
+        let running = call.stdin(theirs).start();
+        let (relay, main) = Relay::accept(ours);
+        // Answered after the VMM has taken in what the jail told before.
+        drop(main.ask(&request::get_shutdown_eventfd()));
+        Self { main, relay, running, program: program.clone() }
     }
 
     /// Gives the guest RAM with its program: the memory, to look into.
@@ -152,7 +149,7 @@ impl Driven {
 
     /// Waits for the shutdown event, obeys it, and waits for the VMM's end.
     pub(crate) fn obey(self, shutdown: &OwnedFd) -> Ended {
-        assert!(test_utils::raw::readable_within(shutdown, test_utils::raw::LIMIT), "not told to exit");
+        assert!(raw::readable_within(shutdown, raw::LIMIT), "not told to exit");
         self.exit(0)
     }
 

@@ -13,6 +13,7 @@ mod tally;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -84,13 +85,20 @@ pub(crate) struct Outboard {
     command: Command,
     script: Option<NamedTempFile>,
     stdin: Stdio,
+    /// Whether the plugin has a jail.
+    jailed: bool,
 }
 
 impl Outboard {
     pub(crate) fn new(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
+        Self::of_program(Path::new(env!("CARGO_BIN_EXE_outboard")), args)
+    }
+
+    /// A copy of the command's program.
+    pub(crate) fn of_program(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let mut command = Command::new(program);
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None, stdin: Stdio::null() }
+        Self { command, script: None, stdin: Stdio::null(), jailed: false }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -138,6 +146,11 @@ impl Outboard {
     ) -> Self {
         let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
         outboard.command.arg(plugin).args(options);
+        // In its jail it prints to the test.
+        if !options.contains(&"--disable-sandbox") {
+            outboard.command.arg("--plugin-stdio");
+            outboard.jailed = true;
+        }
         if backend == Backend::Mock {
             let mut script = NamedTempFile::new().unwrap();
             script.write_all(text.as_bytes()).unwrap();
@@ -151,6 +164,26 @@ impl Outboard {
     /// Puts a variable into its environment.
     pub(crate) fn env(mut self, variable: &str, value: &str) -> Self {
         self.command.env(variable, value);
+        self
+    }
+
+    /// Takes a variable out of its environment.
+    pub(crate) fn without_variable(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    /// Runs it as another user.
+    pub(crate) fn run_by(mut self, user: u32) -> Self {
+        self.command.uid(user).gid(user);
+        self
+    }
+
+    /// Runs it in a user namespace in which no other can be made.
+    #[allow(unsafe_code, reason = "what is done between fork and exec must be async-signal-safe")]
+    pub(crate) fn where_no_namespace_can_be_made(mut self) -> Self {
+        // SAFETY: system calls only; the strings are constants.
+        unsafe { self.command.pre_exec(forbid_namespaces) };
         self
     }
 
@@ -168,6 +201,18 @@ impl Outboard {
     pub(crate) fn run(self) -> Ended {
         self.start().end()
     }
+}
+
+fn forbid_namespaces() -> std::io::Result<()> {
+    // SAFETY: a new user namespace shares nothing of Rust's.
+    #[allow(unsafe_code, reason = "as above")]
+    unsafe {
+        rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER)?;
+    }
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    let limit = rustix::fs::open(c"/proc/sys/user/max_user_namespaces", flags, rustix::fs::Mode::empty())?;
+    rustix::io::write(&limit, b"0")?;
+    Ok(())
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -69,12 +69,12 @@ impl Running {
         }
     }
 
-    /// Waits until the plugin's process is there, which may not have begun to be the plugin yet.
+    /// Waits until the plugin's process is there, which may not have begun to be the plugin yet; in a jail, its init.
     pub(crate) fn await_plugin(&self) -> Pid {
         let path = format!("/proc/{0}/task/{0}/children", self.child.id());
         loop {
             let children = std::fs::read_to_string(&path).unwrap_or_default();
-            if let Some(pid) = children.split_whitespace().next() {
+            if let Some(pid) = children.split_whitespace().find(|pid| !self.outboard.jailed || is_an_init(pid)) {
                 return Pid::from_raw(pid.parse().unwrap()).unwrap();
             }
             assert!(self.started.elapsed() < LIMIT, "waited {LIMIT:?} in vain for the plugin of {:?}", self.outboard);
@@ -130,6 +130,12 @@ impl Running {
         let stderr: Vec<_> = self.stderr.try_iter().collect();
         panic!("{problem}: {:?}\nits standard error: {stderr:#?}", self.outboard.command);
     }
+}
+
+/// Whether the process is the first in a PID namespace below this one.
+fn is_an_init(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1"))
 }
 
 fn is_readable_in_time(fd: &OwnedFd) -> bool {

@@ -1,0 +1,164 @@
+//! Why a jail could not be made.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// A part of the jail that could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    part: Part,
+    /// What it was about, where the part alone does not say: a path, an id.
+    subject: String,
+    errno: i32,
+}
+
+/// The parts of a jail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Part {
+    /// The helper that makes it.
+    Helper,
+    /// Its namespaces.
+    Namespaces,
+    /// The users that exist in it.
+    UserMap,
+    /// The groups that exist in it.
+    GroupMap,
+    /// Who the plugin is in it.
+    User,
+    /// That no namespaces are made in it.
+    Nesting,
+    /// A file or directory that is to be in it.
+    Source,
+    /// The place for one.
+    MountPoint,
+    /// Its root directory.
+    Root,
+    /// Its `/proc`.
+    Proc,
+    /// Its host name.
+    HostName,
+    /// What the plugin may use up.
+    Limits,
+    /// That the plugin has no privileges.
+    Privileges,
+    /// That it ends with the VMM.
+    Life,
+    /// The landlock rules.
+    Landlock,
+    /// The system call filter.
+    Seccomp,
+    /// The plugin's executable.
+    Executable,
+}
+
+impl Fault {
+    pub(super) fn new(part: Part, subject: impl Into<String>, errno: Errno) -> Self {
+        Self { part, subject: subject.into(), errno: errno.raw_os_error() }
+    }
+
+    /// What to do with the refusal of a system call that a part of the jail needs.
+    pub(super) fn of(part: Part) -> impl Fn(Errno) -> Self {
+        move |errno| Self::new(part, "", errno)
+    }
+
+    /// The same where it is about a path.
+    pub(super) fn at(part: Part, path: &Path) -> impl Fn(Errno) -> Self {
+        move |errno| Self::new(part, path.display().to_string(), errno)
+    }
+
+    /// Which part could not be made.
+    pub fn part(&self) -> Part {
+        self.part
+    }
+
+    /// What the operating system said, and what can be done.
+    pub(crate) fn to_io_error(&self) -> io::Error {
+        let error = io::Error::from_raw_os_error(self.errno);
+        match self.remedy() {
+            Some(remedy) => io::Error::new(error.kind(), format!("{error}; {remedy}")),
+            None => error,
+        }
+    }
+
+    fn remedy(&self) -> Option<&'static str> {
+        let errno = Errno::from_raw_os_error(self.errno);
+        Some(match (self.part, errno) {
+            (Part::Namespaces, Errno::NOSPC | Errno::USERS) => {
+                "the limits in /proc/sys/user are reached: raise max_user_namespaces and the like"
+            }
+            (Part::Namespaces | Part::Proc | Part::UserMap, _) => {
+                "the host or its container forbids user namespaces to this user: allow them \
+                 (kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), or run as root"
+            }
+            (Part::GroupMap, Errno::PERM) => "only root may map groups that are not its own",
+            (Part::GroupMap, Errno::INVAL) => "groups may not be mapped twice, nor the plugin's own again",
+            (Part::User, Errno::PERM) => "only root may run a plugin as another user",
+            (Part::Source, Errno::NOENT) => "make it, or leave the mount out",
+            (Part::Source, Errno::ACCESS | Errno::PERM) => "let the VMM's user see it, or leave the mount out",
+            (Part::MountPoint, Errno::LOOP | Errno::NOTDIR) => {
+                "a mount point cannot be reached through a symbolic link or a file"
+            }
+            (Part::MountPoint, Errno::NOENT | Errno::ROFS) => {
+                "in a directory of the host's the mount point must be there already"
+            }
+            (Part::MountPoint, Errno::ISDIR) => "files go onto files, and directories onto directories",
+            (Part::Executable, Errno::NOENT) => {
+                "if the file is there, its loader or interpreter is not in the jail: add it by --plugin-mount"
+            }
+            (Part::Executable, Errno::ACCESS) => "the user that it runs as must be allowed to read and execute it",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Helper => "the helper that makes it",
+            Self::Namespaces => "user, mount, PID, IPC, UTS, cgroup and network namespaces",
+            Self::UserMap => "the user map",
+            Self::GroupMap => "the group map",
+            Self::User => "the plugin's user",
+            Self::Nesting => "forbidding namespaces within it",
+            Self::Source => "what is to be mounted",
+            Self::MountPoint => "a mount point",
+            Self::Root => "the root directory",
+            Self::Proc => "/proc",
+            Self::HostName => "the host name",
+            Self::Limits => "the resource limits",
+            Self::Privileges => "giving up privileges",
+            Self::Life => "ending with the VMM",
+            Self::Landlock => "the landlock rules",
+            Self::Seccomp => "the system call filter",
+            Self::Executable => "the executable",
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.part)?;
+        if !self.subject.is_empty() {
+            write!(f, " ({})", self.subject)?;
+        }
+        write!(f, ": {}", self.to_io_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_says_which_part_why_and_what_to_do() {
+        let fault = Fault::at(Part::Source, Path::new("/srv/x"))(Errno::NOENT);
+        let expected = "what is to be mounted (/srv/x): No such file or directory (os error 2); \
+                        make it, or leave the mount out";
+        assert_eq!(fault.to_string(), expected);
+    }
+}

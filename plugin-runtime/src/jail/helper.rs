@@ -1,0 +1,103 @@
+//! The helper: the VMM's program once more, which makes the namespaces and exits.
+#![allow(unsafe_code, reason = "clone3, and descriptors that were inherited and are known by their numbers alone")]
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::process::ExitCode;
+
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
+
+use super::fault::{Fault, Part};
+use super::ids::Ids;
+use super::init::Init;
+use super::layout::Layout;
+use super::reports::{Reports, Words};
+use super::setup::Setup;
+use crate::process::last_error;
+
+/// The first argument of a program that is to be the helper.
+const ARGUMENT: &str = "--be-the-helper-that-makes-a-jail";
+
+/// What a program does that was started as the helper; `None` if it was not.
+///
+/// A program that runs VMs with jailed plugins calls it as the first thing in its `main`, and ends with the code that
+/// comes back. It must not have started a thread before.
+pub fn helper_main() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().as_deref() != Some(OsStr::new(ARGUMENT)) {
+        return None;
+    }
+    let [setup, reports, socket] = [args.next(), args.next(), args.next()].map(inherited);
+    let (Some(setup), Some(reports), Some(socket)) = (setup, reports, socket) else {
+        return Some(ExitCode::from(2));
+    };
+    let reports = Reports::inherited(reports);
+    Some(match help(setup, &reports, socket) {
+        Ok(code) => code,
+        Err(fault) => {
+            // With the VMM gone there is nobody to tell.
+            let _ = reports.send(&Words::Failed(fault));
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// The helper's arguments.
+pub(super) fn arguments(setup: RawFd, reports: RawFd, socket: RawFd) -> [OsString; 4] {
+    [ARGUMENT.into(), setup.to_string().into(), reports.to_string().into(), socket.to_string().into()]
+}
+
+fn inherited(number: Option<OsString>) -> Option<OwnedFd> {
+    let number = number?.to_str()?.parse().ok().filter(|number| *number > 2)?;
+    // SAFETY: the VMM opened it for the helper, and each number is given once. Nothing else here knows of it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd) -> Result<ExitCode, Fault> {
+    let failed = Fault::of(Part::Helper);
+    let setup = Setup::from_memfd(setup)?;
+    let ids = Ids::new(setup.user, setup.gid_maps.clone())?;
+    let layout = Layout::new(&setup);
+    // Root sees more here than in a namespace. An ordinary user can take nothing here.
+    let taken = if ids.privileged { Some(layout.take()?) } else { None };
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(&failed)?;
+    match enter_namespaces().map_err(Fault::of(Part::Namespaces))? {
+        Some(init) => {
+            drop(told);
+            reports.send(&Words::Bore(init.as_raw_nonzero().get())).map_err(&failed)?;
+            ids.write_maps(init)?;
+            rustix::io::write(&tell, &[1]).map_err(failed)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            drop(tell);
+            let reports = reports.try_clone().map_err(failed)?;
+            let code = Init { setup, ids, layout, taken, socket, reports }.run(told);
+            // SAFETY: ends this process at once: nothing is left to be cleaned up.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// Starts a process in namespaces of its own, as a child of this one's parent, so that the VMM learns of its end and can
+/// wait for it. `None` in that process.
+fn enter_namespaces() -> Result<Option<Pid>, Errno> {
+    let namespaces = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWNET;
+    // SAFETY: a `clone_args` of zeros is valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (namespaces | libc::CLONE_PARENT) as u64;
+    // SAFETY: memory is copied and this process has one thread, so it is a fork; `args` has the size that is told.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) } {
+        -1 => Err(last_error()),
+        0 => Ok(None),
+        pid => Ok(Pid::from_raw(pid as i32)),
+    }
+}

@@ -1,0 +1,129 @@
+//! Starting a jail, seen from the VMM.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use plugin_proto::limits::SOCKET_VARIABLE;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
+
+use super::config::JailConfig;
+use super::fault::{Fault, Part};
+use super::helper;
+use super::reports::{Report, Reports};
+use super::setup::Setup;
+use crate::PluginCommand;
+use crate::error::{Error, Result};
+use crate::process;
+
+/// How long the helper may take: it waits for nothing but file systems.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Starts a jail for `command`. What comes back is a descriptor of its init, a child of this process, with which all in the
+/// jail ends, and where the jail tells how it goes on.
+pub(crate) fn start(
+    command: &PluginCommand,
+    config: &JailConfig,
+    socket: OwnedFd,
+    stderr: OwnedFd,
+) -> Result<(OwnedFd, Reports)> {
+    let failed = |source| Error::Start { path: command.path.clone(), source };
+    // In a root of its own the path is looked up there.
+    let executable = match &config.root {
+        None => process::as_path(&command.path).canonicalize().map_err(failed)?,
+        Some(_) => command.path.clone(),
+    };
+    if config.root.is_none() && !executable.is_file() {
+        return Err(failed(Errno::ACCESS.into()));
+    }
+    let setup = Setup::new(command, executable, config);
+    let setup = setup.to_memfd().map_err(Error::set_up("writing down what the jail is to be"))?;
+    let (reports, jails_end) = Reports::pair().map_err(Error::set_up("making the socket to the jail"))?;
+
+    let kept = [setup.as_raw_fd(), jails_end.as_fd().as_raw_fd(), socket.as_raw_fd()];
+    let mut process = Command::new(&config.helper.program);
+    process.args(helper::arguments(kept[0], kept[1], kept[2]));
+    process.env(SOCKET_VARIABLE, kept[2].to_string()).stderr(Stdio::from(stderr));
+    if !config.stdio {
+        process.stdin(Stdio::null()).stdout(Stdio::null());
+    }
+    process::prepare(&mut process, kept);
+    let mut helper = process.spawn().map_err(|source| {
+        let errno = process::as_errno(&source);
+        jail_error(command, Fault::at(Part::Helper, &config.helper.program)(errno))
+    })?;
+    // Our copies go: the end of the jail's processes is to be seen as the end of their reports.
+    drop((process, setup, jails_end, socket));
+
+    let begun = begin(&reports);
+    if begun.is_err() {
+        // It has ended, or takes too long.
+        let _ = helper.kill();
+    }
+    // Waiting for our own child does not fail.
+    let status = helper.wait().ok();
+    match begun {
+        Ok(init) => Ok((init, reports)),
+        Err(Failure::Fault(fault)) => Err(jail_error(command, fault)),
+        Err(Failure::Silence) => match status.and_then(|status| status.signal()) {
+            Some(signal) => Err(Error::Killed { plugin: command.name(), signal }),
+            None => Err(jail_error(command, Fault::of(Part::Helper)(Errno::SRCH))),
+        },
+        Err(Failure::Refused(errno)) => Err(jail_error(command, Fault::of(Part::Helper)(errno))),
+    }
+}
+
+/// Why there is no jail.
+enum Failure {
+    Fault(Fault),
+    /// Helper and init are gone without a word.
+    Silence,
+    Refused(Errno),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
+}
+
+/// Waits until init is there. If anything fails before, it sees that no init is left.
+fn begin(reports: &Reports) -> std::result::Result<OwnedFd, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut fault = None;
+    loop {
+        match (next(reports, deadline)?, &fault) {
+            // A child that has not been waited for keeps its process id.
+            (Some(Report::Born(init)), None) => return Ok(pidfd_open(init, PidfdFlags::empty())?),
+            (Some(Report::Born(init)), Some(_)) => {
+                // It ends by itself: it is not told what it waits for. Told twice, it has been waited for.
+                let _ = retry_on_intr(|| waitpid(Some(init), WaitOptions::empty()));
+            }
+            (Some(Report::Failed(first)), None) => fault = Some(first),
+            (Some(_), _) => {}
+            (None, _) => return Err(fault.map_or(Failure::Silence, Failure::Fault)),
+        }
+    }
+}
+
+/// What to call a fault: what the plugin's executable is to blame for is not the jail's.
+pub(crate) fn jail_error(command: &PluginCommand, fault: Fault) -> Error {
+    match fault.part() {
+        Part::Executable => Error::Start { path: command.path.clone(), source: fault.to_io_error() },
+        _ => Error::Jail { plugin: command.name(), fault: Box::new(fault) },
+    }
+}
+
+/// The next report; `None` when no more will come.
+fn next(reports: &Reports, deadline: Instant) -> std::result::Result<Option<Report>, Errno> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let limit = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+    let mut fds = [PollFd::new(reports, PollFlags::IN)];
+    match retry_on_intr(|| poll(&mut fds, Some(&limit)))? {
+        0 => Err(Errno::TIMEDOUT),
+        _ => reports.receive(),
+    }
+}

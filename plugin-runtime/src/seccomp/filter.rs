@@ -1,0 +1,233 @@
+//! A policy, ready to be installed.
+
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+use syscalls::Sysno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::bpf::{Instruction, MAX_INSTRUCTIONS};
+use super::compile::{NOTIFY, compile};
+use super::policy::{Comparison, Operator, Otherwise, Policy, Rule};
+use crate::error::{Error, Result};
+
+/// The system calls a plugin may make, as a program for the kernel, and what a violation leads to.
+///
+/// It is plain data: where it is installed, nothing is left to be allocated or decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    pub(super) program: Vec<Instruction>,
+    /// What the last argument must be for the calls that whoever installs the filter still has to make; see `keyed`.
+    pub(super) key: u64,
+    on_violation: OnViolation,
+}
+
+/// What the VMM does when the plugin makes a call that its filter does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnViolation {
+    /// It kills the plugin, and the run fails. The call is not made.
+    Kill,
+    /// It tells of the call in its log, and the call is made.
+    Log,
+}
+
+impl Filter {
+    /// The policy that suits plugins of both SDKs, with any C library, and with threads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SetUp`] where the kernel has no random numbers to give.
+    pub fn builtin() -> Result<Self> {
+        let name = Path::new("the built-in plugin.policy");
+        Self::new(name, Policy::from_text(name, include_str!("plugin.policy"))?)
+    }
+
+    /// The policy in the file `plugin.policy` in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadPolicy`] names a file that cannot be read, [`Error::Policy`] a file, its line and the token in it that
+    /// is wrong, [`Error::LongPolicy`] a file that says more than the kernel takes.
+    pub fn from_policy_dir(directory: &Path) -> Result<Self> {
+        let path = directory.join("plugin.policy");
+        Self::new(&path, Policy::from_file(&path)?)
+    }
+
+    /// The same calls, where a violation is told of and goes on.
+    pub fn logging(self) -> Self {
+        Self { on_violation: OnViolation::Log, ..self }
+    }
+
+    /// What a violation leads to.
+    pub fn on_violation(&self) -> OnViolation {
+        self.on_violation
+    }
+
+    fn new(file: &Path, mut policy: Policy) -> Result<Self> {
+        let key = random()?;
+        add_keyed(&mut policy, key);
+        let program = compile(&policy, NOTIFY);
+        if program.len() > MAX_INSTRUCTIONS {
+            return Err(Error::LongPolicy { file: file.to_owned(), instructions: program.len() });
+        }
+        Ok(Self { program, key, on_violation: OnViolation::Kill })
+    }
+
+    /// All of it in bytes, for another process of this program.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let log = u64::from(self.on_violation == OnViolation::Log);
+        let mut bytes = [self.key, log].as_bytes().to_vec();
+        bytes.extend_from_slice(self.program.as_bytes());
+        bytes
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) made bytes of; `None` for other bytes.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (key, rest) = u64::read_from_prefix(bytes).ok()?;
+        let (log, mut rest) = u64::read_from_prefix(rest).ok()?;
+        let on_violation = if log == 0 { OnViolation::Kill } else { OnViolation::Log };
+        let mut program = Vec::new();
+        while !rest.is_empty() {
+            let (instruction, others) = Instruction::read_from_prefix(rest).ok()?;
+            program.push(instruction);
+            rest = others;
+        }
+        Some(Self { program, key, on_violation })
+    }
+}
+
+/// The calls that [`Installed`](super::Installed) makes under the filter, whatever the policy says of them.
+///
+/// Each takes fewer than six arguments, and the kernel shows the sixth to the filter all the same: so one that carries the
+/// key in it is ours. The plugin never learns the key. It lies in the memory that its exec takes away.
+const KEYED: [Sysno; 3] = [Sysno::execve, Sysno::sendmsg, Sysno::exit_group];
+
+fn add_keyed(policy: &mut Policy, key: u64) {
+    let carries_key = Comparison { argument: 5, operator: Operator::Equal, constant: key };
+    for call in KEYED {
+        let rule = policy.rules.entry(call).or_insert(Rule { allowed: vec![], otherwise: Otherwise::Violation });
+        rule.allowed.push(vec![carries_key]);
+    }
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    // So few bytes come whole, or not at all.
+    getrandom(&mut bytes, GetRandomFlags::empty())
+        .and_then(|count| if count == bytes.len() { Ok(()) } else { Err(Errno::IO) })
+        .map_err(Error::set_up("asking for random numbers"))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compile::{ALLOW, ERRNO};
+    use super::super::interpreter::{Call, run};
+    use super::*;
+
+    fn answer(filter: &Filter, call: Sysno, arguments: [u64; 6]) -> u32 {
+        run(&filter.program, &Call::new(call.id() as u32, arguments))
+    }
+
+    fn in_a_directory(policy: &str) -> Result<Filter> {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("plugin.policy"), policy).unwrap();
+        Filter::from_policy_dir(directory.path())
+    }
+
+    #[test]
+    fn the_built_in_policy_refuses_what_its_comments_say() {
+        let filter = Filter::builtin().unwrap();
+        let one = |call, argument, value| {
+            let mut arguments = [0; 6];
+            arguments[argument] = value;
+            answer(&filter, call, arguments)
+        };
+        for call in [
+            Sysno::ptrace,
+            Sysno::mount,
+            Sysno::umount2,
+            Sysno::pivot_root,
+            Sysno::chroot,
+            Sysno::unshare,
+            Sysno::setns,
+            Sysno::bpf,
+            Sysno::io_uring_setup,
+            Sysno::userfaultfd,
+            Sysno::keyctl,
+            Sysno::add_key,
+            Sysno::request_key,
+            Sysno::perf_event_open,
+            Sysno::process_vm_readv,
+            Sysno::process_vm_writev,
+            Sysno::pidfd_getfd,
+            Sysno::kexec_load,
+            Sysno::init_module,
+            Sysno::finit_module,
+            Sysno::open_by_handle_at,
+            Sysno::execve,
+            Sysno::execveat,
+            Sysno::connect,
+            Sysno::bind,
+            Sysno::mknod,
+            Sysno::mknodat,
+            Sysno::setuid,
+            Sysno::capset,
+            Sysno::reboot,
+            Sysno::clock_settime,
+            Sysno::modify_ldt,
+            Sysno::iopl,
+            Sysno::fsopen,
+            Sysno::move_mount,
+        ] {
+            assert_eq!(answer(&filter, call, [0; 6]), NOTIFY, "{call}");
+        }
+        assert_eq!(one(Sysno::ioctl, 1, libc::TCGETS), ALLOW);
+        assert_eq!(one(Sysno::ioctl, 1, libc::TIOCSTI), NOTIFY);
+        assert_eq!(one(Sysno::clone3, 0, 0), ERRNO | libc::ENOSYS as u32);
+        assert_eq!(one(Sysno::clone, 0, libc::SIGCHLD as u64), ALLOW);
+        // The flags of glibc's pthread_create.
+        assert_eq!(one(Sysno::clone, 0, 0x3d_0f00), ALLOW);
+        assert_eq!(one(Sysno::clone, 0, libc::CLONE_NEWUSER as u64), NOTIFY);
+        assert_eq!(one(Sysno::clone, 0, libc::CLONE_NEWNET as u64 | 0x3d_0f00), NOTIFY);
+        assert_eq!(one(Sysno::prlimit64, 2, 0), ALLOW);
+        assert_eq!(one(Sysno::prlimit64, 2, 0x7000_0000), ERRNO | libc::EPERM as u32);
+        assert_eq!(one(Sysno::prctl, 0, libc::PR_SET_NAME as u64), ALLOW);
+        assert_eq!(one(Sysno::prctl, 0, libc::PR_SET_DUMPABLE as u64), ERRNO | libc::EINVAL as u32);
+        assert_eq!(one(Sysno::socket, 0, libc::AF_UNIX as u64), ERRNO | libc::EACCES as u32);
+        assert_eq!(answer(&filter, Sysno::seccomp, [1, 1, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(answer(&filter, Sysno::seccomp, [1, 8, 0, 0, 0, 0]), NOTIFY);
+        assert_eq!(answer(&filter, Sysno::seccomp, [0; 6]), NOTIFY);
+    }
+
+    #[test]
+    fn only_with_the_key_are_its_installers_calls_let_through() {
+        let filter = in_a_directory("read: 1\nsendmsg: return EPERM\nexit_group: 1").unwrap();
+        for call in KEYED {
+            assert_eq!(answer(&filter, call, [0, 0, 0, 0, 0, filter.key]), ALLOW, "{call}");
+        }
+        let wrong = [0, 0, 0, 0, 0, !filter.key];
+        assert_eq!(answer(&filter, Sysno::execve, wrong), NOTIFY);
+        assert_eq!(answer(&filter, Sysno::sendmsg, wrong), ERRNO | libc::EPERM as u32);
+        assert_eq!(answer(&filter, Sysno::exit_group, wrong), ALLOW);
+        assert_eq!(answer(&filter, Sysno::write, [0, 0, 0, 0, 0, filter.key]), NOTIFY);
+        assert_ne!(Filter::builtin().unwrap().key, filter.key);
+    }
+
+    #[test]
+    fn bytes_hold_all_of_a_filter() {
+        for filter in [Filter::builtin().unwrap(), in_a_directory("read: 1").unwrap().logging()] {
+            assert_eq!(Filter::from_bytes(&filter.to_bytes()), Some(filter));
+        }
+        assert_eq!(Filter::from_bytes(&[0; 15]), None);
+        assert_eq!(Filter::from_bytes(&[0; 20]), None);
+    }
+
+    #[test]
+    fn a_policy_longer_than_the_kernel_takes_is_refused() {
+        let alternatives: Vec<_> = (0..2000).map(|n| format!("arg1 == {n}")).collect();
+        let error = in_a_directory(&format!("ioctl: {}", alternatives.join(" || "))).unwrap_err();
+        assert!(matches!(error, Error::LongPolicy { instructions: 4097.., .. }), "{error}");
+    }
+}

@@ -1,0 +1,177 @@
+//! What a jailed plugin is given.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::common::Outboard;
+use crate::kit::{Host, NOBODY, User, as_each_user};
+
+as_each_user! {
+    a_plugin_is_the_second_process_and_nobody_special
+    a_read_only_mount_can_be_read
+    a_writable_mount_can_be_written_to
+    mounts_come_from_a_file_too
+    a_root_directory_of_ones_own
+    standard_input_and_output_are_null_unless_asked_for
+    a_plugin_built_by_cc_runs_without_options
+    a_shared_library_is_found_by_ld_library_path
+    a_plugin_in_a_directory_of_any_depth_runs_without_options
+    limits_above_the_hard_limit_are_lowered_with_a_warning
+    without_a_jail_it_is_said_once
+}
+
+/// What the plugin says of itself, by a C program.
+fn inspect(host: &Host, options: &[&str]) -> Vec<String> {
+    let plugin = host.compiled("inspect", include_str!("inspect.c"), &[]);
+    let options: Vec<_> = ["--plugin-stdio"].iter().chain(options).copied().collect();
+    let ended = host.run_plugin(&plugin, &options, &[]).run();
+    ended.assert_success();
+    ended.stdout
+}
+
+fn a_plugin_is_the_second_process_and_nobody_special(user: User) {
+    let host = Host::new(user);
+    let found = inspect(&host, &[]);
+    let user = match user {
+        User::Root => NOBODY,
+        User::Ordinary if rustix::process::geteuid().is_root() => NOBODY,
+        User::Ordinary => rustix::process::geteuid().as_raw(),
+    };
+    for line in
+        ["pid 2", "parent 1", "session 1", &format!("user {user}"), "host plugin", "working directory /", "core 0"]
+    {
+        assert!(found.iter().any(|found| found == line), "no {line:?}: {found:#?}");
+    }
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(found.iter().any(|found| *found == format!("{set}:\t0000000000000000")), "{set}: {found:#?}");
+    }
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"] {
+        assert!(found.iter().any(|found| found == line), "no {line:?}: {found:#?}");
+    }
+}
+
+fn a_read_only_mount_can_be_read(user: User) {
+    let host = Host::new(user);
+    let ended = host.run(
+        &["--plugin-mount", &host.text("given")],
+        "escape",
+        &["write-to-a-read-only-mount", &host.text("given")],
+    );
+    ended.run().assert_success();
+}
+
+fn a_writable_mount_can_be_written_to(user: User) {
+    let host = Host::new(user);
+    let plugin = host.compiled("writer", WRITER, &[]);
+    let mount = format!("{}:/data:1", host.text("writable"));
+    host.run_plugin(&plugin, &["--plugin-mount", &mount], &["/data/new"]).run().assert_success();
+    assert_eq!(fs::read_to_string(host.path("writable/new")).unwrap(), "written");
+    // A file alone may be a mount too.
+    let mount = format!("{}:/etc/some/file:true", host.text("given/given"));
+    host.run_plugin(&plugin, &["--plugin-mount", &mount], &["/etc/some/file"]).run().assert_success();
+    assert_eq!(fs::read_to_string(host.path("given/given")).unwrap(), "written");
+}
+
+const WRITER: &str = r#"
+#include <stdio.h>
+int main(int argc, char **argv) {
+    FILE *file = fopen(argv[1], "w");
+    return !file || fputs("written", file) < 0 || fclose(file);
+}
+"#;
+
+fn mounts_come_from_a_file_too(user: User) {
+    let host = Host::new(user);
+    let plugin = host.compiled("writer", WRITER, &[]);
+    fs::write(host.path("mounts"), format!("# data\n{}:/data:1\n", host.text("writable"))).unwrap();
+    host.run_plugin(&plugin, &["--plugin-mount-file", &host.text("mounts")], &["/data/new"]).run().assert_success();
+    assert!(host.path("writable/new").exists());
+}
+
+/// A statically linked plugin needs nothing but itself there.
+fn a_root_directory_of_ones_own(user: User) {
+    let host = Host::new(user);
+    for directory in ["root", "root/proc", "root/dev", "root/bin"] {
+        fs::create_dir(host.path(directory)).unwrap();
+        fs::set_permissions(host.path(directory), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(host.path("root/mark"), "here").unwrap();
+    let source = r#"
+#include <stdio.h>
+int main(void) {
+    return !fopen("/mark", "r") || !fopen("/dev/urandom", "r") || !fopen("/proc/self/status", "r")
+        || fopen("/mark", "w") || fopen("/new", "w") || fopen("/usr/lib/os-release", "r") || fopen("/dev/new", "w");
+}
+"#;
+    let plugin = host.compiled("static", source, &["-static"]);
+    fs::copy(plugin, host.path("root/bin/plugin")).unwrap();
+    let root = host.text("root");
+    host.run_plugin(Path::new("/bin/plugin"), &["--plugin-root", &root], &[]).run().assert_success();
+    let ended = host.run_plugin(Path::new("/bin/other"), &["--plugin-root", &root], &[]).run();
+    ended.assert_failure(&["starting plugin /bin/other", "No such file"]);
+    fs::remove_dir(host.path("root/proc")).unwrap();
+    let ended = host.run_plugin(Path::new("/bin/plugin"), &["--plugin-root", &root], &[]).run();
+    ended.assert_failure(&["a mount point", "/proc", "must be there already"]);
+}
+
+fn standard_input_and_output_are_null_unless_asked_for(user: User) {
+    let host = Host::new(user);
+    let ended = host.run(&[], "probe", &["print=heard"]).run();
+    ended.assert_success();
+    assert_eq!(ended.stdout, [""; 0]);
+    let ended = host.run(&["--plugin-stdio"], "probe", &["print=heard"]).run();
+    assert_eq!(ended.stdout, ["heard"]);
+}
+
+fn a_plugin_built_by_cc_runs_without_options(user: User) {
+    let host = Host::new(user);
+    let plugin = host.compiled(
+        "plugin",
+        "#include <math.h>\nint main(int n, char **v) { return cos(n - 1) != 1; }",
+        &["-lm", "-lpthread"],
+    );
+    host.run_plugin(&plugin, &[], &[]).run().assert_success();
+}
+
+fn a_shared_library_is_found_by_ld_library_path(user: User) {
+    let host = Host::new(user);
+    fs::create_dir(host.path("lib")).unwrap();
+    host.compiled("lib/libsome.so", "int some(void) { return 0; }", &["-shared", "-fPIC"]);
+    let library = host.text("lib");
+    let rpath = format!("-Wl,-rpath,{library}");
+    let options = ["-L", &library, "-lsome", &rpath];
+    let plugin = host.compiled("plugin", "int some(void); int main(void) { return some(); }", &options);
+    host.run_plugin(&plugin, &[], &[]).env("LD_LIBRARY_PATH", &library).run().assert_success();
+    // What the plugin itself says about directories counts for nothing.
+    let ended = host.run_plugin(&plugin, &[], &[]).run();
+    ended.assert_failure(&["code 127"]);
+    let options = ["--plugin-mount", &*library];
+    host.run_plugin(&plugin, &options, &[]).run().assert_success();
+}
+
+fn a_plugin_in_a_directory_of_any_depth_runs_without_options(user: User) {
+    let host = Host::new(user);
+    fs::create_dir_all(host.path("a b/c/d/e")).unwrap();
+    let plugin = host.compiled("a b/c/d/e/plugin", "int main(void) { return 0; }", &[]);
+    host.run_plugin(&plugin, &[], &[]).run().assert_success();
+    // The link is followed; what is there is what runs.
+    std::os::unix::fs::symlink(&plugin, host.path("link")).unwrap();
+    host.run_plugin(&host.path("link"), &[], &[]).run().assert_success();
+}
+
+fn limits_above_the_hard_limit_are_lowered_with_a_warning(user: User) {
+    let host = Host::new(user);
+    let ended = host.run(&["--plugin-max-descriptors", "1000000000"], "probe", &["exit=0"]).run();
+    ended.assert_success().assert_logged(&["WARN", "1000000000 descriptors", "hard limit"]);
+    let ended = host.run(&["--plugin-max-descriptors", "64"], "escape", &["exhaust-descriptors"]).run();
+    ended.assert_success();
+}
+
+fn without_a_jail_it_is_said_once(user: User) {
+    let host = Host::new(user);
+    let ended: Outboard = host.run(&["--disable-sandbox"], "probe", &["exit=3"]);
+    let ended = ended.run();
+    ended.assert_failure(&["code 3"]);
+    assert_eq!(ended.logged(&["WARN", "without a jail"]), 1, "{ended:#?}");
+}

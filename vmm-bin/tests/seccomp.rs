@@ -1,0 +1,91 @@
+//! The plugin's system calls and the VMM's own, as the command holds them.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails its test")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Backend, Driven, Ended, Outboard, on_each_backend, talker};
+use tempfile::TempDir;
+
+on_each_backend! {
+    a_running_vmm_has_no_capability_no_new_privileges_and_a_filter
+}
+
+/// The built-in policy.
+const BUILT_IN: &str = include_str!("../../plugin-runtime/src/seccomp/plugin.policy");
+
+/// Runs a shell script as the plugin. `exec` of anything is what the built-in policy does not allow.
+fn run_shell(options: &[&str], script: &str) -> Ended {
+    let mut args = vec!["run", "--hypervisor", "mock"];
+    args.extend(options);
+    args.extend(["--plugin", "/bin/sh", "--", "-c", script]);
+    Outboard::new(args).run()
+}
+
+fn directory_with(policy: &str) -> TempDir {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("plugin.policy"), policy).unwrap();
+    directory
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_violation_ends_the_plugin_and_is_named_with_its_number() {
+    run_shell(&[], "exit 0").assert_success();
+    run_shell(&[], "exec /bin/true").assert_failure(&["plugin sh", "system call 59 (execve)", "seccomp policy"]);
+}
+
+#[test]
+fn a_violation_that_is_only_logged_lets_the_plugin_go_on() {
+    // There is no such file in the jail, and the shell says so by its code.
+    let ended = run_shell(&["--seccomp-log"], "exec /nonexistent");
+    ended.assert_failure(&["plugin sh exited with code 127"]);
+    ended.assert_logged(&["WARN", "system call 59 (execve), arguments ["]);
+}
+
+#[test]
+fn a_policy_of_the_users_own_takes_the_place_of_the_built_in_one() {
+    let directory = directory_with(&format!("{BUILT_IN}\nexecve: return EACCES\n"));
+    let options = ["--seccomp-policy-dir", text(directory.path())];
+    run_shell(&options, "exit 0").assert_success();
+    run_shell(&options, "exec /bin/sh").assert_failure(&["plugin sh exited with code 126"]);
+
+    // Without the first call that a C library makes.
+    let directory = directory_with(&BUILT_IN.replace("\nbrk: 1\n", "\n"));
+    let options = ["--seccomp-policy-dir", text(directory.path())];
+    run_shell(&options, "exit 0").assert_failure(&["plugin sh", "system call 12 (brk)"]);
+}
+
+#[test]
+fn a_bad_policy_is_named_with_its_line_and_token() {
+    let directory = directory_with("read: 1\nwrite: 1\nioctl: arg1 == TCGETZ\n");
+    let ended = run_shell(&["--seccomp-policy-dir", text(directory.path())], "exit 0");
+    ended.assert_failure(&["plugin.policy, line 3:", "`TCGETZ`"]);
+    let ended = run_shell(&["--seccomp-policy-dir", "/nonexistent"], "exit 0");
+    ended.assert_failure(&["/nonexistent/plugin.policy", "No such file or directory"]);
+}
+
+fn a_running_vmm_has_no_capability_no_new_privileges_and_a_filter(backend: Backend) {
+    let vm = Driven::with(backend, &talker(), &["--disable-sandbox"]);
+    let _vcpus = vm.running(&[]);
+    let tasks = format!("/proc/{}/task", vm.running.pid());
+    let tasks: Vec<_> = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path()).collect();
+    assert!(tasks.len() >= 2, "the supervisor and a vCPU: {tasks:?}");
+    for task in tasks {
+        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.strip_prefix(":")).unwrap().trim().to_owned()
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(value(set), "0000000000000000", "{set} of {}", task.display());
+        }
+        assert_eq!((value("NoNewPrivs"), value("Seccomp")), ("1".into(), "2".into()), "{}", task.display());
+    }
+    vm.finish();
+}
