@@ -18,6 +18,7 @@
 
 mod capabilities;
 mod chips;
+mod cpu;
 mod cpuid;
 mod eventfd;
 mod ioevents;
@@ -27,6 +28,7 @@ mod memory;
 mod msrs;
 mod reset;
 mod script;
+mod script_run;
 mod vcpu;
 mod vcpu_state;
 mod vm;
@@ -45,10 +47,15 @@ pub struct Mock {
     scripts: Arc<Scripts>,
 }
 
-/// What each vCPU is to do.
-type Scripts = dyn Fn(VcpuId) -> Script + Send + Sync;
+/// What each vCPU is to do; without a script it executes the guest's code.
+type Scripts = dyn Fn(VcpuId) -> Option<Script> + Send + Sync;
 
 impl Mock {
+    /// Every vCPU executes what lies in guest memory.
+    pub fn guest_code() -> Self {
+        Self { scripts: Arc::new(|_| None) }
+    }
+
     /// Every vCPU follows `script`, each at its own pace.
     pub fn new(script: Script) -> Self {
         Self::with(move |_| script.clone())
@@ -56,7 +63,7 @@ impl Mock {
 
     /// Each vCPU follows the script that `scripts` gives for it.
     pub fn with(scripts: impl Fn(VcpuId) -> Script + Send + Sync + 'static) -> Self {
-        Self { scripts: Arc::new(scripts) }
+        Self { scripts: Arc::new(move |id| Some(scripts(id))) }
     }
 }
 

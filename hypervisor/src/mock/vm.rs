@@ -12,7 +12,9 @@ use super::irqs::SoftIrqs;
 use super::memory::Memory;
 use super::vcpu::SoftVcpu;
 use super::{Scripts, capabilities, refused};
-use crate::{EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu, VcpuId, Vm, VmState};
+use crate::{
+    AddressSpace, EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu, VcpuId, Vm, VmState,
+};
 
 pub(super) struct SoftVm {
     scripts: Arc<Scripts>,
@@ -27,6 +29,13 @@ pub(super) struct Platform {
     pub(super) memory: Memory,
     pub(super) ioevents: IoEvents,
     pub(super) irqs: SoftIrqs,
+}
+
+impl Platform {
+    /// Whether a write that no memory takes ends here, without an exit.
+    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
+        self.irqs.takes_write(space, address, data) || self.ioevents.signal(space, address, data)
+    }
 }
 
 impl SoftVm {
