@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use rustix::fs::fstatfs;
+use vm_memory::MmapRegion;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
-use vm_memory::{MmapRegion, VolatileMemory};
 
-use super::refused;
+use super::{atomic, refused};
 use crate::error::MemoryProblem;
 use crate::{Error, GuestMemoryRegion, PAGE_SIZE, Result, SlotId};
 
@@ -111,8 +110,7 @@ impl Memory {
     }
 }
 
-/// Accesses within a slot: whoever calls has found the slot by the address. A slot's length is a multiple of 8, so a word
-/// around an address in it lies in it.
+/// Accesses within a slot: whoever calls has found the slot by the address.
 impl Slot {
     pub(super) fn is_read_only(&self) -> bool {
         self.read_only
@@ -120,87 +118,27 @@ impl Slot {
 
     /// The `width` bytes at `offset`, 1 to 8.
     pub(super) fn load(&self, offset: usize, width: usize) -> u64 {
-        match width {
-            1 => self.mapping.get_atomic_ref::<AtomicU8>(offset).map_or(0, |at| at.load(Ordering::Acquire).into()),
-            2 if offset.is_multiple_of(2) => {
-                self.mapping.get_atomic_ref::<AtomicU16>(offset).map_or(0, |at| at.load(Ordering::Acquire).into())
-            }
-            4 if offset.is_multiple_of(4) => {
-                self.mapping.get_atomic_ref::<AtomicU32>(offset).map_or(0, |at| at.load(Ordering::Acquire).into())
-            }
-            8 if offset.is_multiple_of(8) => self.word(offset),
-            _ => (0..width).rev().fold(0, |value, at| value << 8 | self.load(offset + at, 1)),
-        }
-    }
-
-    /// The aligned 8 bytes at `offset`.
-    fn word(&self, offset: usize) -> u64 {
-        self.mapping.get_atomic_ref::<AtomicU64>(offset).map_or(0, |at| at.load(Ordering::Acquire))
+        atomic::load(&self.mapping, offset, width)
     }
 
     /// The 16 bytes at `offset`, lowest first; `None` too near to the slot's end.
     pub(super) fn load_16(&self, offset: usize) -> Option<u128> {
-        let first = offset & !7;
-        if first + 24 > self.len as usize {
-            return None;
-        }
-        let low = u128::from(self.word(first)) | u128::from(self.word(first + 8)) << 64;
-        let skip = 8 * (offset - first) as u32;
-        if skip == 0 {
-            return Some(low);
-        }
-        Some(low >> skip | u128::from(self.word(first + 16)) << (128 - skip))
+        atomic::load_16(&self.mapping, offset)
     }
 
     /// Stores the low `width` bytes of `value`, 1 to 8, at `offset`.
     pub(super) fn store(&self, offset: usize, width: usize, value: u64) {
-        // The only error is an offset outside of the mapping or unaligned, and neither comes here.
-        match width {
-            1 => {
-                let _ =
-                    self.mapping.get_atomic_ref::<AtomicU8>(offset).map(|at| at.store(value as u8, Ordering::Release));
-            }
-            2 if offset.is_multiple_of(2) => {
-                let at = self.mapping.get_atomic_ref::<AtomicU16>(offset);
-                let _ = at.map(|at| at.store(value as u16, Ordering::Release));
-            }
-            4 if offset.is_multiple_of(4) => {
-                let at = self.mapping.get_atomic_ref::<AtomicU32>(offset);
-                let _ = at.map(|at| at.store(value as u32, Ordering::Release));
-            }
-            8 if offset.is_multiple_of(8) => {
-                let at = self.mapping.get_atomic_ref::<AtomicU64>(offset);
-                let _ = at.map(|at| at.store(value, Ordering::Release));
-            }
-            _ => {
-                for (at, byte) in value.to_le_bytes().into_iter().take(width).enumerate() {
-                    self.store(offset + at, 1, byte.into());
-                }
-                return;
-            }
-        }
+        atomic::store(&self.mapping, offset, width, value);
         self.mark(offset, width);
     }
 
-    /// Puts `new` in place of `old` in one atomic step; false where something else is there. An access that reaches over
-    /// an aligned word of 8 bytes is not atomic.
+    /// Puts `new` in place of `old`; false where something else is there.
     pub(super) fn exchange(&self, offset: usize, width: usize, old: u64, new: u64) -> bool {
-        let first = offset & !7;
-        if offset - first + width > 8 {
-            let same = self.load(offset, width) == old;
-            if same {
-                self.store(offset, width, new);
-            }
-            return same;
+        let changed = atomic::exchange(&self.mapping, offset, width, old, new);
+        if changed {
+            self.mark(offset, width);
         }
-        let Ok(word) = self.mapping.get_atomic_ref::<AtomicU64>(first) else { return true };
-        let shift = 8 * (offset - first) as u32;
-        let mask = u64::MAX >> (64 - 8 * width as u32) << shift;
-        let changed = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |all| {
-            (all & mask == old << shift).then_some(all & !mask | new << shift & mask)
-        });
-        self.mark(offset, width);
-        changed.is_ok()
+        changed
     }
 
     fn mark(&self, offset: usize, width: usize) {

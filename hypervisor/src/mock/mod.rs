@@ -16,6 +16,7 @@
 //! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
 //! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
+mod atomic;
 mod capabilities;
 mod chips;
 mod cpu;

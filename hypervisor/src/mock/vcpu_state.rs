@@ -16,6 +16,8 @@ use crate::{Capability, Result, VcpuId, VcpuState};
 /// What a vCPU has.
 pub(super) struct State {
     pub(super) regs: Regs,
+    /// Holds R8 to R15.
+    other_regs: kvm_regs,
     pub(super) sregs: kvm_sregs,
     pub(super) mp_state: kvm_mp_state,
     fpu: kvm_fpu,
@@ -33,6 +35,7 @@ impl State {
     pub(super) fn after_reset(id: VcpuId) -> Self {
         Self {
             regs: Regs::from(&reset::regs()),
+            other_regs: reset::regs(),
             sregs: reset::sregs(id),
             mp_state: reset::mp_state(id),
             fpu: reset::fpu(),
@@ -57,7 +60,9 @@ impl State {
     /// guest could keep interrupts away for ever.
     pub(super) fn set_shadow(&mut self, shadow: u8) {
         let before = self.events.interrupt.shadow;
-        self.events.interrupt.shadow = if shadow == before { 0 } else { shadow };
+        if shadow | before != 0 {
+            self.events.interrupt.shadow = if shadow == before { 0 } else { shadow };
+        }
     }
 }
 
@@ -80,12 +85,13 @@ fn too_many(what: &'static str, given: usize, most: usize) -> Result<()> {
 
 impl VcpuState for SoftVcpu {
     fn regs(&self) -> Result<kvm_regs> {
-        Ok(kvm_regs::from(&self.state.regs))
+        Ok(self.state.regs.with(&self.state.other_regs))
     }
 
     fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
         self.pending.check_set()?;
         self.state.regs = Regs::from(regs);
+        self.state.other_regs = *regs;
         Ok(())
     }
 

@@ -223,13 +223,23 @@ impl<'a> Bus<'a> {
         }
     }
 
-    /// Reads `count` items from a port in one exit, at most [`MAX_ACCESS_BYTES`].
-    pub(super) fn input_string(&mut self, port: u16, width: u32, count: u16) -> Result<Vec<u32>> {
+    /// Reads `count` items from a port in one exit, at most [`MAX_ACCESS_BYTES`]: their bytes.
+    pub(super) fn input_string(&mut self, port: u16, width: u32, count: u16) -> Result<Vec<u8>> {
         let access = Access::new(AddressSpace::Pio, port.into(), Direction::Read, width as u8, count);
         let access = access.filter(|access| access.len() <= MAX_ACCESS_BYTES).ok_or(Fault::Unknown)?;
         match self.logged(&access) {
-            Some(bytes) => Ok(bytes.chunks(width as usize).map(|item| little_endian(item) as u32).collect()),
+            Some(bytes) => Ok(bytes.to_vec()),
             None => Err(self.ask(access)),
+        }
+    }
+
+    /// Writes many bytes to memory when the instruction is complete. Outside of memory they are cut into pieces of 8.
+    pub(super) fn store_block(&mut self, address: u32, block: &[u8]) {
+        for (at, skip, len) in pieces(address, block.len()) {
+            let piece = block.get(skip..skip + len).unwrap_or_default();
+            for (at, chunk) in (at..).step_by(8).zip(piece.chunks(8)) {
+                self.store(at, chunk.len(), little_endian(chunk));
+            }
         }
     }
 
@@ -246,23 +256,37 @@ impl<'a> Bus<'a> {
         if self.locked && !self.write_locked() {
             return false;
         }
-        for index in 0..self.traffic.writes.len() {
-            let Some(&Write { space, address, width, value }) = self.traffic.writes.get(index) else { break };
-            match space {
-                AddressSpace::Pio => self.write_outside(space, address, width, value),
-                AddressSpace::Mmio => {
-                    for (at, skip, width) in pieces(address, width) {
-                        let value = value >> (8 * skip);
-                        match self.find(at) {
-                            Some((slot, offset)) if !slot.is_read_only() => slot.store(offset, width, value),
-                            _ => self.write_outside(space, at, width, value),
-                        }
-                    }
+        match *self.traffic.writes {
+            [] => {}
+            [only] => {
+                self.write(only);
+                self.traffic.writes.clear();
+            }
+            _ => {
+                for index in 0..self.traffic.writes.len() {
+                    let Some(&write) = self.traffic.writes.get(index) else { break };
+                    self.write(write);
                 }
+                self.traffic.writes.clear();
             }
         }
-        self.give_up();
+        if self.locked || !self.traffic.answered.is_empty() {
+            self.give_up();
+        }
         true
+    }
+
+    fn write(&mut self, Write { space, address, width, value }: Write) {
+        if space == AddressSpace::Pio {
+            return self.write_outside(space, address, width, value);
+        }
+        for (at, skip, width) in pieces(address, width) {
+            let value = value >> (8 * skip);
+            match self.find(at) {
+                Some((slot, offset)) if !slot.is_read_only() => slot.store(offset, width, value),
+                _ => self.write_outside(space, at, width, value),
+            }
+        }
     }
 
     /// Drops what the instruction was about to write.
@@ -312,6 +336,7 @@ impl<'a> Bus<'a> {
 fn pieces(address: u32, width: usize) -> impl Iterator<Item = (u32, usize, usize)> {
     let to_page_end = (PAGE_SIZE as u32 - address % PAGE_SIZE as u32) as usize;
     let first = width.min(to_page_end);
+    // No access reaches over more than one end.
     let pieces = [(address, 0, first), (address.wrapping_add(first as u32), first, width - first)];
     pieces.into_iter().filter(|&(.., width)| width != 0)
 }

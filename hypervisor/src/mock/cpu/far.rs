@@ -42,15 +42,20 @@ fn target(exec: &mut Exec, instruction: &Instruction) -> Result<Target> {
         OpKind::FarBranch32 => Ok(Target { selector: selector(), offset: instruction.far_branch32(), width: 4 }),
         _ => {
             let width = if instruction.memory_size() == MemorySize::SegPtr16 { 2 } else { 4 };
-            let linear = exec.memory(instruction, width + 2, Use::Read)?;
-            let offset = exec.load(linear, width)?;
-            let selector = exec.load(linear.wrapping_add(width), 2)? as u16;
+            let (offset, selector) = exec.far_pointer(instruction, width)?;
             Ok(Target { selector, offset, width })
         }
     }
 }
 
 impl Exec<'_> {
+    /// The offset of `width` bytes and the selector in memory, read as one.
+    pub(super) fn far_pointer(&mut self, instruction: &Instruction, width: u32) -> Result<(u32, u16)> {
+        let linear = self.memory(instruction, width + 2, Use::Read)?;
+        let pointer = self.bus.load(linear, width as usize + 2)?;
+        Ok((pointer as u32 & mask(width), (pointer >> (8 * width)) as u16))
+    }
+
     /// Goes on in another code segment.
     pub(super) fn go_far(&mut self, segment: kvm_segment, offset: u32) -> Result<()> {
         if offset > segment.limit {

@@ -33,6 +33,7 @@ mod table;
 use iced_x86::Instruction;
 
 use super::vcpu_state::State;
+use crate::Exit;
 use bus::Bus;
 use fault::Result;
 
@@ -49,4 +50,6 @@ struct Exec<'a> {
     start: u64,
     /// Which interrupt shadow the instruction leaves (`KVM_X86_SHADOW_INT_*`).
     shadow: u8,
+    /// What the run is to return for.
+    exit: Option<Exit>,
 }

@@ -111,9 +111,7 @@ fn lea(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
 
 fn load_far(exec: &mut Exec, instruction: &Instruction, seg: Seg) -> Result<()> {
     let width = register_width(instruction.op0_register());
-    let linear = exec.memory(instruction, width + 2, Use::Read)?;
-    let offset = exec.load(linear, width)?;
-    let selector = exec.load(linear.wrapping_add(width), 2)? as u16;
+    let (offset, selector) = exec.far_pointer(instruction, width)?;
     let segment = exec.data_segment(seg, selector)?;
     exec.set_segment(seg, segment);
     exec.state.regs.set(instruction.op0_register(), offset);

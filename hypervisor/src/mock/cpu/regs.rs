@@ -5,12 +5,12 @@ use kvm_bindings::kvm_regs;
 
 use super::flags;
 
-/// General registers in the order their numbers have in machine code, then RIP and RFLAGS.
+/// The general registers that 32-bit code has, in the order their numbers have in machine code, then RIP and RFLAGS.
 ///
-/// 32-bit code leaves the upper halves alone, but for those that a write of 32 bits clears, as KVM does it.
+/// Such code leaves the upper halves alone, but for those that a write of 32 bits clears, as KVM does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::mock) struct Regs {
-    pub(in crate::mock) gpr: [u64; 16],
+    pub(in crate::mock) gpr: [u64; 8],
     pub(in crate::mock) rip: u64,
     pub(in crate::mock) rflags: u64,
 }
@@ -25,34 +25,54 @@ pub(super) const BP: usize = 5;
 pub(super) const SI: usize = 6;
 pub(super) const DI: usize = 7;
 
-/// Numbers of iced's registers, which lie in the order of their numbers in machine code.
-const AL: usize = Register::AL as usize;
-const BL: usize = Register::BL as usize;
-const AH: usize = Register::AH as usize;
-const BH: usize = Register::BH as usize;
-const WORD_AX: usize = Register::AX as usize;
-const WORD_DI: usize = Register::DI as usize;
-const EAX: usize = Register::EAX as usize;
-const EDI: usize = Register::EDI as usize;
+/// Which part of which general register a name means.
+#[derive(Clone, Copy)]
+struct Part {
+    number: usize,
+    /// Bytes; 0 for names of other registers.
+    width: u32,
+    /// Bits below it.
+    shift: u32,
+}
+
+/// By iced's numbers of registers, which are in the order of those in machine code.
+static PARTS: [Part; 256] = {
+    let mut parts = [Part { number: 0, width: 0, shift: 0 }; 256];
+    let mut number = 0;
+    while number < 8 {
+        let high = if number < 4 { 0 } else { 4 };
+        parts[Register::AL as usize + number] =
+            Part { number: number - high, width: 1, shift: if number < 4 { 0 } else { 8 } };
+        parts[Register::AX as usize + number] = Part { number, width: 2, shift: 0 };
+        parts[Register::EAX as usize + number] = Part { number, width: 4, shift: 0 };
+        number += 1;
+    }
+    parts
+};
+
+impl Part {
+    fn named(register: Register) -> Self {
+        // There are fewer registers than entries.
+        PARTS.get(register as usize).copied().unwrap_or(Self { number: 0, width: 0, shift: 0 })
+    }
+}
 
 impl From<&kvm_regs> for Regs {
     fn from(regs: &kvm_regs) -> Self {
         Self {
-            gpr: [
-                regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8, regs.r9,
-                regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
-            ],
+            gpr: [regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi],
             rip: regs.rip,
             rflags: regs.rflags | flags::FIXED,
         }
     }
 }
 
-impl From<&Regs> for kvm_regs {
-    fn from(regs: &Regs) -> Self {
-        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = regs.gpr;
-        let (rip, rflags) = (regs.rip, regs.rflags);
-        Self { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
+impl Regs {
+    /// In the kernel's structure, whose other registers are taken from `others`.
+    pub(in crate::mock) fn with(&self, others: &kvm_regs) -> kvm_regs {
+        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi] = self.gpr;
+        let (rip, rflags) = (self.rip, self.rflags);
+        kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rip, rflags, ..*others }
     }
 }
 
@@ -74,12 +94,7 @@ pub(super) fn signed(value: u32, width: u32) -> i32 {
 
 /// Bytes of a general register; 0 for any other register.
 pub(super) fn register_width(register: Register) -> u32 {
-    match register as usize {
-        AL..=BH => 1,
-        WORD_AX..=WORD_DI => 2,
-        EAX..=EDI => 4,
-        _ => 0,
-    }
+    Part::named(register).width
 }
 
 impl Regs {
@@ -107,29 +122,20 @@ impl Regs {
 
     /// A register by its name; 0 for none.
     pub(super) fn get(&self, register: Register) -> u32 {
-        let number = register as usize;
-        match register as usize {
-            AL..=BL => self.low(number - AL, 1),
-            AH..=BH => self.low(number - AH, 2) >> 8,
-            WORD_AX..=WORD_DI => self.low(number - WORD_AX, 2),
-            EAX..=EDI => self.low(number - EAX, 4),
-            _ => 0,
-        }
+        let Part { number, width, shift } = Part::named(register);
+        // A part of no bytes has no bits.
+        let mask = u32::MAX.checked_shr(32 - 8 * width).unwrap_or(0);
+        self.gpr.get(number).map_or(0, |&value| (value >> shift) as u32) & mask
     }
 
     /// Sets a register by its name.
     pub(super) fn set(&mut self, register: Register, value: u32) {
-        let number = register as usize;
-        match register as usize {
-            AL..=BL => self.set_low(number - AL, 1, value),
-            AH..=BH => {
-                let number = number - AH;
-                let low = self.low(number, 1);
-                self.set_low(number, 2, value << 8 | low);
-            }
-            WORD_AX..=WORD_DI => self.set_low(number - WORD_AX, 2, value),
-            EAX..=EDI => self.set_low(number - EAX, 4, value),
-            _ => {}
+        let Part { number, width, shift } = Part::named(register);
+        if shift != 0 {
+            let low = self.low(number, 1);
+            self.set_low(number, 2, value << shift | low);
+        } else if width != 0 {
+            self.set_low(number, width, value);
         }
     }
 
@@ -153,7 +159,7 @@ mod tests {
         let kvm =
             kvm_regs { rax: 0x1122_3344_5566_7788, r15: 15, rsp: 4, rbp: 5, rip: 6, rflags: 2, ..Default::default() };
         let regs = Regs::from(&kvm);
-        assert_eq!(kvm_regs::from(&regs), kvm);
+        assert_eq!(regs.with(&kvm), kvm);
         assert_eq!((regs.get(Register::AL), regs.get(Register::AH)), (0x88, 0x77));
         assert_eq!((regs.get(Register::SP), regs.get(Register::EBP)), (4, 5));
     }

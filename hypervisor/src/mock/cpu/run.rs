@@ -54,11 +54,8 @@ impl Interpreter {
             Some(decoded) => {
                 let slots = platform.memory.slots();
                 let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
-                exec.complete(&decoded).or_else(|| exec.next_exit()).inspect(|exit| {
-                    if exec.bus.traffic.asked().is_some() && matches!(exit, Exit::Access(_)) {
-                        self.suspended = Some(decoded);
-                    }
-                })
+                exec.complete(&decoded);
+                exec.exit.take().inspect(|_| self.suspended = self.traffic.asked().map(|_| decoded))
             }
             None => {
                 self.traffic.exit_is_done();
@@ -78,10 +75,8 @@ impl Interpreter {
             if exec.state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE && !exec.wake() {
                 return Progress::Idle;
             }
-            exec.state.has_run = true;
-            let (exit, suspended) = exec.step(&mut self.cache);
-            if let Some(exit) = exit {
-                self.suspended = suspended;
+            exec.step(&mut self.cache, &mut self.suspended);
+            if let Some(exit) = exec.exit.take() {
                 return Progress::Exit(exit);
             }
         }
@@ -91,30 +86,32 @@ impl Interpreter {
 
 impl<'a> Exec<'a> {
     fn new(state: &'a mut State, bus: Bus<'a>) -> Self {
-        Self { state, bus, start: 0, shadow: 0 }
+        Self { state, bus, start: 0, shadow: 0, exit: None }
     }
 
-    /// Executes one instruction, or begins the handler of what is under way. An exit, and the instruction that it
-    /// suspends.
-    fn step(&mut self, cache: &mut Cache) -> (Option<Exit>, Option<Decoded>) {
-        if self.state.events_are_under_way()
-            && let Some(exit) = self.deliver_events()
-        {
-            return (Some(exit), None);
+    /// Executes one instruction, or begins the handler of what is under way. An exit, and the instruction that it suspends,
+    /// are left in their places.
+    fn step(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>) {
+        self.state.has_run = true;
+        if self.state.events_are_under_way() {
+            self.deliver_events();
+            if self.exit.is_some() {
+                return;
+            }
         }
         if let Some(mode) = self.unknown_mode() {
-            return (Some(self.unknown(&[0; 16], 0, mode)), None);
+            return self.unknown(&[0; 16], 0, mode);
         }
-        let decoded = match cache.decode(self) {
-            Ok(decoded) => decoded,
-            Err(NotCode { fault: Fault::Exception(exception), .. }) => return (self.fault(exception), None),
-            Err(NotCode { bytes, len, .. }) => return (Some(self.unknown(&bytes, len, "(no memory)")), None),
-        };
-        if let Some(exit) = self.complete(decoded) {
-            let suspended = self.bus.traffic.asked().map(|_| *decoded);
-            return (Some(exit), suspended);
+        match cache.decode(self) {
+            Ok(decoded) => {
+                self.complete(decoded);
+                if self.exit.is_some() && self.bus.traffic.asked().is_some() {
+                    *suspended = Some(*decoded);
+                }
+            }
+            Err(NotCode { fault: Fault::Exception(exception), .. }) => self.fault(exception),
+            Err(NotCode { bytes, len, .. }) => self.unknown(&bytes, len, "(no memory)"),
         }
-        (self.next_exit(), None)
     }
 
     /// The mode the guest is in, if there is no model of it.
@@ -122,26 +119,23 @@ impl<'a> Exec<'a> {
         if self.state.regs.has(VM) { Some("(virtual 8086)") } else { control::unknown_mode(&self.state.sregs) }
     }
 
-    /// The exit of a write that was made.
-    fn next_exit(&self) -> Option<Exit> {
-        self.bus.traffic.exit().copied().map(Exit::Access)
-    }
-
     /// Executes an instruction completely: with the exception it raises, or up to the read that it waits for.
-    fn complete(&mut self, decoded: &Decoded) -> Option<Exit> {
+    fn complete(&mut self, decoded: &Decoded) {
         let before = self.state.regs;
         self.start = before.rip;
         let Some(handler) = decoded.handler else {
-            return Some(self.unknown(&decoded.bytes(), decoded.len, &name(decoded)));
+            return self.unknown(&decoded.bytes(), decoded.len, &name(decoded));
         };
+        self.shadow = 0;
         loop {
-            self.shadow = 0;
-            self.bus.rewind();
             self.state.regs.rflags &= !RF;
             self.state.regs.rip = u64::from((before.rip as u32).wrapping_add(decoded.len));
             match handler(self, &decoded.instruction) {
                 Ok(()) if self.bus.commit() => break,
-                Ok(()) => self.state.regs = before,
+                Ok(()) => {
+                    self.bus.rewind();
+                    self.state.regs = before;
+                }
                 Err(fault) => {
                     self.state.regs = before;
                     return self.fail(fault, decoded);
@@ -149,68 +143,72 @@ impl<'a> Exec<'a> {
             }
         }
         self.state.set_shadow(self.shadow);
-        if before.has(TF) { self.single_step() } else { None }
+        if before.has(TF) {
+            self.state.debug_regs.dr6 |= control::DR6_SINGLE_STEP;
+            self.raise(Exception { vector: DEBUG, error: None });
+        }
+        self.next_exit();
     }
 
-    /// The trap behind an instruction that began with TF set.
-    fn single_step(&mut self) -> Option<Exit> {
-        self.state.debug_regs.dr6 |= control::DR6_SINGLE_STEP;
-        self.raise(Exception { vector: DEBUG, error: None })
+    /// The exit of a write that was made, unless there is another already.
+    fn next_exit(&mut self) {
+        if self.exit.is_none()
+            && let Some(&access) = self.bus.traffic.exit()
+        {
+            self.exit = Some(Exit::Access(access));
+        }
     }
 
-    fn fail(&mut self, fault: Fault, decoded: &Decoded) -> Option<Exit> {
+    fn fail(&mut self, fault: Fault, decoded: &Decoded) {
         match fault {
-            Fault::Unanswered => self.bus.traffic.asked().map(Exit::Access),
+            Fault::Unanswered => {
+                self.bus.rewind();
+                self.exit = self.bus.traffic.asked().map(Exit::Access);
+            }
             Fault::Exception(exception) => {
                 self.bus.give_up();
-                self.fault(exception)
+                self.fault(exception);
             }
             Fault::Unknown => {
                 self.bus.give_up();
-                Some(self.unknown(&decoded.bytes(), decoded.len, &name(decoded)))
+                self.unknown(&decoded.bytes(), decoded.len, &name(decoded));
             }
         }
     }
 
     /// Delivers an exception that the instruction at RIP has raised. RF, in the flags that are pushed, says that its handler
     /// will come back to that instruction.
-    fn fault(&mut self, exception: Exception) -> Option<Exit> {
+    fn fault(&mut self, exception: Exception) {
         let before = self.state.regs;
         if exception.is_fault() {
             self.state.regs.rflags |= RF;
         }
-        let exit = self.raise(exception);
-        if exit.is_some() {
+        self.raise(exception);
+        if self.exit.is_some() {
             self.state.regs = before;
         }
-        exit.or_else(|| self.next_exit())
+        self.next_exit();
     }
 
     /// Delivers an exception or an interrupt; exceptions that come meanwhile in its place, up to the shutdown.
-    fn raise(&mut self, first: Exception) -> Option<Exit> {
+    fn raise(&mut self, first: Exception) {
         let mut exception = first;
         let before = self.state.regs;
-        loop {
-            match self.deliver(exception) {
-                Ok(()) => return None,
-                Err(fault) => {
-                    self.state.regs = before;
-                    self.bus.give_up();
-                    match fault {
-                        Fault::Exception(_) if exception.vector == DOUBLE_FAULT => return Some(Exit::Shutdown),
-                        Fault::Exception(second) if exception.is_contributory() && second.is_contributory() => {
-                            exception = Exception { vector: DOUBLE_FAULT, error: Some(0) };
-                        }
-                        Fault::Exception(second) => exception = second,
-                        Fault::Unanswered | Fault::Unknown => return Some(undeliverable(exception.vector)),
-                    }
+        while let Err(fault) = self.deliver(exception) {
+            self.state.regs = before;
+            self.bus.give_up();
+            exception = match fault {
+                Fault::Exception(_) if exception.vector == DOUBLE_FAULT => return self.exit = Some(Exit::Shutdown),
+                Fault::Exception(second) if exception.is_contributory() && second.is_contributory() => {
+                    Exception { vector: DOUBLE_FAULT, error: Some(0) }
                 }
-            }
+                Fault::Exception(second) => second,
+                Fault::Unanswered | Fault::Unknown => return self.exit = Some(undeliverable(exception.vector)),
+            };
         }
     }
 
     fn deliver(&mut self, exception: Exception) -> super::fault::Result<()> {
-        self.bus.rewind();
         self.interrupt(exception, Source::Hardware)?;
         // Nothing is locked here, so nothing can get in between.
         let _ = self.bus.commit();
@@ -218,7 +216,7 @@ impl<'a> Exec<'a> {
     }
 
     /// Delivers what a look at `vcpu_events` shows as under way. Interrupts wait for IF and for the end of a shadow.
-    fn deliver_events(&mut self) -> Option<Exit> {
+    fn deliver_events(&mut self) {
         let events = &mut self.state.events;
         let exception = events.exception;
         let vector = if exception.injected != 0 || exception.pending != 0 {
@@ -237,10 +235,10 @@ impl<'a> Exec<'a> {
             events.interrupt.injected = 0;
             events.interrupt.nr
         } else {
-            return None;
+            return;
         };
-        let exit = self.raise(Exception { vector, error: None });
-        exit.or_else(|| self.next_exit())
+        self.raise(Exception { vector, error: None });
+        self.next_exit();
     }
 
     /// Whether a vCPU that halts has something to wake up for.
@@ -256,10 +254,10 @@ impl<'a> Exec<'a> {
     }
 
     /// The exit of an instruction that nobody taught this processor.
-    fn unknown(&self, bytes: &[u8; 16], len: u32, name: &str) -> Exit {
+    fn unknown(&mut self, bytes: &[u8; 16], len: u32, name: &str) {
         let linear = (self.state.sregs.cs.base as u32).wrapping_add(self.state.regs.rip as u32);
         let bytes = bytes.get(..len as usize).unwrap_or_default();
-        Exit::InternalError(InternalError::unknown_instruction(linear.into(), bytes, name))
+        self.exit = Some(Exit::InternalError(InternalError::unknown_instruction(linear.into(), bytes, name)));
     }
 }
 

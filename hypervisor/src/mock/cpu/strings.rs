@@ -84,9 +84,15 @@ fn repeat(
     }
     let source = Seg::named(instruction.memory_segment());
     let form = Form { width, address_width, source, left };
+    let flags_before = exec.state.regs.rflags;
     let done = make(exec, instruction, &form)?;
     if repeats {
-        exec.state.regs.set_kept(CX, address_width, left.wrapping_sub(done.items));
+        let left = left.wrapping_sub(done.items);
+        exec.state.regs.set_kept(CX, address_width, left);
+        if left != 0 && !done.last {
+            // The flags are the last comparison's: should a later one fault, they are as before the first.
+            exec.state.regs.rflags = flags_before;
+        }
         if !done.last {
             exec.state.regs.rip = exec.start;
         }
@@ -168,19 +174,27 @@ fn stos(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
 }
 
 /// Reads as many items at once as KVM does: up to the end of the page (in bytes, although it is items that are counted)
-/// and of its buffer. Items that the segment does not allow to be stored are left for their own exception.
+/// and of its buffer. Items that the segment does not allow to be stored are left for their own exception. Forwards they
+/// are stored as one block, backwards one by one.
 fn ins(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
     let port = exec.state.regs.low(DX, 2) as u16;
     exec.check_port(port, form.width)?;
-    let within_page = exec.state.regs.low(DI, form.address_width) % PAGE_SIZE as u32;
-    let to_page_end = if exec.state.regs.has(DF) { within_page } else { PAGE_SIZE as u32 - within_page };
-    let wanted = to_page_end.min(READ_AHEAD / form.width).min(form.left).max(1);
-    exec.item(DI, form, Seg::Es, 0, true)?;
+    let index = exec.state.regs.low(DI, form.address_width);
+    let backwards = exec.state.regs.has(DF);
+    let within_page = index % PAGE_SIZE as u32;
+    let to_page_end = if backwards { within_page } else { PAGE_SIZE as u32 - within_page };
+    let to_wrap = if backwards { index } else { mask(form.address_width) - index };
+    let wanted = to_page_end.min(READ_AHEAD / form.width).min(form.left).min(to_wrap / form.width).max(1);
+    let first = exec.item(DI, form, Seg::Es, 0, true)?;
     let items = 1 + (1..wanted).take_while(|&index| exec.item(DI, form, Seg::Es, index, true).is_ok()).count() as u32;
-    let values = exec.bus.input_string(port, form.width, items as u16)?;
-    for (index, value) in (0..).zip(values) {
-        let to = exec.item(DI, form, Seg::Es, index, true)?;
-        exec.store(to, form.width, value);
+    let bytes = exec.bus.input_string(port, form.width, items as u16)?;
+    if backwards {
+        for (index, item) in (0..).zip(bytes.chunks(form.width as usize)) {
+            let to = exec.item(DI, form, Seg::Es, index, true)?;
+            exec.bus.store_block(to, item);
+        }
+    } else {
+        exec.bus.store_block(first, &bytes);
     }
     exec.pass(DI, form, items);
     Ok(Done { items, last: false })
