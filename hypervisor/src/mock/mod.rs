@@ -25,6 +25,7 @@ mod eventfd;
 mod ioevents;
 mod irqs;
 mod lapic;
+mod lockstep;
 mod memory;
 mod msrs;
 mod reset;
@@ -39,7 +40,11 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_cpuid_entry2;
 
+pub use cpu::Executed;
+pub use lockstep::Lockstep;
 pub use script::{Script, Step};
+pub use vcpu::{SoftVcpu, Stop};
+pub use vm::SoftVm;
 
 use crate::{Error, Hypervisor, Result, VcpuId, Vm};
 
@@ -66,6 +71,11 @@ impl Mock {
     pub fn with(scripts: impl Fn(VcpuId) -> Script + Send + Sync + 'static) -> Self {
         Self { scripts: Arc::new(move |id| Some(scripts(id))) }
     }
+
+    /// [`Hypervisor::create_vm`], with all that a VM of the mock can do.
+    pub fn create_soft_vm(&self) -> SoftVm {
+        SoftVm::new(Arc::clone(&self.scripts))
+    }
 }
 
 impl Hypervisor for Mock {
@@ -74,7 +84,7 @@ impl Hypervisor for Mock {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
-        Ok(Arc::new(vm::SoftVm::new(Arc::clone(&self.scripts))))
+        Ok(Arc::new(self.create_soft_vm()))
     }
 
     fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {

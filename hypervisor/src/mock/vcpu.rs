@@ -5,7 +5,7 @@ use std::thread::{self, Thread};
 
 use parking_lot::Mutex;
 
-use super::cpu::{Interpreter, Progress};
+use super::cpu::{Executed, Interpreter, Progress};
 use super::script::Script;
 use super::script_run::ScriptRun;
 use super::vcpu_state::State;
@@ -14,7 +14,8 @@ use crate::kick::{Bell, Door};
 use crate::pending::Pending;
 use crate::{Exit, Kick, Result, Vcpu, VcpuId};
 
-pub(super) struct SoftVcpu {
+/// A vCPU of the mock. Beyond what every [`Vcpu`] can do, it can be led step by step; see [`Stop`].
+pub struct SoftVcpu {
     id: VcpuId,
     program: Program,
     platform: Arc<Platform>,
@@ -22,6 +23,19 @@ pub(super) struct SoftVcpu {
     sleeper: Arc<Sleeper>,
     pub(super) pending: Pending,
     pub(super) state: State,
+}
+
+/// Why [`SoftVcpu::step`] and [`SoftVcpu::run_to`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// One instruction was executed.
+    Stepped,
+    /// The instruction at a breakpoint is next.
+    Breakpoint,
+    /// The guest exited. An access is pending as after a run.
+    Exit(Exit),
+    /// The vCPU halts, or was not started.
+    Idle,
 }
 
 /// What a vCPU does.
@@ -80,6 +94,71 @@ impl SoftVcpu {
         match &mut self.program {
             Program::Code(code) => code.go_on(state, platform, door),
             Program::Script(script) => script.step(state, platform, door).map_or(Progress::Idle, Progress::Exit),
+        }
+    }
+
+    /// Executes one instruction; of a script, goes on to its next exit. A pending access is finished first, and where it is a
+    /// read, finishing its instruction is the step. Kicks are left for [`run`](Vcpu::run).
+    ///
+    /// # Errors
+    ///
+    /// A pending read that has not been answered.
+    pub fn step(&mut self) -> Result<Stop> {
+        self.pending.check_enter()?;
+        let is_within = matches!(&self.program, Program::Code(code) if code.is_suspended());
+        let progress = match self.finish() {
+            Some(exit) => Progress::Exit(exit),
+            None if is_within => Progress::Busy,
+            None => match &mut self.program {
+                Program::Code(code) => code.step(&mut self.state, &self.platform),
+                Program::Script(_) => self.go_on(),
+            },
+        };
+        let stop = match progress {
+            Progress::Exit(exit) => Stop::Exit(exit),
+            Progress::Idle => Stop::Idle,
+            Progress::Busy => Stop::Stepped,
+        };
+        self.pending.after(&if let Stop::Exit(exit) = stop { exit } else { Exit::Interrupted });
+        Ok(stop)
+    }
+
+    /// Executes at least one instruction, then on until an exit, a halt, or the instruction at one of these linear addresses
+    /// is next.
+    ///
+    /// # Errors
+    ///
+    /// A pending read that has not been answered.
+    pub fn run_to(&mut self, breakpoints: &[u64]) -> Result<Stop> {
+        loop {
+            let stop = self.step()?;
+            if stop != Stop::Stepped {
+                return Ok(stop);
+            }
+            if breakpoints.contains(&self.address()) {
+                return Ok(Stop::Breakpoint);
+            }
+        }
+    }
+
+    /// The linear address of the instruction that is next.
+    pub fn address(&self) -> u64 {
+        let base = self.state.sregs.cs.base as u32;
+        base.wrapping_add(self.state.regs.rip as u32).into()
+    }
+
+    /// Keeps the last `most` instructions from now on, for [`history`](Self::history).
+    pub fn keep_history(&mut self, most: usize) {
+        if let Program::Code(code) = &mut self.program {
+            code.keep_history(most);
+        }
+    }
+
+    /// The last instructions that were executed, the oldest first.
+    pub fn history(&self) -> Vec<Executed> {
+        match &self.program {
+            Program::Code(code) => code.history(),
+            Program::Script(_) => Vec::new(),
         }
     }
 

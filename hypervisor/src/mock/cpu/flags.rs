@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn parity_is_that_of_the_low_byte() {
         for value in 0..=0x1ff_u32 {
-            assert_eq!(parity(value), (value as u8).count_ones() % 2 == 0, "{value:#x}");
+            assert_eq!(parity(value), (value as u8).count_ones().is_multiple_of(2), "{value:#x}");
         }
     }
 }

@@ -14,12 +14,14 @@ mod far;
 mod fault;
 mod flag_moves;
 pub(super) mod flags;
+mod history;
 mod identify;
 mod interrupts;
 mod io;
 mod jumps;
 mod moves;
 mod muldiv;
+mod nothing;
 mod operands;
 pub(super) mod regs;
 mod run;
@@ -37,6 +39,7 @@ use crate::Exit;
 use bus::Bus;
 use fault::Result;
 
+pub use history::Executed;
 pub(super) use run::{Interpreter, Progress};
 
 /// What executes one kind of instruction. RIP is behind it already.

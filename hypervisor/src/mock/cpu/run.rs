@@ -6,6 +6,7 @@ use super::bus::{Bus, Traffic};
 use super::decode::{Cache, Decoded, NotCode};
 use super::fault::{DEBUG, DOUBLE_FAULT, Exception, Fault, NMI};
 use super::flags::{IF, RF, TF, VM};
+use super::history::{Executed, History};
 use super::interrupts::Source;
 use super::{Exec, control};
 use crate::kick::Door;
@@ -23,6 +24,7 @@ pub(in crate::mock) struct Interpreter {
     cache: Cache,
     /// The instruction whose read waits for an answer.
     suspended: Option<Decoded>,
+    history: History,
 }
 
 /// What became of a turn.
@@ -64,6 +66,28 @@ impl Interpreter {
         }
     }
 
+    /// Keeps the last `most` instructions from now on.
+    pub(in crate::mock) fn keep_history(&mut self, most: usize) {
+        self.history.keep(most);
+    }
+
+    /// The last instructions, the oldest first.
+    pub(in crate::mock) fn history(&self) -> Vec<Executed> {
+        self.history.executed()
+    }
+
+    /// Whether a read waits to be finished, so that the vCPU is within an instruction.
+    pub(in crate::mock) fn is_suspended(&self) -> bool {
+        self.suspended.is_some()
+    }
+
+    /// Executes one instruction.
+    pub(in crate::mock) fn step(&mut self, state: &mut State, platform: &Platform) -> Progress {
+        let slots = platform.memory.slots();
+        let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
+        exec.advance(&mut self.cache, &mut self.suspended, &mut self.history)
+    }
+
     /// Executes for a while.
     pub(in crate::mock) fn go_on(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Progress {
         let slots = platform.memory.slots();
@@ -72,12 +96,9 @@ impl Interpreter {
             if door.is_kicked() {
                 return Progress::Busy;
             }
-            if exec.state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE && !exec.wake() {
-                return Progress::Idle;
-            }
-            exec.step(&mut self.cache, &mut self.suspended);
-            if let Some(exit) = exec.exit.take() {
-                return Progress::Exit(exit);
+            match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
+                Progress::Busy => {}
+                stop => return stop,
             }
         }
         Progress::Busy
@@ -89,9 +110,19 @@ impl<'a> Exec<'a> {
         Self { state, bus, start: 0, shadow: 0, exit: None }
     }
 
-    /// Executes one instruction, or begins the handler of what is under way. An exit, and the instruction that it suspends,
-    /// are left in their places.
-    fn step(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>) {
+    /// Executes one instruction, if the vCPU runs.
+    #[inline]
+    fn advance(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) -> Progress {
+        if self.state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE && !self.wake() {
+            return Progress::Idle;
+        }
+        self.step(cache, suspended, history);
+        self.exit.take().map_or(Progress::Busy, Progress::Exit)
+    }
+
+    /// Executes one instruction, behind the beginning of the handler of what is under way. An exit, and the instruction that
+    /// it suspends, are left in their places.
+    fn step(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) {
         self.state.has_run = true;
         if self.state.events_are_under_way() {
             self.deliver_events();
@@ -104,6 +135,7 @@ impl<'a> Exec<'a> {
         }
         match cache.decode(self) {
             Ok(decoded) => {
+                history.note(self.state.sregs.cs.base, decoded);
                 self.complete(decoded);
                 if self.exit.is_some() && self.bus.traffic.asked().is_some() {
                     *suspended = Some(*decoded);
@@ -143,6 +175,7 @@ impl<'a> Exec<'a> {
             }
         }
         self.state.set_shadow(self.shadow);
+        self.state.msrs.tick();
         if before.has(TF) {
             self.state.debug_regs.dr6 |= control::DR6_SINGLE_STEP;
             self.raise(Exception { vector: DEBUG, error: None });

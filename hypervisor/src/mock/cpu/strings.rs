@@ -7,7 +7,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::fault::{Fault, Result};
 use super::flags::{DF, ZF};
-use super::regs::{AX, CX, DI, DX, SI, mask};
+use super::regs::{AX, CX, DI, DX, SI};
 use super::segments::Seg;
 use super::{Exec, Handler};
 use crate::PAGE_SIZE;
@@ -101,15 +101,13 @@ fn repeat(
 }
 
 impl Exec<'_> {
-    /// The address of an item, which is the next or one behind it.
-    fn item(&self, register: usize, form: &Form, seg: Seg, index: u32, write: bool) -> Result<u32> {
-        let step = self.step_of(form).wrapping_mul(index);
-        let offset = self.state.regs.low(register, form.address_width).wrapping_add(step) & mask(form.address_width);
-        self.linear(seg, offset, form.width, write)
+    /// The address of the next item.
+    fn item(&self, register: usize, form: &Form, seg: Seg, write: bool) -> Result<u32> {
+        self.linear(seg, self.state.regs.low(register, form.address_width), form.width, write)
     }
 
     fn source(&mut self, form: &Form) -> Result<u32> {
-        let linear = self.item(SI, form, form.source, 0, false)?;
+        let linear = self.item(SI, form, form.source, false)?;
         self.load(linear, form.width)
     }
 
@@ -126,7 +124,7 @@ impl Exec<'_> {
 }
 
 fn movs(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
-    let to = exec.item(DI, form, Seg::Es, 0, true)?;
+    let to = exec.item(DI, form, Seg::Es, true)?;
     let value = exec.source(form)?;
     exec.store(to, form.width, value);
     exec.pass(SI, form, 1);
@@ -136,7 +134,7 @@ fn movs(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
 
 fn cmps(exec: &mut Exec, instruction: &Instruction, form: &Form) -> Result<Done> {
     let a = exec.source(form)?;
-    let linear = exec.item(DI, form, Seg::Es, 0, false)?;
+    let linear = exec.item(DI, form, Seg::Es, false)?;
     let b = exec.load(linear, form.width)?;
     exec.pass(SI, form, 1);
     exec.pass(DI, form, 1);
@@ -144,7 +142,7 @@ fn cmps(exec: &mut Exec, instruction: &Instruction, form: &Form) -> Result<Done>
 }
 
 fn scas(exec: &mut Exec, instruction: &Instruction, form: &Form) -> Result<Done> {
-    let linear = exec.item(DI, form, Seg::Es, 0, false)?;
+    let linear = exec.item(DI, form, Seg::Es, false)?;
     let b = exec.load(linear, form.width)?;
     let a = exec.state.regs.low(AX, form.width);
     exec.pass(DI, form, 1);
@@ -166,16 +164,15 @@ fn lods(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
 }
 
 fn stos(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
-    let to = exec.item(DI, form, Seg::Es, 0, true)?;
+    let to = exec.item(DI, form, Seg::Es, true)?;
     let value = exec.state.regs.low(AX, form.width);
     exec.store(to, form.width, value);
     exec.pass(DI, form, 1);
     Ok(ONE)
 }
 
-/// Reads as many items at once as KVM does: up to the end of the page (in bytes, although it is items that are counted)
-/// and of its buffer. Items that the segment does not allow to be stored are left for their own exception. Forwards they
-/// are stored as one block, backwards one by one.
+/// Reads as many items at once as KVM does, before it looks where they go: as many as there are bytes to the page's end,
+/// and as its buffer holds. Forwards they are stored as one block, backwards one by one up to the first that faults.
 fn ins(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
     let port = exec.state.regs.low(DX, 2) as u16;
     exec.check_port(port, form.width)?;
@@ -183,21 +180,26 @@ fn ins(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
     let backwards = exec.state.regs.has(DF);
     let within_page = index % PAGE_SIZE as u32;
     let to_page_end = if backwards { within_page } else { PAGE_SIZE as u32 - within_page };
-    let to_wrap = if backwards { index } else { mask(form.address_width) - index };
-    let wanted = to_page_end.min(READ_AHEAD / form.width).min(form.left).min(to_wrap / form.width).max(1);
-    let first = exec.item(DI, form, Seg::Es, 0, true)?;
-    let items = 1 + (1..wanted).take_while(|&index| exec.item(DI, form, Seg::Es, index, true).is_ok()).count() as u32;
+    let items = to_page_end.min(READ_AHEAD / form.width).min(form.left).max(1);
     let bytes = exec.bus.input_string(port, form.width, items as u16)?;
-    if backwards {
-        for (index, item) in (0..).zip(bytes.chunks(form.width as usize)) {
-            let to = exec.item(DI, form, Seg::Es, index, true)?;
-            exec.bus.store_block(to, item);
-        }
-    } else {
-        exec.bus.store_block(first, &bytes);
+    if !backwards {
+        let to = exec.linear(Seg::Es, index, bytes.len() as u32, true)?;
+        exec.bus.store_block(to, &bytes);
+        exec.pass(DI, form, items);
+        return Ok(Done { items, last: false });
     }
-    exec.pass(DI, form, items);
-    Ok(Done { items, last: false })
+    let mut done = 0;
+    for item in bytes.chunks(form.width as usize) {
+        match exec.item(DI, form, Seg::Es, true) {
+            Ok(to) => exec.bus.store_block(to, item),
+            Err(fault) if done == 0 => return Err(fault),
+            // Its exception comes when the instruction goes on with it.
+            Err(_) => break,
+        }
+        exec.pass(DI, form, 1);
+        done += 1;
+    }
+    Ok(Done { items: done, last: false })
 }
 
 /// One item at a time, as KVM does.

@@ -5,45 +5,26 @@ use std::sync::LazyLock;
 use iced_x86::Mnemonic;
 
 use super::{
-    Handler, alu, bcd, bits, control, far, flag_moves, identify, interrupts, io, jumps, moves, muldiv, shifts, stack,
-    strings, system,
+    Handler, alu, bcd, bits, control, far, flag_moves, identify, interrupts, io, jumps, moves, muldiv, nothing, shifts,
+    stack, strings, system,
 };
 
 /// A group of instructions, by the file it is in.
 struct Group {
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the documentation's test"))]
+    /// For the table in the documentation.
+    #[cfg(test)]
     name: &'static str,
     handler: fn(Mnemonic) -> Option<Handler>,
 }
 
-/// All groups.
-const GROUPS: [Group; 17] = [
-    Group { name: "moves", handler: moves::handler },
-    Group { name: "alu", handler: alu::handler },
-    Group { name: "shifts", handler: shifts::handler },
-    Group { name: "muldiv", handler: muldiv::handler },
-    Group { name: "bits", handler: bits::handler },
-    Group { name: "bcd", handler: bcd::handler },
-    Group { name: "stack", handler: stack::handler },
-    Group { name: "jumps", handler: jumps::handler },
-    Group { name: "far", handler: far::handler },
-    Group { name: "strings", handler: strings::handler },
-    Group { name: "io", handler: io::handler },
-    Group { name: "flag_moves", handler: flag_moves::handler },
-    Group { name: "interrupts", handler: interrupts::handler },
-    Group { name: "control", handler: control::handler },
-    Group { name: "system", handler: system::handler },
-    Group { name: "identify", handler: identify::handler },
-    Group { name: "nothing", handler: nothing },
-];
-
-/// Instructions without effect on what there is a model of.
-fn nothing(mnemonic: Mnemonic) -> Option<Handler> {
-    match mnemonic {
-        Mnemonic::Nop | Mnemonic::Pause => Some(|_, _| Ok(())),
-        _ => None,
-    }
+macro_rules! groups {
+    ($($name:ident)*) => { [$(Group { #[cfg(test)] name: stringify!($name), handler: $name::handler },)*] };
 }
+
+/// All groups.
+const GROUPS: [Group; 17] = groups! {
+    moves alu shifts muldiv bits bcd stack jumps far strings io flag_moves interrupts control system identify nothing
+};
 
 /// By mnemonic.
 static HANDLERS: LazyLock<Vec<Option<Handler>>> = LazyLock::new(|| {
@@ -56,8 +37,37 @@ pub(super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
     *HANDLERS.get(mnemonic as usize)?
 }
 
-/// The instructions that are known, group by group.
 #[cfg(test)]
-fn covered() -> impl Iterator<Item = (&'static str, Vec<Mnemonic>)> {
-    GROUPS.iter().map(|group| (group.name, Mnemonic::values().filter(|&m| (group.handler)(m).is_some()).collect()))
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../../docs/mock-cpu.md");
+
+    /// The table of the document, as it ought to be.
+    fn rows() -> String {
+        let row = |group: &Group| {
+            let mut names: Vec<_> = Mnemonic::values()
+                .filter(|&mnemonic| (group.handler)(mnemonic).is_some())
+                .map(|mnemonic| format!("`{mnemonic:?}`").to_lowercase())
+                .collect();
+            names.sort_unstable();
+            format!("| {} | {} |\n", group.name, names.join(" "))
+        };
+        GROUPS.iter().map(row).collect()
+    }
+
+    #[test]
+    fn the_document_names_the_instructions_that_are_known() {
+        let rows = rows();
+        assert!(DOCUMENT.contains(&rows), "the table in docs/mock-cpu.md should be\n{rows}");
+    }
+
+    #[test]
+    fn no_instruction_is_in_two_groups() {
+        for mnemonic in Mnemonic::values() {
+            let groups: Vec<_> =
+                GROUPS.iter().filter(|group| (group.handler)(mnemonic).is_some()).map(|group| group.name).collect();
+            assert!(groups.len() <= 1, "{mnemonic:?} is in {groups:?}");
+        }
+    }
 }
