@@ -129,7 +129,7 @@ fn code_goes_to_protected_mode_and_back() {
 #[test]
 fn selectors_are_checked_and_named_by_the_error_code() {
     for (code, selector, expected) in [
-        // mov ds, ax: code that cannot... beyond the table, absent
+        // mov ds, ax: beyond the table, absent
         (&[0x8e, 0xd8][..], 0x100, (13, 0x100, 0x1000)),
         (&[0x8e, 0xd8], ABSENT, (11, ABSENT.into(), 0x1000)),
         // mov ss, ax: read-only, null, absent

@@ -53,6 +53,8 @@ struct Exec<'a> {
     start: u64,
     /// Which interrupt shadow the instruction leaves (`KVM_X86_SHADOW_INT_*`).
     shadow: u8,
+    /// The instruction is a string's, and goes on with another repetition.
+    repeats: bool,
     /// What the run is to return for.
     exit: Option<Exit>,
 }

@@ -27,6 +27,9 @@ pub(in crate::mock) struct Interpreter {
     history: History,
 }
 
+/// Repetitions of a string instruction that are made before anything else gets a look in.
+const REPETITIONS: u32 = 1024;
+
 /// What became of a turn.
 pub(in crate::mock) enum Progress {
     Exit(Exit),
@@ -107,7 +110,7 @@ impl Interpreter {
 
 impl<'a> Exec<'a> {
     fn new(state: &'a mut State, bus: Bus<'a>) -> Self {
-        Self { state, bus, start: 0, shadow: 0, exit: None }
+        Self { state, bus, start: 0, shadow: 0, repeats: false, exit: None }
     }
 
     /// Executes one instruction, if the vCPU runs.
@@ -151,8 +154,20 @@ impl<'a> Exec<'a> {
         if self.state.regs.has(VM) { Some("(virtual 8086)") } else { control::unknown_mode(&self.state.sregs) }
     }
 
-    /// Executes an instruction completely: with the exception it raises, or up to the read that it waits for.
+    /// Executes an instruction completely: with the exception it raises, or up to the read that it waits for. A repeated one
+    /// is not looked at again between its repetitions, of which there are at most [`REPETITIONS`] here, as in KVM's emulator.
     fn complete(&mut self, decoded: &Decoded) {
+        for _ in 0..REPETITIONS {
+            self.repeats = false;
+            self.complete_once(decoded);
+            let stops = self.exit.is_some() || self.state.regs.has(TF) || self.state.events_are_under_way();
+            if !self.repeats || stops {
+                break;
+            }
+        }
+    }
+
+    fn complete_once(&mut self, decoded: &Decoded) {
         let before = self.state.regs;
         self.start = before.rip;
         let Some(handler) = decoded.handler else {

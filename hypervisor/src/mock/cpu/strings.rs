@@ -1,7 +1,7 @@
 //! String instructions, with and without their prefixes.
 //!
-//! Each repetition is an execution of its own, between which kicks and interrupts come. As in KVM's emulator, RIP leaves
-//! a repeated instruction only when it finds its counter at 0, one execution after the last repetition.
+//! Each repetition is an execution of its own, which exits and faults by itself. As in KVM's emulator, RIP leaves a repeated
+//! instruction only when it finds its counter at 0, one execution after the last repetition.
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -95,6 +95,7 @@ fn repeat(
         }
         if !done.last {
             exec.state.regs.rip = exec.start;
+            exec.repeats = true;
         }
     }
     Ok(())
@@ -124,8 +125,8 @@ impl Exec<'_> {
 }
 
 fn movs(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
-    let to = exec.item(DI, form, Seg::Es, true)?;
     let value = exec.source(form)?;
+    let to = exec.item(DI, form, Seg::Es, true)?;
     exec.store(to, form.width, value);
     exec.pass(SI, form, 1);
     exec.pass(DI, form, 1);
