@@ -1,4 +1,14 @@
 //! Which writes signal an eventfd instead of exiting.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use crate::AddressSpace;
 
@@ -20,7 +30,9 @@ impl IoEvent {
         let mask = match len {
             0 if datamatch.is_some() => return None,
             0 | 8 => u64::MAX,
-            1 | 2 | 4 => (1 << (8 * len)) - 1,
+            1 => 0xff,
+            2 => 0xffff,
+            4 => 0xffff_ffff,
             _ => return None,
         };
         // The kernel compares the whole word with the bytes written, so surplus bytes would never match.

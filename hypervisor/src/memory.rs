@@ -1,10 +1,23 @@
 //! A piece of guest memory before it is mapped.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
-use vm_memory::GuestAddress;
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
+use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 
 use crate::error::{Error, MemoryProblem, Result};
 
@@ -72,15 +85,35 @@ impl GuestMemoryRegion {
         &self.file
     }
 
-    /// The mapping's length and the part of the file that it shows, in `vm-memory`'s terms.
-    pub(crate) fn into_file_offset(self) -> (vm_memory::FileOffset, usize) {
+    /// Maps it, not for writing where it is read-only: a file sealed against writes is no less good for that.
+    pub(crate) fn map(self) -> Result<MmapRegion> {
+        let (start, len) = (self.start.0, self.len);
+        let prot = if self.read_only { libc::PROT_READ } else { libc::PROT_READ | libc::PROT_WRITE };
         // u64 is usize on x86-64.
-        (vm_memory::FileOffset::new(self.file, self.offset), self.len as usize)
+        MmapRegionBuilder::new(len as usize)
+            .with_file_offset(FileOffset::new(self.file, self.offset))
+            .with_mmap_prot(prot)
+            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+            .build()
+            .map_err(|source| Error::Memory { start, len, problem: MemoryProblem::System(mapping_error(source)) })
     }
 
     /// An error about this region.
     pub(crate) fn problem(&self, problem: impl Into<MemoryProblem>) -> Error {
         Error::Memory { start: self.start.0, len: self.len, problem: problem.into() }
+    }
+}
+
+/// The lowest number below `most` that is not among `used`, which come in order.
+pub(crate) fn lowest_free<'a>(used: impl IntoIterator<Item = &'a u32>, most: u32) -> Option<u32> {
+    let mut used = used.into_iter();
+    (0..most).find(|number| used.next() != Some(number))
+}
+
+fn mapping_error(error: MmapRegionError) -> io::Error {
+    match error {
+        MmapRegionError::Mmap(source) => source,
+        other => io::Error::other(other),
     }
 }
 
@@ -90,15 +123,15 @@ fn check(start: u64, file: &File, offset: u64, len: u64) -> std::result::Result<
     }
     start.checked_add(len).ok_or(MemoryProblem::Overflow)?;
     let end = offset.checked_add(len).ok_or(MemoryProblem::Overflow)?;
-    if [start, offset, len].iter().any(|n| n % PAGE_SIZE != 0) {
+    if [start, offset, len].iter().any(|n| !n.is_multiple_of(PAGE_SIZE)) {
         return Err(MemoryProblem::Unaligned);
     }
-    let seals = fcntl_get_seals(file).map_err(std::io::Error::from)?;
+    let seals = fcntl_get_seals(file).map_err(io::Error::from)?;
     if !seals.contains(SealFlags::SHRINK) {
         return Err(MemoryProblem::NotSealed);
     }
     // A file's size is never negative; a nonsense one is too small for anything.
-    let size = u64::try_from(fstat(file).map_err(std::io::Error::from)?.st_size).unwrap_or(0);
+    let size = u64::try_from(fstat(file).map_err(io::Error::from)?.st_size).unwrap_or(0);
     if end > size {
         return Err(MemoryProblem::PastEnd { size });
     }
@@ -139,6 +172,15 @@ mod tests {
         assert_eq!(problem(LAST_PAGE, sealed(), 0, 0x1000), "Overflow");
         assert_eq!(problem(0, memfd(0x3000, SealFlags::GROW), 0, 0x1000), "NotSealed");
         GuestMemoryRegion::new(GuestAddress(0x1000), sealed(), 0x1000, 0x2000).unwrap();
+    }
+
+    #[test]
+    fn the_lowest_slot_that_is_free_is_taken() {
+        assert_eq!(lowest_free(&[], 3), Some(0));
+        assert_eq!(lowest_free(&[1, 2], 3), Some(0));
+        assert_eq!(lowest_free(&[0, 2], 3), Some(1));
+        assert_eq!(lowest_free(&[0, 1], 3), Some(2));
+        assert_eq!(lowest_free(&[0, 1, 2], 3), None);
     }
 
     #[test]

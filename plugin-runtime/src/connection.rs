@@ -112,6 +112,10 @@ impl Connection {
         if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(Fault::TooLong);
         }
+        // All that came is lost where this process may open nothing more.
+        if received.flags.contains(ReturnFlags::CTRUNC) && fds.is_empty() {
+            return Err(Fault::Receive(Errno::MFILE));
+        }
         // The space is rounded up, so a few too many fit.
         if received.flags.contains(ReturnFlags::CTRUNC) || fds.len() > MAX_REQUEST_FDS {
             return Err(Fault::TooManyDescriptors);

@@ -22,6 +22,8 @@ enum Phase {
     HungUp {
         at: Instant,
     },
+    /// The plugin was killed.
+    Killed,
 }
 
 /// What is due.
@@ -60,26 +62,29 @@ impl End {
             return None;
         }
         match self.phase {
-            Phase::Running => None,
+            Phase::Running | Phase::Killed => None,
             Phase::Told { .. } => {
                 self.phase = Phase::HungUp { at: now };
                 Some(Due::HangUp)
             }
-            Phase::HungUp { .. } => Some(Due::Kill),
+            Phase::HungUp { .. } => {
+                self.phase = Phase::Killed;
+                Some(Due::Kill)
+            }
         }
     }
 
     /// When something is due next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Running => None,
+            Phase::Running | Phase::Killed => None,
             Phase::Told { at } | Phase::HungUp { at } => Some(at + GRACE),
         }
     }
 
     /// What the plugin's end means for the run.
     pub(crate) fn verdict(&self, plugin: String, status: ExitStatus) -> Result<()> {
-        if let Phase::HungUp { .. } = self.phase {
+        if let Phase::HungUp { .. } | Phase::Killed = self.phase {
             return Err(Error::NotInTime { plugin });
         }
         match (status.code(), status.signal()) {
@@ -122,6 +127,10 @@ mod tests {
         assert_eq!(end.due(start + GRACE), Some(Due::HangUp));
         assert_eq!(end.due(start + GRACE), None);
         assert_eq!(end.due(start + GRACE * 2), Some(Due::Kill));
+        // Its end may take the kernel a while, which is not waited for in a circle.
+        assert_eq!(end.deadline(), None);
+        assert_eq!(end.due(start + GRACE * 3), None);
+        assert_eq!(verdict(&end, ExitStatus::from_raw(9)), "plugin p did not exit in time after it was told to");
     }
 
     #[test]

@@ -12,6 +12,7 @@ impl Errno {
     pub(crate) const EXIST: Self = Self(libc::EEXIST);
     pub(crate) const INVAL: Self = Self(libc::EINVAL);
     pub(crate) const MFILE: Self = Self(libc::EMFILE);
+    pub(crate) const MSGSIZE: Self = Self(libc::EMSGSIZE);
     pub(crate) const NODATA: Self = Self(libc::ENODATA);
     pub(crate) const NOENT: Self = Self(libc::ENOENT);
     pub(crate) const NOSPC: Self = Self(libc::ENOSPC);

@@ -8,6 +8,7 @@
 //! over a pair of pipes. Everything that comes from the plugin is checked as if it were hostile.
 
 mod connection;
+mod descriptor_limit;
 mod end;
 mod errno;
 mod error;
@@ -65,6 +66,8 @@ pub struct Config {
 }
 
 /// Runs a VM on `hypervisor` until its plugin has ended.
+///
+/// This process's soft limit of descriptors is raised to the hard one; the plugin has it as it was.
 ///
 /// SIGINT, SIGTERM and SIGHUP, for which handlers are set while it runs, end the VM: the plugin has a second to end by
 /// itself, is hung up on, has another second, and is killed.

@@ -357,6 +357,7 @@ mod tests {
     }
 
     fn vm(vcpus: u32) -> PluginVm<'static> {
+        crate::descriptor_limit::raise();
         let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None };
         let (mut machine, _) = Machine::new(mock().create_vm().unwrap(), &config).unwrap();
         let (owner, _) = machine.attach_far_ends("test").unwrap();

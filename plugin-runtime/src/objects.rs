@@ -12,11 +12,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use hypervisor::{EventFd, Gsi, GuestAddress, GuestMemoryRegion, IoEvent, PAGE_SIZE, SlotId, Vm};
+use plugin_proto::limits::MAX_RESPONSE;
 use plugin_proto::messages::main_request::create::{Constructor, IoEvent as WireIoEvent, IrqEvent, Memory};
 
 use crate::errno::Errno;
 use crate::quota;
 use crate::wire::space_from_wire;
+
+/// Bytes of a dirty log, so that tags and lengths around it fit into a response too.
+const LONGEST_BITMAP: usize = MAX_RESPONSE - 16;
 
 /// The objects of one VM.
 #[derive(Default)]
@@ -74,14 +78,20 @@ impl Objects {
         .map_err(|error| Errno::from(&error))
     }
 
-    /// The pages of a memory that were written since the last call, one bit a page, rounded up to whole bytes.
+    /// The pages of a memory that were written since the last call, one bit a page, rounded up to whole bytes. `EMSGSIZE`
+    /// for more than a response carries.
     pub(crate) fn dirty_log(&self, vm: &dyn Vm, id: u32) -> Result<Vec<u8>, Errno> {
         let Some(Object::Memory { slot, pages: Some(pages) }) = self.by_id.get(&id) else {
             return Err(Errno::NOENT);
         };
+        // Refused before the kernel forgets what it tells.
+        let len = usize::try_from(pages.div_ceil(8)).unwrap_or(usize::MAX);
+        if len > LONGEST_BITMAP {
+            return Err(Errno::MSGSIZE);
+        }
         let words = vm.dirty_log(*slot).map_err(|error| Errno::from(&error))?;
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bytes.truncate(usize::try_from(pages.div_ceil(8)).unwrap_or(usize::MAX));
+        bytes.truncate(len);
         Ok(bytes)
     }
 }

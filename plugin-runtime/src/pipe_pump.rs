@@ -357,6 +357,10 @@ fn refusal(request: Option<&Message>, errno: Errno) -> VcpuResponse {
         Some(Message::Wait(_)) => drop(response.mut_wait()),
         Some(Message::GetState(_)) => drop(response.mut_get_state()),
         Some(Message::SetState(_)) => drop(response.mut_set_state()),
+        Some(Message::GetMsrs(_)) => drop(response.mut_get_msrs()),
+        Some(Message::SetMsrs(_)) => drop(response.mut_set_msrs()),
+        Some(Message::SetCpuid(_)) => drop(response.mut_set_cpuid()),
+        Some(Message::GetHypervCpuid(_)) => drop(response.mut_get_hyperv_cpuid()),
         Some(Message::EnableCapability(_)) => drop(response.mut_enable_capability()),
         _ => {}
     }

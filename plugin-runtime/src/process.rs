@@ -16,6 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::PluginCommand;
+use crate::descriptor_limit;
 use crate::error::{Error, Result};
 
 /// A plugin that was started. Dropping it kills and reaps it.
@@ -43,7 +44,7 @@ impl PluginProcess {
         let mut process = Command::new(as_path(&command.path).as_ref());
         process.arg0(&command.path).args(&command.args);
         process.env(SOCKET_VARIABLE, kept.to_string()).stderr(Stdio::from(plugin_stderr));
-        // SAFETY: `prepare` makes system calls only, and touches no memory but its own stack.
+        // SAFETY: `prepare` makes system calls only, and writes no memory but its own stack.
         unsafe { process.pre_exec(move || prepare(kept)) };
         let mut child = process.spawn().map_err(failed)?;
         // Our copy of the socket goes: the plugin's end is the plugin's.
@@ -96,7 +97,8 @@ fn as_path(path: &Path) -> std::borrow::Cow<'_, Path> {
     if path.parent() == Some(Path::new("")) { Path::new(".").join(path).into() } else { path.into() }
 }
 
-/// In the child, before exec: all descriptors but the standard ones and `kept` close with it, and no signal is ignored.
+/// In the child, before exec: all descriptors but the standard ones and `kept` close with it, their limit is what it was,
+/// and no signal is ignored.
 fn prepare(kept: RawFd) -> io::Result<()> {
     const FIRST: u32 = 3;
     // SAFETY: plain numbers; the flag only marks descriptors.
@@ -104,6 +106,7 @@ fn prepare(kept: RawFd) -> io::Result<()> {
     if marked != 0 {
         return Err(io::Error::last_os_error());
     }
+    descriptor_limit::restore()?;
     // SAFETY: the socket is open: the parent holds it until after the exec.
     if unsafe { libc::fcntl(kept, libc::F_SETFD, 0) } != 0 {
         return Err(io::Error::last_os_error());

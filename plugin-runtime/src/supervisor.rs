@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hypervisor::Hypervisor;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use vmm_core::{Machine, Notice, Notices, Stepping, StopReason};
 
 use crate::connection::{self, Buffers, Connection, Fault};
+use crate::descriptor_limit;
 use crate::end::{Due, End};
 use crate::error::{Error, Result};
 use crate::log_budget::{Admission, LogBudget};
@@ -31,10 +32,11 @@ const NOTICE: u64 = 2;
 const STDERR: u64 = 3;
 const FIRST_CONNECTION: u64 = 4;
 
-/// Messages of one connection before the others get their turn.
-const TURN: usize = 64;
-/// The same when the plugin has ended: more than a socket holds, unless the plugin's own children go on sending.
-const LAST_TURN: usize = 1024;
+/// How long requests are served before signals, the plugin's end and what is due get their turn.
+const TURN: Duration = Duration::from_millis(50);
+/// How long requests are served that the plugin left behind when it ended. They can be many, cost much, and have no end
+/// where the plugin's children go on sending.
+const LAST_TURN: Duration = Duration::from_millis(500);
 /// Bytes of standard error before the others get their turn.
 const STDERR_TURN: usize = 0x40000;
 
@@ -59,6 +61,7 @@ pub(crate) struct Supervisor<'h> {
 impl<'h> Supervisor<'h> {
     /// Makes the VM and starts the plugin.
     pub(crate) fn new(hypervisor: &'h dyn Hypervisor, command: &PluginCommand, config: Config) -> Result<Self> {
+        descriptor_limit::raise();
         let signals = Signals::new()?;
         let name = command.name();
         let machine_config = vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout };
@@ -110,12 +113,12 @@ impl<'h> Supervisor<'h> {
 
     /// Serves until the plugin has ended, and tells how it all went.
     pub(crate) fn run(mut self) -> Result<()> {
-        let served = self.serve_until_plugin_ended().and_then(|()| self.take_in_the_rest());
+        match self.serve_until_plugin_ended() {
+            Ok(()) => self.take_in_the_rest(),
+            Err(error) => drop(self.failure.get_or_insert(error)),
+        }
         // vCPUs see the stop before they could enter the guest again, and are gone before the plugin's status is read.
         self.vm.machine.join();
-        if let Err(error) = served {
-            self.failure.get_or_insert(error);
-        }
         match self.failure.take() {
             Some(failure) => Err(failure),
             None => self.end.verdict(self.name.clone(), self.plugin.wait()?),
@@ -125,20 +128,24 @@ impl<'h> Supervisor<'h> {
     fn serve_until_plugin_ended(&mut self) -> Result<()> {
         loop {
             let mut plugin_ended = false;
-            for token in self.wait()? {
+            let ready = self.wait()?;
+            let begun = Instant::now();
+            for token in ready {
                 match token {
                     PLUGIN => plugin_ended = true,
-                    SIGNAL => self.told_to_end()?,
-                    NOTICE => self.take_notices()?,
+                    SIGNAL => self.told_to_end(),
+                    NOTICE => self.take_notices(),
                     STDERR => self.log_stderr(),
-                    connection => self.serve_connection(connection, TURN)?,
+                    // One request each. Those that there is no time for stay ready.
+                    connection if begun.elapsed() < TURN => drop(self.serve_request(connection)),
+                    _ => {}
                 }
             }
             if plugin_ended {
                 return Ok(());
             }
             if let Some(due) = self.end.due(Instant::now()) {
-                self.act(due)?;
+                self.act(due);
             }
         }
     }
@@ -156,25 +163,24 @@ impl<'h> Supervisor<'h> {
         }
     }
 
-    fn told_to_end(&mut self) -> Result<()> {
+    fn told_to_end(&mut self) {
         // Once is enough: the byte stays, and the descriptor would be ready for ever.
         self.unwatch(&self.signals);
         tracing::debug!("a signal ends the VM");
-        self.begin_end()
+        self.begin_end();
     }
 
-    fn begin_end(&mut self) -> Result<()> {
-        match self.end.begin(Instant::now()) {
-            Some(due) => self.act(due),
-            None => Ok(()),
+    fn begin_end(&mut self) {
+        if let Some(due) = self.end.begin(Instant::now()) {
+            self.act(due);
         }
     }
 
-    fn act(&mut self, due: Due) -> Result<()> {
+    fn act(&mut self, due: Due) {
         match due {
             Due::Tell => {
                 self.vm.machine.stop();
-                self.vm.shutdown.fire()?;
+                self.vm.shutdown.fire();
             }
             Due::HangUp => {
                 // The pumps hold the pipes too, and go with the vCPUs' threads.
@@ -184,22 +190,20 @@ impl<'h> Supervisor<'h> {
             }
             Due::Kill => self.plugin.kill(),
         }
-        Ok(())
     }
 
-    fn take_notices(&mut self) -> Result<()> {
+    fn take_notices(&mut self) {
         self.notices.clear();
         while let Ok(notice) = self.notices.channel.try_recv() {
             if let Notice::Stopped(vcpu, reason) = notice {
-                self.vcpu_stopped(vcpu, reason)?;
+                self.vcpu_stopped(vcpu, reason);
             }
         }
-        Ok(())
     }
 
-    fn vcpu_stopped(&mut self, vcpu: hypervisor::VcpuId, reason: StopReason) -> Result<()> {
+    fn vcpu_stopped(&mut self, vcpu: hypervisor::VcpuId, reason: StopReason) {
         match &reason {
-            StopReason::Asked => return Ok(()),
+            StopReason::Asked => return,
             StopReason::InternalError(_) => tracing::error!(%vcpu, plugin = self.name, "{reason}"),
             StopReason::Halted | StopReason::Shutdown => {
                 tracing::warn!(%vcpu, plugin = self.name, "the guest ended: {reason}");
@@ -209,7 +213,7 @@ impl<'h> Supervisor<'h> {
         if reason.is_failure() {
             self.failure.get_or_insert(Error::Vcpu { vcpu, reason });
         }
-        self.begin_end()
+        self.begin_end();
     }
 
     fn log_stderr(&mut self) {
@@ -232,40 +236,43 @@ impl<'h> Supervisor<'h> {
         Ok(())
     }
 
-    fn serve_connection(&mut self, token: u64, messages: usize) -> Result<()> {
-        for _ in 0..messages {
-            let Some(connection) = self.connections.get(&token) else { return Ok(()) };
-            let request = match connection.receive(&mut self.buffers) {
-                Ok(Some(request)) => request,
-                Ok(None) => return Ok(()),
-                Err(fault) => {
-                    self.drop_connection(token, &fault);
-                    return Ok(());
-                }
-            };
-            if request.message.has_new_connection() {
-                self.forget_closed_connections();
-            }
-            let Some(connection) = self.connections.get(&token) else { return Ok(()) };
-            let reply = self.vm.handle(request, self.connections.len());
-            if let Err(fault) = connection.send(&reply.response, &reply.fds, &mut self.buffers) {
+    /// Serves a connection's next request, if there is one: whether there was.
+    fn serve_request(&mut self, token: u64) -> bool {
+        let Some(connection) = self.connections.get(&token) else { return false };
+        let request = match connection.receive(&mut self.buffers) {
+            Ok(Some(request)) => request,
+            Ok(None) => return false,
+            Err(fault) => {
                 self.drop_connection(token, &fault);
+                return false;
             }
-            match reply.then {
-                Then::Nothing => {}
-                Then::Serve(connection) => self.serve(connection)?,
-                Then::Start => self.start()?,
-            }
+        };
+        if request.message.has_new_connection() {
+            self.forget_closed_connections();
         }
-        Ok(())
+        let Some(connection) = self.connections.get(&token) else { return false };
+        let reply = self.vm.handle(request, self.connections.len());
+        if let Err(fault) = connection.send(&reply.response, &reply.fds, &mut self.buffers) {
+            self.drop_connection(token, &fault);
+        }
+        match reply.then {
+            Then::Nothing => {}
+            Then::Serve(connection) => {
+                // The plugin finds it hung up where it cannot be served.
+                if let Err(error) = self.serve(connection) {
+                    self.log_dropped(&error);
+                }
+            }
+            Then::Start => self.start(),
+        }
+        true
     }
 
-    fn start(&mut self) -> Result<()> {
+    fn start(&mut self) {
         if let Err(error) = self.vm.machine.start() {
             self.failure.get_or_insert(error.into());
-            self.begin_end()?;
+            self.begin_end();
         }
-        Ok(())
     }
 
     /// Where no further connection is allowed, those that the plugin has closed, with nothing left to be read, go before
@@ -291,25 +298,28 @@ impl<'h> Supervisor<'h> {
         if let Some(connection) = self.connections.remove(&token) {
             self.unwatch(&connection);
         }
-        if matches!(fault, Fault::HungUp) {
-            return;
+        if !matches!(fault, Fault::HungUp) {
+            self.log_dropped(fault);
         }
+    }
+
+    fn log_dropped(&mut self, why: &dyn std::error::Error) {
         if let Admission::Log { dropped } = self.log_budget.admit(Instant::now()) {
-            tracing::warn!(plugin = self.name, dropped, "connection dropped: {fault}");
+            tracing::warn!(plugin = self.name, dropped, "connection dropped: {why}");
         }
     }
 
     /// What the plugin left behind when it ended is taken in before its end is acted on.
-    fn take_in_the_rest(&mut self) -> Result<()> {
+    fn take_in_the_rest(&mut self) {
         self.vm.machine.stop();
+        let begun = Instant::now();
         for token in self.connections.keys().copied().collect::<Vec<_>>() {
-            self.serve_connection(token, LAST_TURN)?;
+            while begun.elapsed() < LAST_TURN && self.serve_request(token) {}
         }
         self.vm.machine.join();
-        self.take_notices()?;
+        self.take_notices();
         if let Some(stderr) = &mut self.stderr {
             stderr.log_rest();
         }
-        Ok(())
     }
 }

@@ -54,7 +54,8 @@ impl AddressMap {
             return Err(error(ReservationProblem::Empty));
         }
         let end = start.checked_add(len).ok_or_else(|| error(ReservationProblem::Overflow))?;
-        let last = end - 1;
+        // A range that is not empty ends above 0.
+        let last = end.saturating_sub(1);
         let mut ranges = self.ranges(space).write();
         // The only range that can reach into this one is the last that begins at or before its end.
         let neighbour = ranges.range(..=last).next_back();

@@ -53,6 +53,11 @@ impl Deferred {
         self.sregs.get(|| vcpu.sregs().map(Box::new))
     }
 
+    /// The debug registers as the owner should see them.
+    pub(crate) fn debug_regs(&self, vcpu: &dyn Vcpu) -> Result<Box<kvm_debugregs>> {
+        self.debug_regs.clone().map_or_else(|| vcpu.debug_regs().map(Box::new), Ok)
+    }
+
     pub(crate) fn set_regs(&mut self, regs: kvm_regs) {
         self.regs.set = Some(regs);
     }
@@ -61,9 +66,14 @@ impl Deferred {
         self.sregs.set = Some(sregs);
     }
 
-    /// Debug registers have nothing to do with the read; they only keep their place behind the others.
+    /// Debug registers have nothing to do with the read; those of a resume only keep their place behind the others.
     pub(crate) fn set_debug_regs(&mut self, debug_regs: Box<kvm_debugregs>) {
         self.debug_regs = Some(debug_regs);
+    }
+
+    /// Debug registers were set at once, in place of those of an earlier resume.
+    pub(crate) fn drop_debug_regs(&mut self) {
+        self.debug_regs = None;
     }
 
     /// Applies what was set, now that the read is complete.

@@ -9,6 +9,16 @@
 //! not know whether a pump crosses into another process.
 //!
 //! What is not an exit (a vCPU started, paused, stopped) is told as a [`Notice`].
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 mod address_map;
 mod call_hint;

@@ -62,6 +62,10 @@ impl Link {
             if self.stop.is_set() {
                 return Err(LinkError::Stopped);
             }
+            // One who asks without end is never waited for.
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(LinkError::TimedOut);
+            }
             if self.inline.is_some() {
                 self.step_inline(deadline)?;
             } else {

@@ -110,7 +110,7 @@ impl VcpuLoop {
         Ok(Attached {
             regs: Some(regs),
             sregs: detail.sregs.then(|| seen.sregs(&*self.vcpu)).transpose()?,
-            debug_regs: detail.debug_regs.then(|| self.vcpu.debug_regs().map(Box::new)).transpose()?,
+            debug_regs: detail.debug_regs.then(|| seen.debug_regs(&*self.vcpu)).transpose()?,
         })
     }
 
@@ -194,7 +194,8 @@ fn get(vcpu: &dyn Vcpu, kind: StateKind, deferred: Option<&mut Deferred>) -> hyp
         (StateKind::Sregs, Some(deferred)) => State::Sregs(deferred.sregs(vcpu)?),
         (StateKind::Sregs, None) => State::Sregs(Box::new(vcpu.sregs()?)),
         (StateKind::Fpu, _) => State::Fpu(Box::new(vcpu.fpu()?)),
-        (StateKind::DebugRegs, _) => State::DebugRegs(Box::new(vcpu.debug_regs()?)),
+        (StateKind::DebugRegs, Some(deferred)) => State::DebugRegs(deferred.debug_regs(vcpu)?),
+        (StateKind::DebugRegs, None) => State::DebugRegs(Box::new(vcpu.debug_regs()?)),
         (StateKind::Lapic, _) => State::Lapic(Box::new(vcpu.lapic()?)),
         (StateKind::MpState, _) => State::MpState(vcpu.mp_state()?),
         (StateKind::Xcrs, _) => State::Xcrs(Box::new(vcpu.xcrs()?)),
@@ -209,7 +210,10 @@ fn set(vcpu: &mut dyn Vcpu, state: State, deferred: Option<&mut Deferred>) -> hy
         (State::Sregs(sregs), Some(deferred)) => deferred.set_sregs(sregs),
         (State::Sregs(sregs), None) => vcpu.set_sregs(&sregs)?,
         (State::Fpu(fpu), _) => vcpu.set_fpu(&fpu)?,
-        (State::DebugRegs(debug_regs), _) => vcpu.set_debug_regs(&debug_regs)?,
+        (State::DebugRegs(debug_regs), deferred) => {
+            vcpu.set_debug_regs(&debug_regs)?;
+            deferred.into_iter().for_each(Deferred::drop_debug_regs);
+        }
         (State::Lapic(lapic), _) => vcpu.set_lapic(&lapic)?,
         (State::MpState(mp_state), _) => vcpu.set_mp_state(&mp_state)?,
         (State::Xcrs(xcrs), _) => vcpu.set_xcrs(&xcrs)?,

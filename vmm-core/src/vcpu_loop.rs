@@ -1,5 +1,6 @@
 //! One vCPU's life: initialised by its owners, then around and around: enter, exit, route, answer.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +68,7 @@ impl VcpuLoop {
             self.deliver_pauses()?;
         }
         self.shared.notifier.send(Notice::Started(self.vcpu.id()));
-        let mut unknown = None;
+        let mut unknown = BTreeSet::new();
         loop {
             self.check_stop()?;
             match self.vcpu.run()? {
@@ -77,8 +78,8 @@ impl VcpuLoop {
                     self.stand_still(HYPERV_OWNER, Event::HypervSynic { msr, control, evt_page, msg_page })?;
                 }
                 Exit::Unknown(reason) => {
-                    // A guest can make the same one without end.
-                    if unknown.replace(reason) != Some(reason) {
+                    // A guest can make them without end.
+                    if unknown.insert(reason) {
                         tracing::warn!(vcpu = %self.vcpu.id(), reason, "unknown exit, the vCPU runs on");
                     }
                 }

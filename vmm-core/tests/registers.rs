@@ -4,8 +4,8 @@
 mod common;
 
 use common::{MMIO, PIO, PORT, Rig};
-use hypervisor::kvm_regs;
 use hypervisor::mock::Step;
+use hypervisor::{kvm_debugregs, kvm_regs};
 use vmm_core::{Bytes, Command, Event, Resume, State, StateKind};
 
 fn read_rig(steps: impl IntoIterator<Item = Step>) -> Rig {
@@ -96,6 +96,31 @@ fn registers_set_in_the_first_fragment_of_a_read_wait_for_the_last() {
     rig.answer(0, &[3, 4]);
     rig.expect_write(0, &[1, 2, 3, 4]);
     assert_eq!(rig.regs(0).rbx, 0xbeef);
+}
+
+fn debug_address(rig: &Rig) -> u64 {
+    rig.send(0, Command::Get(StateKind::DebugRegs));
+    match rig.event(0) {
+        Event::State(Ok(State::DebugRegs(debug_regs))) => debug_regs.db[0],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn of_debug_registers_set_in_two_fragments_of_a_read_the_later_hold() {
+    let rig = read_rig([Step::Load { address: 0xdffe, width: 4 }, Step::Out { port: PORT, width: 4 }]);
+    let debug_regs = |address| Box::new(kvm_debugregs { db: [address, 0, 0, 0], ..Default::default() });
+    rig.expect_access(0);
+    let data = Bytes::from_slice(&[1, 2]);
+    rig.send(0, Command::Resume(Resume { data, debug_regs: Some(debug_regs(0x1000)), ..Resume::default() }));
+    rig.expect_access(0);
+    assert_eq!(debug_address(&rig), 0x1000, "seen as set, though not applied yet");
+    rig.send(0, Command::Set(State::DebugRegs(debug_regs(0x2000))));
+    assert!(matches!(rig.event(0), Event::Done(Ok(()))));
+    assert_eq!(debug_address(&rig), 0x2000);
+    rig.answer(0, &[3, 4]);
+    rig.expect_write(0, &[1, 2, 3, 4]);
+    assert_eq!(debug_address(&rig), 0x2000);
 }
 
 #[test]

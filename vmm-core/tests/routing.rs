@@ -229,6 +229,30 @@ fn an_owner_that_does_not_answer_in_time_stops_the_vcpu_with_the_accesss_address
 }
 
 #[test]
+fn an_owner_that_asks_without_end_does_not_answer_in_time() {
+    for stepping in [Stepping::Inline, Stepping::Threaded] {
+        let mut config = config(1);
+        config.exit_timeout = timeout(20);
+        let vm = Mock::new(Script::once(mov_out(1))).create_vm().unwrap();
+        let (mut machine, notices) = Machine::new(vm, &config).unwrap();
+        let curious = |event: Event| match event {
+            Event::Access { .. } | Event::State(_) => Command::Get(vmm_core::StateKind::Regs),
+            _ => Command::Resume(Resume::default()),
+        };
+        let owner = machine.attach("curious", stepping, |_| Box::new(curious)).unwrap();
+        machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
+        machine.start().unwrap();
+        let reason = loop {
+            match notices.channel.recv_timeout(test_utils::wait::LIMIT).unwrap() {
+                vmm_core::Notice::Stopped(_, reason) => break reason,
+                _ => continue,
+            }
+        };
+        assert!(matches!(reason, StopReason::TimedOut { .. }), "{reason}");
+    }
+}
+
+#[test]
 fn the_guests_end_is_told_with_its_reason() {
     let internal = InternalError { suberror: 4, data: [9; 6], words: 1 };
     for (exit, expected, failure) in [
@@ -246,7 +270,8 @@ fn the_guests_end_is_told_with_its_reason() {
 
 #[test]
 fn an_unknown_exit_is_passed_over() {
-    let mut rig = Rig::new(1, [vec![Step::Exit(Exit::Unknown(99)); 3], mov_out(4).to_vec()].concat());
+    let unknown = [99, 99, 98, 99].map(|reason| Step::Exit(Exit::Unknown(reason)));
+    let mut rig = Rig::new(1, unknown.into_iter().chain(mov_out(4)));
     rig.reserve(PIO, PORT.into(), 1);
     rig.start_running();
     rig.expect_write(0, &[4]);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use parking_lot::Mutex;
-use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+use vm_memory::MmapRegion;
 
 use super::{refused, system};
 use crate::error::MemoryProblem;
+use crate::memory::lowest_free;
 use crate::{Error, GuestMemoryRegion, Result, SlotId};
 
 /// The memory in use, by slot number. vCPUs share it: the kernel's slots point into the mappings for as long as one
@@ -40,25 +41,16 @@ impl Memory {
         let (start, len, logs_dirty) = (region.start().0, region.len(), region.logs_dirty());
         let error = |problem: MemoryProblem| Error::Memory { start, len, problem };
         let mut flags = 0;
-        let mut prot = libc::PROT_READ;
         if region.is_read_only() {
             flags |= KVM_MEM_READONLY;
-        } else {
-            prot |= libc::PROT_WRITE;
         }
         if logs_dirty {
             flags |= KVM_MEM_LOG_DIRTY_PAGES;
         }
-        let (file_offset, size) = region.into_file_offset();
-        let mapping = MmapRegionBuilder::new(size)
-            .with_file_offset(file_offset)
-            .with_mmap_prot(prot)
-            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-            .build()
-            .map_err(|source| error(MemoryProblem::System(mapping_error(source))))?;
+        let mapping = region.map()?;
 
         let mut slots = self.slots.lock();
-        let slot = (0..self.max_slots).find(|slot| !slots.contains_key(slot));
+        let slot = lowest_free(slots.keys(), self.max_slots);
         let slot = slot.ok_or_else(|| error(MemoryProblem::NoSlot))?;
         let region = kvm_userspace_memory_region {
             slot,
@@ -71,7 +63,7 @@ impl Memory {
             Some(libc::EEXIST) => error(MemoryProblem::Overlap),
             _ => error(MemoryProblem::System(source)),
         })?;
-        slots.insert(slot, Slot { start, len: size, logs_dirty, _mapping: mapping });
+        slots.insert(slot, Slot { start, len: mapping.size(), logs_dirty, _mapping: mapping });
         Ok(SlotId(slot))
     }
 
@@ -102,11 +94,4 @@ fn set_region(vm: &VmFd, region: kvm_userspace_memory_region) -> std::result::Re
 
 fn not_mapped() -> Error {
     Error::Memory { start: 0, len: 0, problem: MemoryProblem::NotMapped }
-}
-
-fn mapping_error(error: vm_memory::mmap::MmapRegionError) -> io::Error {
-    match error {
-        vm_memory::mmap::MmapRegionError::Mmap(source) => source,
-        other => io::Error::other(other),
-    }
 }

@@ -1,4 +1,14 @@
 //! The backend that runs guests on `/dev/kvm`.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 mod irqs;
 mod memory;

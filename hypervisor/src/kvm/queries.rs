@@ -25,7 +25,7 @@ pub(super) fn msr_indices(kvm: &KvmFd) -> Result<Vec<u32>> {
     let mut room = 256;
     loop {
         // A `kvm_msr_list`: the count, then as many indices.
-        let mut list = vec![0_u32; 1 + room as usize];
+        let mut list = vec![0_u32; (room as usize).saturating_add(1)];
         if let Some(count) = list.first_mut() {
             *count = room;
         }

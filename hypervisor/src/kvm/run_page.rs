@@ -185,7 +185,7 @@ impl RunPage {
             AddressSpace::Mmio => {
                 // SAFETY: the pointer stays within the mapping; nothing is read.
                 let data = unsafe { &raw const (*self.run()).__bindgen_anon_1.mmio.data };
-                Some(data as usize - self.base.as_ptr() as usize)
+                (data as usize).checked_sub(self.base.as_ptr() as usize)
             }
         }
     }

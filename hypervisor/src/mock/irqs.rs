@@ -4,6 +4,16 @@
 //! each PIC latches edges and follows levels as an 8259 does; the IOAPIC's `irr` follows the line. No interrupt is
 //! delivered to a vCPU; a script acknowledges one by [`Step::Acknowledge`](super::Step::Acknowledge).
 //! An irqfd's trigger is looked at when a chip is asked for and before each step of a vCPU.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,7 +74,7 @@ fn default_routes() -> impl Iterator<Item = Route> {
     let route = |chip, gsi, pin| Route::Irqchip { gsi: Gsi(gsi), chip, pin };
     let ioapic = (0..IOAPIC_PINS).map(move |gsi| route(KVM_IRQCHIP_IOAPIC, gsi, gsi));
     let primary = (0..PIC_PINS).map(move |gsi| route(KVM_IRQCHIP_PIC_MASTER, gsi, gsi));
-    let secondary = (0..PIC_PINS).map(move |pin| route(KVM_IRQCHIP_PIC_SLAVE, pin + PIC_PINS, pin));
+    let secondary = (0..PIC_PINS).map(move |pin| route(KVM_IRQCHIP_PIC_SLAVE, PIC_PINS | pin, pin));
     ioapic.chain(primary).chain(secondary)
 }
 

@@ -1,4 +1,14 @@
 //! The one register of the mock's local APIC that follows from others.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use kvm_bindings::kvm_lapic_state;
 
@@ -11,8 +21,9 @@ const IN_SERVICE: usize = 0x100;
 pub(super) fn with_processor_priority(mut lapic: kvm_lapic_state) -> kvm_lapic_state {
     let byte = |offset: usize| lapic.regs.get(offset).map_or(0, |byte| byte.cast_unsigned());
     let in_service = |vector: &u8| {
-        let (register, bit) = (usize::from(vector / 32), vector % 32);
-        byte(IN_SERVICE + 16 * register + usize::from(bit / 8)) >> (bit % 8) & 1 == 1
+        // A register of 32 bits every 16 bytes.
+        let offset = usize::from(vector >> 5) << 4 | usize::from(vector >> 3 & 3);
+        byte(IN_SERVICE | offset) >> (vector & 7) & 1 == 1
     };
     let task = byte(TASK_PRIORITY);
     let highest = (0..=u8::MAX).rev().find(in_service).unwrap_or(0);

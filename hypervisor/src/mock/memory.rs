@@ -1,20 +1,33 @@
 //! The mock's guest memory: slots that are mapped for real and touched by atomic accesses, as wide as the guest's own
 //! where those are aligned, else byte by byte.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
-use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::fstatfs;
 use vm_memory::MmapRegion;
-use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 
 use super::{atomic, refused};
 use crate::error::MemoryProblem;
+use crate::memory::lowest_free;
 use crate::{Error, GuestMemoryRegion, PAGE_SIZE, Result, SlotId};
 
 /// As many as KVM gives on x86-64 (`KVM_CAP_NR_MEMSLOTS`, less the kernel's own).
 pub(super) const MAX_SLOTS: u32 = 32764;
+
+/// `KVM_MEM_MAX_NR_PAGES`: pages of one slot.
+const MAX_PAGES: u64 = (1 << 31) - 1;
 
 /// `HUGETLBFS_MAGIC` of `linux/magic.h`.
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
@@ -37,30 +50,30 @@ pub(super) struct Slot {
     pub(super) len: u64,
     read_only: bool,
     mapping: MmapRegion,
-    /// A bit for each page written, where writes are logged.
-    dirty: Option<AtomicBitmap>,
+    /// The pages written, where writes are logged: few, however large the slot.
+    dirty: Option<Mutex<BTreeSet<u64>>>,
 }
 
 impl Memory {
     pub(super) fn map(&self, region: GuestMemoryRegion) -> Result<SlotId> {
-        let filesystem = fstatfs(region.file()).map_err(|errno| region.problem(std::io::Error::from(errno)))?;
+        let filesystem = fstatfs(region.file()).map_err(|errno| region.problem(io::Error::from(errno)))?;
         if filesystem.f_type == HUGETLBFS_MAGIC {
             return Err(region.problem(MemoryProblem::Hugetlb));
         }
         let (start, len, read_only) = (region.start().0, region.len(), region.is_read_only());
-        let page_size = NonZeroUsize::new(PAGE_SIZE as usize).filter(|_| region.logs_dirty());
+        if len / PAGE_SIZE > MAX_PAGES {
+            return Err(region.problem(io::Error::from_raw_os_error(libc::EINVAL)));
+        }
+        let dirty = region.logs_dirty().then(Mutex::default);
         let error = |problem: MemoryProblem| Error::Memory { start, len, problem };
 
         let mut slots = self.slots.write();
         if slots.overlaps(start, len) {
             return Err(error(MemoryProblem::Overlap));
         }
-        let id = (0..MAX_SLOTS).find(|id| !slots.starts.contains_key(id));
+        let id = lowest_free(slots.starts.keys(), MAX_SLOTS);
         let id = id.ok_or_else(|| error(MemoryProblem::NoSlot))?;
-        let (file_offset, size) = region.into_file_offset();
-        let mapping = MmapRegion::from_file(file_offset, size)
-            .map_err(|source| error(MemoryProblem::System(std::io::Error::other(source))))?;
-        let dirty = page_size.map(|page_size| AtomicBitmap::new(size, page_size));
+        let mapping = region.map()?;
         slots.starts.insert(id, start);
         slots.by_start.insert(start, Slot { id, start, len, read_only, mapping, dirty });
         Ok(SlotId(id))
@@ -77,8 +90,18 @@ impl Memory {
     pub(super) fn dirty_log(&self, slot: SlotId) -> Result<Vec<u64>> {
         let slots = self.slots.read();
         let start = slots.starts.get(&slot.0).ok_or_else(not_mapped)?;
-        let dirty = slots.by_start.get(start).and_then(|slot| slot.dirty.as_ref());
-        Ok(dirty.ok_or_else(|| refused("KVM_GET_DIRTY_LOG", libc::ENOENT))?.get_and_reset())
+        let (len, dirty) = slots
+            .by_start
+            .get(start)
+            .and_then(|slot| Some((slot.len, slot.dirty.as_ref()?)))
+            .ok_or_else(|| refused("KVM_GET_DIRTY_LOG", libc::ENOENT))?;
+        let mut bitmap = vec![0; (len / PAGE_SIZE).div_ceil(64) as usize];
+        for page in std::mem::take(&mut *dirty.lock()) {
+            if let Some(word) = bitmap.get_mut((page / 64) as usize) {
+                *word |= 1 << (page % 64);
+            }
+        }
+        Ok(bitmap)
     }
 
     /// The slots, to look at. As long as they are held, none comes or goes.
@@ -90,8 +113,8 @@ impl Memory {
     pub(super) fn read(&self, address: u64, data: &mut [u8]) -> Option<()> {
         let slots = self.slots();
         let (slot, offset) = slots.find(address)?;
-        for (at, byte) in data.iter_mut().enumerate() {
-            *byte = slot.load(offset + at, 1) as u8;
+        for (at, byte) in (offset..).zip(data) {
+            *byte = slot.load(at, 1) as u8;
         }
         Some(())
     }
@@ -103,8 +126,8 @@ impl Memory {
         if slot.read_only {
             return None;
         }
-        for (at, &byte) in data.iter().enumerate() {
-            slot.store(offset + at, 1, byte.into());
+        for (at, &byte) in (offset..).zip(data) {
+            slot.store(at, 1, byte.into());
         }
         Some(())
     }
@@ -141,9 +164,11 @@ impl Slot {
         changed
     }
 
+    /// Writes down the pages of a write, of which there are two at most.
     fn mark(&self, offset: usize, width: usize) {
         if let Some(dirty) = &self.dirty {
-            dirty.mark_dirty(offset, width);
+            let (first, last) = (offset as u64, offset.saturating_add(width).saturating_sub(1) as u64);
+            dirty.lock().extend([first / PAGE_SIZE, last / PAGE_SIZE]);
         }
     }
 }
@@ -155,14 +180,14 @@ fn not_mapped() -> Error {
 impl Slots {
     fn overlaps(&self, start: u64, len: u64) -> bool {
         // A region's end is known not to overflow.
-        let before_end = self.by_start.range(..start + len).next_back();
-        before_end.is_some_and(|(&other, slot)| other + slot.len > start)
+        let before_end = self.by_start.range(..start.saturating_add(len)).next_back();
+        before_end.is_some_and(|(&other, slot)| other.saturating_add(slot.len) > start)
     }
 
     /// The slot an address lies in, and where in it.
     pub(super) fn find(&self, address: u64) -> Option<(&Slot, usize)> {
         let (start, slot) = self.by_start.range(..=address).next_back()?;
-        let offset = address - start;
+        let offset = address.checked_sub(*start)?;
         debug_assert_eq!(self.starts.get(&slot.id), Some(start));
         (offset < slot.len).then_some((slot, offset as usize))
     }

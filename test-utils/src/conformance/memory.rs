@@ -1,6 +1,9 @@
 //! Memory slots.
 
-use hypervisor::{AddressSpace, Error, MemoryProblem, SlotId};
+use std::os::fd::AsRawFd;
+
+use hypervisor::{AddressSpace, Error, GuestAddress, GuestMemoryRegion, MemoryProblem, SlotId};
+use rustix::io::Errno;
 
 use super::*;
 use crate::guest::{RAM_END, RAM_LEN, RAM_START};
@@ -34,6 +37,37 @@ pub fn a_write_to_read_only_memory_exits_and_changes_nothing(make: Make) {
     expect_write(&mut *vcpu, AddressSpace::Mmio, HOLE.into(), &[7]);
     expect_write(&mut *vcpu, AddressSpace::Pio, PORT.into(), &[0x42]);
     assert_eq!(memory::read_at(&rom, 0x100, 1), [0x42]);
+}
+
+/// Nothing of the VMM's writes to read-only memory.
+pub fn a_file_that_cannot_be_written_is_read_only_memory_alone(make: Make) {
+    let Guest { vm, mut vcpu, .. } = guest!(make, Program::new().load(HOLE, 1).output(PORT, 1));
+    let memfd = memory::sealed_memfd(0x1000);
+    memory::write_at(&memfd, 0x100, &[0x42]);
+    let path = format!("/proc/self/fd/{}", memfd.as_raw_fd());
+    let region = || {
+        let for_reading = std::fs::File::open(&path).expect("opening the memfd again");
+        GuestMemoryRegion::new(GuestAddress(0x9000), for_reading.into(), 0, 0x1000).expect("region")
+    };
+    match vm.map_memory(region()) {
+        Err(Error::Memory { problem: MemoryProblem::System(source), .. }) => {
+            assert_eq!(source.raw_os_error(), Some(Errno::ACCESS.raw_os_error()));
+        }
+        other => panic!("{other:?}"),
+    }
+    vm.map_memory(region().read_only(true)).expect("map_memory");
+    expect_write(&mut *vcpu, AddressSpace::Pio, PORT.into(), &[0x42]);
+}
+
+/// `KVM_MEM_MAX_NR_PAGES`.
+pub fn memory_of_more_pages_than_31_bits_count_is_refused(make: Make) {
+    let Guest { vm, .. } = guest!(make, Program::new());
+    match vm.map_memory(memory::region(0x1_0000_0000, 1 << 43).0) {
+        Err(Error::Memory { problem: MemoryProblem::System(source), .. }) => {
+            assert_eq!(source.raw_os_error(), Some(Errno::INVAL.raw_os_error()));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Slots do not overlap.

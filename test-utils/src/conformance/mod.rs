@@ -59,6 +59,8 @@ macro_rules! conformance_tests {
             memory_that_no_slot_backs_exits
             memory_in_a_slot_does_not_exit
             a_write_to_read_only_memory_exits_and_changes_nothing
+            a_file_that_cannot_be_written_is_read_only_memory_alone
+            memory_of_more_pages_than_31_bits_count_is_refused
             overlapping_memory_is_refused_and_nothing_changes
             unmapped_memory_exits_again_and_its_slot_is_free
             a_string_read_keeps_width_and_count_apart
@@ -102,6 +104,7 @@ macro_rules! conformance_tests {
             a_clock_that_was_set_is_read_back
             the_identity_map_address_is_set_before_the_first_vcpu
             extensions_are_told
+            there_may_be_a_few_vcpus_at_least
             cpuid_leaves_are_told_and_can_be_set
             the_msrs_are_listed_once_each
             the_fpu_begins_after_reset_and_is_read_back

@@ -1,6 +1,6 @@
 //! What a backend says of itself.
 
-use kvm_bindings::{KVM_CAP_IRQCHIP, KVM_CAP_USER_MEMORY};
+use kvm_bindings::{KVM_CAP_IRQCHIP, KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS, KVM_CAP_NR_VCPUS, KVM_CAP_USER_MEMORY};
 
 use super::*;
 
@@ -12,6 +12,14 @@ pub fn extensions_are_told(make: Make) {
     for unknown in [100_000, u32::MAX] {
         assert_eq!(vm.check_extension(unknown), 0);
     }
+}
+
+/// As many as are recommended, at most, and their numbers.
+pub fn there_may_be_a_few_vcpus_at_least(make: Make) {
+    let Guest { vm, .. } = guest!(make, Program::new());
+    let [recommended, most, numbers] =
+        [KVM_CAP_NR_VCPUS, KVM_CAP_MAX_VCPUS, KVM_CAP_MAX_VCPU_ID].map(|number| vm.check_extension(number));
+    assert!(0 < recommended && recommended <= most && most <= numbers, "{recommended}, {most}, {numbers}");
 }
 
 /// Leaf 0 says which is the highest.

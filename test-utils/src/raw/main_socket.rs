@@ -46,12 +46,26 @@ impl MainSocket {
     ///
     /// The kernel's.
     pub fn send(&self, datagram: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        self.send_as(datagram, fds, SendFlags::empty())
+    }
+
+    /// [`send`](Self::send), which fails where the socket has no room.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn send_at_once(&self, datagram: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        self.send_as(datagram, fds, SendFlags::DONTWAIT)
+    }
+
+    fn send_as(&self, datagram: &[u8], fds: &[BorrowedFd<'_>], flags: SendFlags) -> Result<(), Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(fds)), "too many descriptors");
         }
-        retry_on_intr(|| sendmsg(&self.0, &[IoSlice::new(datagram)], &mut control, SendFlags::NOSIGNAL)).map(drop)
+        retry_on_intr(|| sendmsg(&self.0, &[IoSlice::new(datagram)], &mut control, flags | SendFlags::NOSIGNAL))
+            .map(drop)
     }
 
     /// The next answer; `None` where the VMM has closed the connection.

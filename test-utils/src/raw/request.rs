@@ -186,8 +186,8 @@ pub fn set_call_hint(space: u64, address: u64, on_write: bool, hints: &[RegHint]
 /// One of a call hint's entries.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RegHint {
-    /// RAX must be this.
-    pub rax: Option<u64>,
+    /// RAX, RBX, RCX and RDX must be these.
+    pub matches: [Option<u64>; 4],
     /// Attach the segment and control registers.
     pub send_sregs: bool,
     /// Attach the debug registers.
@@ -198,8 +198,10 @@ impl RegHint {
     /// The entry as a message.
     pub fn message(&self) -> Message {
         let mut body = Message::new();
-        if let Some(rax) = self.rax {
-            body = body.uint(1, 1).uint(5, rax);
+        for (field, wanted) in (1..).zip(self.matches) {
+            if let Some(wanted) = wanted {
+                body = body.uint(field, 1).uint(field + 4, wanted);
+            }
         }
         body.uint(9, self.send_sregs.into()).uint(10, self.send_debugregs.into())
     }

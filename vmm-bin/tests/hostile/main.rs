@@ -8,6 +8,7 @@
 mod common;
 
 mod descriptors;
+mod exhaustion;
 mod main_messages;
 mod memfds;
 mod order;

@@ -92,7 +92,7 @@ pub(crate) fn main_shapes() -> Vec<Shape> {
 
 /// A request of each kind, but for `start`.
 pub(crate) fn main_requests() -> Vec<Message> {
-    let hint = RegHint { rax: Some(5), send_sregs: true, send_debugregs: true };
+    let hint = RegHint { matches: [Some(5), None, None, None], send_sregs: true, send_debugregs: true };
     vec![
         request::create_io_event(60, request::IOPORT, 0x70, 2, 5),
         request::create_memory(61, Memory::new(0x10_0000, 0x1000)),

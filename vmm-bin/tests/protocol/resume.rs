@@ -4,7 +4,7 @@ use test_utils::guest::{ENTRY, Program, RAM_START};
 use test_utils::memory::read_at;
 use test_utils::raw::VcpuPipes;
 use test_utils::raw::request::{self, IOPORT};
-use test_utils::raw::vcpu_request::{self, REGS, SREGS};
+use test_utils::raw::vcpu_request::{self, DEBUGREGS, REGS, SREGS};
 
 use crate::common::{Backend, Driven, on_each_backend};
 
@@ -15,6 +15,7 @@ on_each_backend! {
     registers_set_by_the_resume_from_a_read_do_not_undo_it
     registers_set_by_the_resume_from_init_and_pause_are_the_guests
     registers_of_a_wrong_size_stop_the_vcpu_with_an_error
+    registers_that_the_kernel_does_not_take_stop_the_vcpu_with_an_error
     a_string_instruction_brings_up_to_4096_bytes
 }
 
@@ -108,6 +109,24 @@ fn registers_of_a_wrong_size_stop_the_vcpu_with_an_error(backend: Backend) {
         vcpu.await_io();
         vcpu.send(&vcpu_request::resume_with(&[1], &vec![0; regs], &vec![0; sregs]));
         driven.obey(&event).assert_failure(&["vCPU 0", "relay", "resume", "regs"]);
+    }
+}
+
+fn registers_that_the_kernel_does_not_take_stop_the_vcpu_with_an_error(backend: Backend) {
+    for exits_before in [1, 2] {
+        let (driven, mut vcpu) = echo(backend, 1);
+        let event = driven.main.descriptor(&request::get_shutdown_eventfd());
+        // At the read, at the write behind it.
+        for _ in 1..exits_before {
+            vcpu.await_io();
+            vcpu.answer(&[1]);
+        }
+        vcpu.await_io();
+        // `kvm_debugregs` has no flags.
+        let mut debugregs = vcpu.get(DEBUGREGS);
+        debugregs[48] = 1;
+        vcpu.send(&vcpu_request::resume_with_debugregs(&debugregs));
+        driven.obey(&event).assert_failure(&["vCPU 0", "relay", "KVM_SET_DEBUGREGS"]);
     }
 }
 

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use rustix::pipe::fcntl_getpipe_size;
 use test_utils::guest::{ENTRY, Program};
 use test_utils::raw::request::{self, IOPORT};
-use test_utils::raw::vcpu_request;
+use test_utils::raw::{Fields, vcpu_request};
 
 use crate::common::{Backend, Driven, on_each_backend};
 
@@ -66,11 +66,14 @@ fn before_init_is_read_all_but_wait_is_eproto(backend: Backend) {
         vcpu_request::get_hyperv_cpuid(),
         vcpu_request::enable_capability(123),
         vcpu_request::resume(),
+        vcpu_request::shutdown(),
     ];
     for request in &requests {
         vcpu.send(request);
         let answer = vcpu.receive().unwrap();
         assert!(answer.is(Errno::PROTO), "{request:?}: {answer:?}");
+        let [asked] = Fields::parse(request.as_bytes()).numbers()[..] else { panic!("{request:?}") };
+        assert_eq!(answer.field, vcpu_request::answer_field(asked), "{request:?}: {answer:?}");
     }
     vcpu.await_init();
     vcpu.refused(&vcpu_request::wait(), Errno::PROTO);

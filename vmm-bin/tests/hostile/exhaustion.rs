@@ -1,0 +1,211 @@
+//! A plugin that asks for more than there is: of the VMM's time, descriptors, threads and addresses.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use test_utils::guest::Program;
+use test_utils::memory::sealed_memfd;
+use test_utils::raw::request::{self, Memory};
+use test_utils::raw::{MainSocket, Message};
+
+use crate::common::{Backend, Driven, Tally, on_each_backend};
+
+on_each_backend! {
+    costly_requests_left_behind_do_not_keep_the_vmm
+    costly_requests_do_not_keep_the_vmm_from_killing_its_plugin
+    without_descriptors_requests_fail_and_leave_nothing
+    without_descriptors_for_the_vcpus_the_vm_ends
+    without_threads_for_the_vcpus_the_vm_ends
+    memory_beyond_all_measure_is_refused
+    a_dirty_log_longer_than_a_response_is_refused
+}
+
+const PAGE: u64 = 0x1000;
+const GIGABYTE: u64 = 1 << 30;
+
+/// Fills 60 connections with requests that cost much, while the VMM is stopped; where it is continued it finds them all.
+fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce()) -> Vec<MainSocket> {
+    let connections: Vec<_> = (0..60).map(|_| driven.connect()).collect();
+    let memory = sealed_memfd(8 * GIGABYTE);
+    driven.signal(Signal::STOP);
+    for (connection, id) in connections.iter().zip(1..) {
+        let create = Memory { dirty_log: true, ..Memory::new(u64::from(id) * 8 * GIGABYTE, 8 * GIGABYTE) };
+        let create = request::create_memory(id, create);
+        let destroy = request::destroy(id);
+        let mut has_room = true;
+        while has_room {
+            for (request, fds) in [(&create, &[memory.as_fd()][..]), (&destroy, &[])] {
+                has_room &= connection.send_at_once(request.as_bytes(), fds).is_ok();
+                tally.count();
+            }
+        }
+    }
+    then();
+    driven.signal(Signal::CONT);
+    connections
+}
+
+fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} costly requests left behind", backend.name()));
+    let _connections = with_costly_requests(&driven, &mut tally, || driven.relay.command("exit 0"));
+    let begun = Instant::now();
+    driven.end().assert_success();
+    // All of them took more than 20 s.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+fn costly_requests_do_not_keep_the_vmm_from_killing_its_plugin(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} costly requests before the end", backend.name()));
+    let _connections = with_costly_requests(&driven, &mut tally, || driven.signal(Signal::TERM));
+    let begun = Instant::now();
+    driven.end().assert_failure(&["did not exit in time"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// Takes a limit down and, when dropped, up again.
+struct Limited {
+    pid: Pid,
+    resource: Resource,
+    before: Rlimit,
+}
+
+impl Limited {
+    fn new(driven: &Driven, resource: Resource, most: u64) -> Self {
+        let pid = driven.running.pid();
+        let before = rlimit(pid, resource);
+        prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: before.maximum }).unwrap();
+        Self { pid, resource, before }
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        // The VMM may have ended.
+        let _ = prlimit(Some(self.pid), self.resource, self.before);
+    }
+}
+
+fn rlimit(pid: Pid, resource: Resource) -> Rlimit {
+    let named = match resource {
+        Resource::Nofile => "Max open files",
+        _ => "Max address space",
+    };
+    // prlimit tells the old one only where it sets a new one.
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix(named)).unwrap();
+    let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+    Rlimit { current: numbers.next().unwrap(), maximum: numbers.next().unwrap() }
+}
+
+/// Lets the VMM open nothing more: a limit holds for new descriptors, of which the lowest is taken.
+fn without_descriptors(driven: &Driven) -> Limited {
+    // What the VMM handed over it closes after its answer, but before the next.
+    driven.main.done(&request::set_irq(5, false));
+    let open = |fd: &u64| std::fs::symlink_metadata(format!("/proc/{}/fd/{fd}", driven.running.pid())).is_ok();
+    let lowest_free = (0..).find(|fd| !open(fd)).unwrap();
+    Limited::new(driven, Resource::Nofile, lowest_free)
+}
+
+fn without_descriptors_requests_fail_and_leave_nothing(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} requests without descriptors", backend.name()));
+    let memory = sealed_memfd(PAGE);
+    let create = request::create_memory(1000, Memory::new(0, PAGE));
+    let other = driven.connect();
+    let before = driven.resources();
+    let limited = without_descriptors(&driven);
+    let refused = |request: &Message, tally: &mut Tally| {
+        driven.main.refused(request, Errno::MFILE);
+        tally.count();
+    };
+    for round in 0..3 {
+        refused(&request::create_irq_event(1, 5, true), &mut tally);
+        refused(&request::create_io_event(2, request::IOPORT, 0x70, 1, 0), &mut tally);
+        refused(&request::new_connection(), &mut tally);
+        refused(&request::get_vcpus(), &mut tally);
+        refused(&request::get_shutdown_eventfd(), &mut tally);
+        // What needs none is served.
+        driven.main.done(&request::set_irq(5, round & 1 == 0));
+    }
+    // The descriptor never arrives, so there is nothing to answer.
+    other.send(create.as_bytes(), &[memory.as_fd()]).unwrap();
+    other.assert_hung_up();
+    drop(limited);
+    driven.assert_alive();
+    for id in [1, 2, 1000] {
+        driven.main.refused(&request::destroy(id), Errno::NOENT);
+    }
+    driven.assert_holds_no_more_than(before, "requests without descriptors");
+    driven.main.done_with(&create, &[memory.as_fd()]);
+    driven.finish().assert_logged(&["dropped", "Too many open files"]);
+}
+
+fn without_descriptors_for_the_vcpus_the_vm_ends(backend: Backend) {
+    let driven = Driven::with(backend, &Program::new(), &["-c", "4"]);
+    let event = driven.main.descriptor(&request::get_shutdown_eventfd());
+    let _limited = without_descriptors(&driven);
+    driven.main.done(&request::start());
+    if backend == Backend::Mock {
+        // Its vCPUs have no descriptors.
+        driven.finish();
+        return;
+    }
+    driven.obey(&event).assert_failure(&["KVM_CREATE_VCPU", "Too many open files"]);
+}
+
+fn without_threads_for_the_vcpus_the_vm_ends(backend: Backend) {
+    let driven = Driven::with(backend, &Program::new(), &["-c", "4"]);
+    let event = driven.main.descriptor(&request::get_shutdown_eventfd());
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", driven.running.pid())).unwrap();
+    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+    // No room for a thread's stack, but for what else it maps.
+    let _limited = Limited::new(&driven, Resource::As, pages * PAGE + 0x10_0000);
+    driven.main.done(&request::start());
+    driven.obey(&event).assert_failure(&["thread", "vCPU 0"]);
+}
+
+fn memory_beyond_all_measure_is_refused(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} memories beyond all measure", backend.name()));
+    let before = driven.resources();
+    // KVM counts the pages of a memory with 31 bits.
+    let most = ((1 << 31) - 1) * PAGE;
+    for length in [most + PAGE, 1 << 45, 1 << 62] {
+        let memory = sealed_memfd(length);
+        for dirty_log in [false, true] {
+            let create = request::create_memory(1, Memory { dirty_log, ..Memory::new(0, length) });
+            let errno = driven.main.ask_with(&create, &[memory.as_fd()]).errno;
+            let expected = [Errno::INVAL, Errno::NOMEM].map(|errno| i64::from(errno.raw_os_error()));
+            assert!(expected.contains(&errno), "{length:#x}: {errno}");
+            tally.count();
+        }
+    }
+    driven.assert_holds_no_more_than(before, "memories beyond all measure");
+    driven.assert_alive();
+    driven.finish();
+}
+
+fn a_dirty_log_longer_than_a_response_is_refused(backend: Backend) {
+    let driven = Driven::new(backend, &Program::new());
+    let mut tally = Tally::new(format!("{} long dirty logs", backend.name()));
+    // With a bit a page, 8 GiB make a bitmap as long as a response, for which the response has no room.
+    for (id, length, fits) in [(1, 8 * GIGABYTE - (1 << 20), true), (2, 8 * GIGABYTE, false), (3, 9 * GIGABYTE, false)]
+    {
+        let memory = sealed_memfd(length);
+        let logged = Memory { dirty_log: true, ..Memory::new(u64::from(id) * 0x10 * GIGABYTE, length) };
+        driven.main.done_with(&request::create_memory(id, logged), &[memory.as_fd()]);
+        if fits {
+            let bitmap = driven.main.done(&request::dirty_log(id)).body.bytes(1).len() as u64;
+            assert_eq!(bitmap, length / PAGE / 8);
+        } else {
+            driven.main.refused(&request::dirty_log(id), Errno::MSGSIZE);
+        }
+        driven.main.done(&request::destroy(id));
+        tally.count();
+    }
+    driven.finish();
+}
