@@ -237,8 +237,8 @@ impl<'a> Bus<'a> {
     pub(super) fn store_block(&mut self, address: u32, block: &[u8]) {
         for (at, skip, len) in pieces(address, block.len()) {
             let piece = block.get(skip..skip + len).unwrap_or_default();
-            for (at, chunk) in (at..).step_by(8).zip(piece.chunks(8)) {
-                self.store(at, chunk.len(), little_endian(chunk));
+            for (index, chunk) in (0..).zip(piece.chunks(8)) {
+                self.store(at.wrapping_add(8 * index), chunk.len(), little_endian(chunk));
             }
         }
     }
