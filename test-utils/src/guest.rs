@@ -1,5 +1,5 @@
-//! Guest programs in two forms that mean the same: real-mode machine code for a backend that executes it, and a
-//! [`Script`] for the mock.
+//! Guest programs in two forms that mean the same: real-mode machine code, and a [`Script`] for the mock where it is the
+//! scripts that are tested.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -90,15 +90,14 @@ impl Program {
         self.mov(0x60 | u32::from(line)).add(&[0xe6, 0x20], Step::Acknowledge { gsi: Gsi(line.into()) })
     }
 
-    /// The end of the guest: a jump to an address without memory, which is an internal error for KVM, and a shutdown in
-    /// the script.
+    /// The end of the guest: a jump to an address without memory, which is an internal error; in the script a shutdown.
     pub fn shutdown(self) -> Self {
         let [low, high] = RAM_UNMAPPED.to_le_bytes();
         // mov bx, address; jmp bx
         self.add(&[0xbb, low, high, 0xff, 0xe3], Step::Exit(Exit::Shutdown))
     }
 
-    /// Ends in `hlt` with interrupts off. On the mock the end of every script is one.
+    /// Ends in `hlt` with interrupts off. The end of every script is one.
     pub fn halt(mut self) -> Self {
         self.code.push(0xf4);
         self
@@ -128,35 +127,6 @@ impl Program {
     pub fn script(&self) -> Script {
         let steps = self.steps.iter().cloned();
         if self.forever { Script::forever(steps) } else { Script::once(steps) }
-    }
-
-    /// The script as [`Script::parse`] reads it.
-    ///
-    /// # Panics
-    ///
-    /// If it has a step that no line stands for.
-    pub fn script_text(&self) -> String {
-        let mut text: String = self.steps.iter().map(|step| line(step) + "\n").collect();
-        if self.forever {
-            text.push_str("again\n");
-        }
-        text
-    }
-}
-
-fn line(step: &Step) -> String {
-    match step {
-        Step::Mov(value) => format!("mov {value:#x}"),
-        Step::In { port, width } => format!("in {port:#x} {width}"),
-        Step::Out { port, width } => format!("out {port:#x} {width}"),
-        Step::Ins { port, width, count } => format!("ins {port:#x} {width} {count}"),
-        Step::Load { address, width } => format!("load {address:#x} {width}"),
-        Step::Store { address, width } => format!("store {address:#x} {width}"),
-        Step::Exit(Exit::Shutdown) => "shutdown".into(),
-        Step::Acknowledge { gsi } => format!("ack {gsi}"),
-        Step::Outs { .. } | Step::HypervCall { .. } | Step::Exit(_) => {
-            panic!("no line of a script stands for {step:?}")
-        }
     }
 }
 

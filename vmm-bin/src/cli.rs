@@ -90,7 +90,7 @@ pub(crate) struct RunArgs {
     /// What runs the guest
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) hypervisor: Choice,
-    /// What every vCPU of the mock does: a file of exits, one a line (--help shows the steps)
+    /// What every vCPU of the mock does in place of guest code: a file of exits, one a line (--help shows the steps)
     #[arg(long, value_name = "FILE")]
     pub(crate) script: Option<PathBuf>,
     /// How long the plugin may take to answer an access, in seconds, fractions allowed; without it, as long as it likes

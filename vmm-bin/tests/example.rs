@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::path::Path;
-
 use common::{Backend, Outboard, example, on_each_backend};
 
 on_each_backend! {
@@ -13,10 +11,6 @@ on_each_backend! {
 fn the_adder_adds(backend: Backend) {
     let mut args = vec!["run".into(), "--hypervisor".into(), backend.name().into()];
     args.extend(["--plugin".into(), example("adder")]);
-    if backend == Backend::Mock {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/adder.script");
-        args.extend(["--script".into(), script]);
-    }
     let ended = Outboard::new(args).run();
     ended.assert_success();
     assert_eq!(ended.stdout, ["2 + 3 = 5", "20 + 22 = 42"]);

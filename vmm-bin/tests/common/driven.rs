@@ -36,12 +36,12 @@ impl Driven {
 
     /// [`new`](Self::new) with more options of `outboard run`.
     pub(crate) fn with(backend: Backend, program: &Program, options: &[&str]) -> Self {
-        Self::start(program, |path| Outboard::plugin(backend, program, options, "relay", [path]))
+        Self::start(program, |path| Outboard::plugin(backend, options, "relay", [path]))
     }
 
     /// [`new`](Self::new) on the mock, whose vCPUs follow a script that no program stands for.
     pub(crate) fn scripted(script: &str) -> Self {
-        Self::start(&Program::new(), |path| Outboard::scripted(Backend::Mock, script, &[], "relay", [path]))
+        Self::start(&Program::new(), |path| Outboard::scripted(script, "relay", [path]))
     }
 
     fn start(program: &Program, call: impl FnOnce(&Path) -> Outboard) -> Self {
