@@ -15,6 +15,9 @@ use crate::PAGE_SIZE;
 /// Most bytes that KVM's emulator reads ahead for a `rep ins`.
 const READ_AHEAD: u32 = 1024;
 
+/// Where the items left are a multiple of this, a repeated instruction is fetched anew.
+const REFETCH: u32 = 1024;
+
 pub(super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
     let handler: Handler = match mnemonic {
         Mnemonic::Movsb => |exec, instruction| repeat(exec, instruction, 1, movs),
@@ -95,7 +98,8 @@ fn repeat(
         }
         if !done.last {
             exec.state.regs.rip = exec.start;
-            exec.repeats = true;
+            // KVM's emulator fetches the instruction again whenever this many are left, and so for the last look too.
+            exec.repeats = left % REFETCH != 0;
         }
     }
     Ok(())
