@@ -6,7 +6,7 @@
 //!
 //! * [`kvm::Kvm`] runs guests on `/dev/kvm`;
 //! * [`mock::Mock`] needs no device. It keeps memory slots and vCPU state of its own, obeys the rules KVM obeys,
-//!   and lets its vCPUs do what a [`mock::Script`] says.
+//!   and interprets the guest's code.
 //!
 //! A vCPU is driven by [`Vcpu::run`], which returns an [`Exit`]. A guest's read is answered with [`Vcpu::answer`]
 //! before the next `run`. Any thread may end a `run` with the vCPU's [`Kick`].

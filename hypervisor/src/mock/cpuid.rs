@@ -1,4 +1,4 @@
-//! What the mock's processor can do: the least that makes sense. Scripts execute no `cpuid`.
+//! What the mock's processor says it can do: the least that makes sense.
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 

@@ -1,18 +1,20 @@
 //! The backend that needs no device.
 //!
 //! It keeps memory slots, vCPU state and kicks of its own and obeys the rules that KVM obeys, so that what lies above
-//! can be tested anywhere. What its vCPUs do is said by a [`Script`].
+//! can be tested anywhere. Its vCPUs execute what lies in guest memory ([`Mock::guest_code`]), or follow a [`Script`].
 //!
 //! What has a model, and how far it goes:
 //!
-//! * memory: slots, read-only ones, and exact dirty logs of what scripts store. Where `ins` puts its data is not kept;
+//! * the processor: `docs/mock-cpu.md` says which instructions and modes it knows. A [`SoftVcpu`] can be led step by step,
+//!   several of them in [`Lockstep`];
+//! * memory: slots, read-only ones, and exact dirty logs. Where a script's `ins` puts its data is not kept;
 //! * ioeventfds: as KVM's, signalled by matching writes instead of an exit, each byte of an `outs` by itself;
 //! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, seen in the PICs and the IOAPIC it is routed to. None is
-//!   delivered to a vCPU, and messages go nowhere. A script acknowledges an interrupt by [`Step::Acknowledge`], which
-//!   lowers what irqfds raised and signals their resample events;
+//!   delivered to a vCPU, and messages go nowhere. A guest acknowledges an interrupt by a specific end of interrupt at the
+//!   first PIC, a script by [`Step::Acknowledge`]: it lowers what irqfds raised and signals their resample events;
 //! * PICs, IOAPIC, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
-//!   refuses them. Nothing counts: clock, PIT, TSC and the local APIC's timer stand still. Ports and pages of chips are no
-//!   different from others: a script's access to them exits;
+//!   refuses them. Clock, PIT and the local APIC's timer stand still; the TSC counts instructions. Ports and pages of chips
+//!   are no different from others: an access to them exits;
 //! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
 //! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
