@@ -18,7 +18,7 @@ mod script {
     use super::*;
 
     fn mock(_case: &str, program: &Program) -> Option<Box<dyn Hypervisor>> {
-        Some(Box::new(Mock::new(program.script())))
+        Some(Box::new(Mock::new(program.script()?)))
     }
 
     test_utils::conformance_tests!(mock);

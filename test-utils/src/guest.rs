@@ -30,6 +30,8 @@ pub struct Program {
     code: Vec<u8>,
     steps: Vec<Step>,
     forever: bool,
+    /// It does what no script can.
+    code_only: bool,
 }
 
 impl Program {
@@ -41,6 +43,13 @@ impl Program {
     fn add(mut self, code: &[u8], step: Step) -> Self {
         self.code.extend(code);
         self.steps.push(step);
+        self
+    }
+
+    /// Machine code that no script stands for.
+    pub fn code_only(mut self, code: &[u8]) -> Self {
+        self.code.extend(code);
+        self.code_only = true;
         self
     }
 
@@ -70,6 +79,24 @@ impl Program {
         code.extend([0xfc, 0xb9, count_low, count_high, 0xbf, to_low, to_high, 0xf3]);
         code.extend(sized(width, 0x6c));
         self.add(&code, Step::Ins { port, width, count })
+    }
+
+    /// `rep outsb` of up to 127 bytes.
+    ///
+    /// # Panics
+    ///
+    /// If there are more.
+    pub fn output_string(self, port: u16, data: &[u8]) -> Self {
+        let len = i8::try_from(data.len()).expect("up to 127 bytes").unsigned_abs();
+        // The bytes lie behind a jump over them.
+        let address = ENTRY as u16 + self.code.len() as u16 + 2;
+        let [low, high] = address.to_le_bytes();
+        let mut code = vec![0xeb, len];
+        code.extend(data);
+        code.extend(mov_dx(port));
+        // cld; mov si, address; mov cx, len; rep outsb
+        code.extend([0xfc, 0xbe, low, high, 0xb9, len, 0, 0xf3, 0x6e]);
+        self.add(&code, Step::Outs { port, data: data.to_vec() })
     }
 
     /// Loads 1, 2 or 4 bytes from memory below 64 KiB.
@@ -123,10 +150,14 @@ impl Program {
         code
     }
 
-    /// The script. One that is not for ever ends in a wait, as the code ends in a jump to itself.
-    pub fn script(&self) -> Script {
+    /// The script, if there is one. One that is not for ever ends in a wait, as the code ends in a jump to itself.
+    pub fn script(&self) -> Option<Script> {
         let steps = self.steps.iter().cloned();
-        if self.forever { Script::forever(steps) } else { Script::once(steps) }
+        match (self.code_only, self.forever) {
+            (true, _) => None,
+            (false, true) => Some(Script::forever(steps)),
+            (false, false) => Some(Script::once(steps)),
+        }
     }
 }
 

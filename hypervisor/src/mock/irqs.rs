@@ -3,7 +3,7 @@
 //! A line's level is that of `set_irq` or of its irqfds, whichever is high. A change goes to the pins it is routed to:
 //! each PIC latches edges and follows levels as an 8259 does; the IOAPIC's `irr` follows the line. No interrupt is
 //! delivered to a vCPU; a script acknowledges one by [`Step::Acknowledge`](super::Step::Acknowledge).
-//! An irqfd's trigger is looked at when a chip is asked for and before each step of a vCPU.
+//! An irqfd's trigger is looked at when a chip is asked for and before each step of a script.
 #![cfg_attr(
     not(test),
     deny(
