@@ -70,7 +70,9 @@ impl From<&MachineError> for Errno {
             },
             MachineError::Backend(error) => error.into(),
             MachineError::AlreadyStarted => Self::INVAL,
-            MachineError::Thread { source, .. } | MachineError::EventFd { source, .. } => source.into(),
+            MachineError::Thread { source, .. }
+            | MachineError::Cgroup { source, .. }
+            | MachineError::EventFd { source, .. } => source.into(),
         }
     }
 }

@@ -31,11 +31,13 @@ mod wire;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{Error, Result};
 use hypervisor::Hypervisor;
 pub use tap::{MacAddress, Tap};
+pub use vmm_core::Cgroup;
 
 /// The program that is to be a VM's plugin.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct Config {
     pub vcpus: NonZeroU32,
     /// How long the plugin may take to answer an access; `None` for as long as it likes.
     pub exit_timeout: Option<Duration>,
+    /// What each vCPU's thread joins before its vCPU runs.
+    pub vcpu_cgroup: Option<Arc<Cgroup>>,
     /// The network device that the plugin gets when it asks for one.
     pub tap: Option<Tap>,
 }

@@ -358,7 +358,7 @@ mod tests {
 
     fn vm(vcpus: u32) -> PluginVm<'static> {
         crate::descriptor_limit::raise();
-        let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None };
+        let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None, cgroup: None };
         let (mut machine, _) = Machine::new(mock().create_vm().unwrap(), &config).unwrap();
         let (owner, _) = machine.attach_far_ends("test").unwrap();
         let pipes = (0..vcpus).map(|_| Arc::new(VcpuPipes::new().unwrap())).collect();

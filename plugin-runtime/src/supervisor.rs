@@ -64,7 +64,8 @@ impl<'h> Supervisor<'h> {
         descriptor_limit::raise();
         let signals = Signals::new()?;
         let name = command.name();
-        let machine_config = vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout };
+        let machine_config =
+            vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout, cgroup: config.vcpu_cgroup };
         let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &machine_config)?;
         let pipes = (0..config.vcpus.get()).map(|_| VcpuPipes::new().map(Arc::new)).collect::<Result<Vec<_>>>()?;
         let stop = machine.stop_signal().clone();

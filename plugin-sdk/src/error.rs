@@ -54,6 +54,14 @@ pub enum Error {
     /// The vCPUs of this VM have been handed out before, here or on a connection that this one is related to.
     #[error("the vCPUs have been handed out before")]
     VcpusTaken,
+    /// A number that stands for none of the things it should choose from.
+    #[error("{number} is no {what}")]
+    UnknownNumber {
+        /// The kind of thing.
+        what: &'static str,
+        /// The number.
+        number: u32,
+    },
     /// A read's answer must have as many bytes as the read.
     #[error("{given} bytes cannot answer a read of {expected}")]
     AnswerLength {
@@ -81,6 +89,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// The errno behind it, where there is one: the VMM's in [`Refused`](Self::Refused), the system's in
+    /// [`System`](Self::System) and [`BadSocket`](Self::BadSocket). For interfaces that speak in errnos.
+    ///
+    /// ```
+    /// # use std::io;
+    /// let refused = plugin_sdk::Error::Refused { request: "start", source: io::Error::from_raw_os_error(22) };
+    /// assert_eq!(refused.errno(), Some(22));
+    /// assert_eq!(plugin_sdk::Error::HungUp.errno(), None);
+    /// ```
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { source, .. } | Self::System { source, .. } | Self::BadSocket { source, .. } => {
+                source.raw_os_error()
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn unexpected(what: impl Into<String>) -> Self {
         Self::Unexpected { what: what.into() }
     }

@@ -10,6 +10,36 @@ use crate::{Access, Error};
 ///
 /// All but [`Posted`](Self::Posted) hold the vCPU, which stands still until the event is resumed or answered. To drop one
 /// instead leaves the vCPU where it is, and the next `wait` reports the same event again.
+///
+/// ```no_run
+/// # fn serve(vcpu: &mut plugin_sdk::Vcpu) -> Result<(), plugin_sdk::Error> {
+/// use plugin_sdk::Event;
+///
+/// match vcpu.wait()? {
+///     Event::Read(mut read) => {
+///         let rip = read.state().regs()?.rip;
+///         println!("a read of {:?} at {rip:#x}", read.access());
+///         let answer = vec![0xff; read.access().length];
+///         read.answer(&answer)
+///     }
+///     Event::Posted(posted) => {
+///         println!("{:?} was written", posted.data);
+///         Ok(())
+///     }
+///     other => other.resume(),
+/// }
+/// # }
+/// ```
+///
+/// To resume takes the event, and the state goes with it:
+///
+/// ```compile_fail,E0382
+/// # fn serve(mut paused: plugin_sdk::Paused<'_>) -> Result<(), plugin_sdk::Error> {
+/// paused.resume()?;
+/// paused.state().regs()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use = "the vCPU stands still until the event is resumed"]
@@ -24,6 +54,10 @@ pub enum Event<'v> {
     Posted(Posted),
     /// The vCPU was [paused](crate::Connection::pause_vcpus).
     Paused(Paused<'v>),
+    /// The guest makes a Hyper-V hypercall and waits for its result.
+    HypervCall(HypervCall<'v>),
+    /// The guest has written a register of Hyper-V's synthetic interrupt controller and waits.
+    HypervSynic(HypervSynic<'v>),
 }
 
 /// A vCPU that stands still.
@@ -53,6 +87,43 @@ pub struct Paused<'v> {
     user: u64,
 }
 
+/// A Hyper-V hypercall that waits for its result. Only guests of a vCPU with a
+/// [`Capability::HypervSynic`](crate::Capability::HypervSynic) make one that comes here.
+#[derive(Debug)]
+pub struct HypervCall<'v> {
+    state: State<'v>,
+    call: HypervCallInput,
+}
+
+/// What a guest hands over with a hypercall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HypervCallInput {
+    /// Which call, and how: the hypercall input value of Hyper-V's specification.
+    pub input: u64,
+    /// Two parameters: the values themselves for a fast call, else guest-physical addresses of input and output.
+    pub params: [u64; 2],
+}
+
+/// A vCPU that stands still after a write to its synthetic interrupt controller.
+#[derive(Debug)]
+pub struct HypervSynic<'v> {
+    state: State<'v>,
+    write: SynicWrite,
+}
+
+/// A write to a synthetic interrupt controller, and how that then stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SynicWrite {
+    /// The number of the MSR that was written.
+    pub msr: u32,
+    /// The controller's `SCONTROL`.
+    pub control: u64,
+    /// Its `SIEFP`: where in guest memory event flags go, and whether they do.
+    pub event_page: u64,
+    /// Its `SIMP`: where in guest memory messages go, and whether they do.
+    pub message_page: u64,
+}
+
 /// A write that the guest did not wait for. There is no vCPU to look at or resume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posted {
@@ -64,7 +135,7 @@ pub struct Posted {
 
 impl<'v> Event<'v> {
     /// Lets the vCPU run on, whatever happened: for events that a plugin does not care about. A read gets zeros, as from
-    /// an address that nobody has reserved; after a posted write there is nothing to be done.
+    /// an address that nobody has reserved; a hypercall succeeds by its result 0; after a posted write there is nothing to be done.
     ///
     /// # Errors
     /// [`Error::HungUp`], or the channel's failure.
@@ -74,7 +145,22 @@ impl<'v> Event<'v> {
             Self::Read(read) => read.state.vcpu.resume(&vec![0; read.access.length]),
             Self::Write(write) => write.resume(),
             Self::Paused(paused) => paused.resume(),
+            Self::HypervCall(call) => call.answer(0),
+            Self::HypervSynic(synic) => synic.resume(),
             Self::Posted(_) => Ok(()),
+        }
+    }
+
+    /// The state of the vCPU that stands still for this event; `None` for a posted write, after which none does.
+    pub fn state(&mut self) -> Option<&mut State<'v>> {
+        match self {
+            Self::Init(stopped) => Some(stopped.state()),
+            Self::Read(read) => Some(read.state()),
+            Self::Write(write) => Some(write.state()),
+            Self::Paused(paused) => Some(paused.state()),
+            Self::HypervCall(call) => Some(call.state()),
+            Self::HypervSynic(synic) => Some(synic.state()),
+            Self::Posted(_) => None,
         }
     }
 
@@ -87,6 +173,8 @@ impl<'v> Event<'v> {
             Reason::Read(access) => Self::Read(Read { state, access }),
             Reason::Write(access) => Self::Write(Write { state, access }),
             Reason::Paused(user) => Self::Paused(Paused { state, user }),
+            Reason::HypervCall(call) => Self::HypervCall(HypervCall { state, call }),
+            Reason::HypervSynic(write) => Self::HypervSynic(HypervSynic { state, write }),
         }
     }
 }
@@ -162,6 +250,48 @@ impl<'v> Paused<'v> {
     #[must_use]
     pub fn user(&self) -> u64 {
         self.user
+    }
+
+    /// The vCPU's state.
+    pub fn state(&mut self) -> &mut State<'v> {
+        &mut self.state
+    }
+
+    /// Lets the vCPU run on.
+    ///
+    /// # Errors
+    /// [`Error::HungUp`], or the channel's failure.
+    pub fn resume(self) -> Result<(), Error> {
+        self.state.vcpu.resume(&[])
+    }
+}
+
+impl<'v> HypervCall<'v> {
+    /// Which call, with what.
+    #[must_use]
+    pub fn call(&self) -> HypervCallInput {
+        self.call
+    }
+
+    /// The vCPU's state.
+    pub fn state(&mut self) -> &mut State<'v> {
+        &mut self.state
+    }
+
+    /// Gives the guest the call's result and lets it run on.
+    ///
+    /// # Errors
+    /// [`Error::HungUp`], or the channel's failure.
+    pub fn answer(self, result: u64) -> Result<(), Error> {
+        self.state.vcpu.resume(&result.to_ne_bytes())
+    }
+}
+
+impl<'v> HypervSynic<'v> {
+    /// What was written.
+    #[must_use]
+    pub fn write(&self) -> SynicWrite {
+        self.write
     }
 
     /// The vCPU's state.

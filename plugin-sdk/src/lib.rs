@@ -7,6 +7,12 @@
 //! - [`Connection`] asks for things of the VM as a whole.
 //! - [`GuestMemory`] is memory that plugin and guest share.
 //! - [`Vcpu`] reports [`Event`]s. While one is held its vCPU stands still and its [`State`] can be read and changed.
+//! - [`IoEvent`] and [`IrqEvent`] are eventfds that the guest signals, or that interrupt it, without an event of a vCPU.
+//!
+//! What must not be done does not compile: an event that was resumed is gone, and with it the way to the vCPU's state; a
+//! posted write cannot be resumed, since it has no vCPU; an object that was destroyed is gone too.
+//!
+//! [`from_c`] tells what stands for each function of the C API.
 //!
 //! # A whole plugin
 //!
@@ -87,20 +93,46 @@
 //! assertions the standard library also asks, by `fcntl`, whether a descriptor is open when it closes it.
 
 mod address;
+mod call_hint;
 mod connection;
+mod cpuid;
 mod env;
 mod error;
 mod event;
+mod eventfd;
+#[doc = include_str!("from_c.md")]
+pub mod from_c {}
+mod fpu;
+mod io_event;
+mod irq_event;
+mod irqs;
+mod machine_state;
+mod mapping;
 mod memory;
+mod net;
+mod objects;
+mod ranges;
+mod registers;
 mod state;
+mod system;
 mod transport;
 mod vcpu;
 
 pub use address::{Access, AddressSpace};
-pub use connection::{Connection, MappedMemory, MemoryFlags};
+pub use call_hint::{CallHint, Direction, HintDetail};
+pub use connection::Connection;
 pub use error::Error;
-pub use event::{Event, Paused, Posted, Read, Stopped, Write};
-pub use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_sregs};
+pub use event::{Event, HypervCall, HypervCallInput, HypervSynic, Paused, Posted, Read, Stopped, SynicWrite, Write};
+pub use io_event::{IoEvent, WriteMatch};
+pub use irq_event::IrqEvent;
+pub use irqs::{Irqchip, Pic, Route, RouteTarget};
+/// The kernel's structures.
+pub use kvm_bindings::{
+    kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_ioapic_state, kvm_lapic_state, kvm_mp_state,
+    kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+};
+pub use mapping::{MappedMemory, MemoryFlags};
 pub use memory::{GuestMemory, PAGE_SIZE};
-pub use state::State;
+pub use net::NetConfig;
+pub use state::{Capability, State};
 pub use vcpu::Vcpu;

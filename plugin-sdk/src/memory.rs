@@ -112,7 +112,7 @@ impl AsFd for GuestMemory {
     }
 }
 
-fn check_pages(value: u64) -> Result<(), Error> {
+pub(crate) fn check_pages(value: u64) -> Result<(), Error> {
     if value.is_multiple_of(PAGE_SIZE) { Ok(()) } else { Err(Error::NotPages { value }) }
 }
 

@@ -1,33 +1,48 @@
 //! The registers and other state of a vCPU that stands still.
 
-use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_sregs};
-use plugin_proto::messages::vcpu_request::{GetState, Message, SetState, StateSet};
-use plugin_proto::messages::vcpu_response;
+use kvm_bindings::{
+    KVM_CAP_HYPERV_SYNIC, KVM_CAP_HYPERV_SYNIC2, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_lapic_state,
+    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+};
+use plugin_proto::messages::vcpu_request::{
+    EnableCapability, GetMsrs, GetState, MsrEntry, SetCpuid, SetMsrs, SetState, StateSet,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::Error;
-use crate::vcpu::{Vcpu, other_response};
+use crate::fpu::Fpu;
+use crate::registers::{Known, Registers};
+use crate::vcpu::{Vcpu, ask};
+use crate::{Error, cpuid};
 
 /// The state of a vCPU that stands still. It is reached through the event that the vCPU stands still for.
 ///
-/// General and special registers that are set stay in this process until the event is resumed, and are set before the
-/// guest runs on; a `get` after the set returns them. Registers that came with the event, because of a hint, are
-/// returned without asking the VMM. Everything else is a request to the VMM, answered at once.
+/// General, special and debug registers cost the fewest requests. Those that came with the event, because of a
+/// [hint](crate::CallHint), are returned without asking the VMM. Those that are set stay in this process and travel with the
+/// resume; only a `get` after the `set` sends them first, so that it returns what the vCPU has made of them. Everything else is a
+/// request to the VMM, answered at once.
 #[derive(Debug)]
 pub struct State<'v> {
     pub(crate) vcpu: &'v mut Vcpu,
+}
+
+/// An ability of a vCPU that the kernel has switched off at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Capability {
+    /// `KVM_CAP_HYPERV_SYNIC`: the synthetic interrupt controller.
+    HypervSynic,
+    /// `KVM_CAP_HYPERV_SYNIC2`: the same, whose pages the kernel does not clear when they are enabled.
+    HypervSynic2,
 }
 
 impl State<'_> {
     /// The general registers.
     ///
     /// # Errors
-    /// [`Error::Refused`], or the channel's failure.
+    /// [`Error::Refused`], also of registers that were set and could not be applied; those are forgotten. Or the channel's
+    /// failure.
     pub fn regs(&mut self) -> Result<kvm_regs, Error> {
-        match self.vcpu.stop.registers.regs.known() {
-            Some(regs) => Ok(regs),
-            None => self.get(StateSet::REGS),
-        }
+        self.look(StateSet::REGS, |registers| &mut registers.regs)
     }
 
     /// Sets the general registers when the event is resumed.
@@ -38,17 +53,59 @@ impl State<'_> {
     /// The special registers: segments, control registers and the like.
     ///
     /// # Errors
-    /// [`Error::Refused`], or the channel's failure.
+    /// As for [`regs`](Self::regs).
     pub fn sregs(&mut self) -> Result<kvm_sregs, Error> {
-        match self.vcpu.stop.registers.sregs.known() {
-            Some(sregs) => Ok(sregs),
-            None => self.get(StateSet::SREGS),
-        }
+        self.look(StateSet::SREGS, |registers| &mut registers.sregs)
     }
 
     /// Sets the special registers when the event is resumed.
     pub fn set_sregs(&mut self, sregs: &kvm_sregs) {
         self.vcpu.stop.registers.sregs = Known::Set(*sregs);
+    }
+
+    /// The debug registers.
+    ///
+    /// # Errors
+    /// As for [`regs`](Self::regs).
+    pub fn debugregs(&mut self) -> Result<kvm_debugregs, Error> {
+        self.look(StateSet::DEBUGREGS, |registers| &mut registers.debugregs)
+    }
+
+    /// Sets the debug registers when the event is resumed.
+    pub fn set_debugregs(&mut self, debugregs: &kvm_debugregs) {
+        self.vcpu.stop.registers.debugregs = Known::Set(*debugregs);
+    }
+
+    /// The registers of x87 and SSE.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn fpu(&mut self) -> Result<kvm_fpu, Error> {
+        self.get::<Fpu>(StateSet::FPU).map(kvm_fpu::from)
+    }
+
+    /// Sets, at once, the registers of x87 and SSE.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Error> {
+        self.set(StateSet::FPU, &Fpu::from(fpu))
+    }
+
+    /// The registers of the local APIC.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn lapic(&mut self) -> Result<kvm_lapic_state, Error> {
+        self.get(StateSet::LAPIC)
+    }
+
+    /// Sets, at once, the registers of the local APIC.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn set_lapic(&mut self, lapic: &kvm_lapic_state) -> Result<(), Error> {
+        self.set(StateSet::LAPIC, lapic)
     }
 
     /// Whether the vCPU runs, halts or waits to be started: `KVM_MP_STATE_RUNNABLE` (0) and so on.
@@ -67,78 +124,140 @@ impl State<'_> {
         self.set(StateSet::MP, mp_state)
     }
 
-    fn get<T: FromBytes>(&mut self, set: StateSet) -> Result<T, Error> {
-        let request = Message::GetState(GetState { set: set.into(), ..Default::default() });
-        match self.vcpu.ask("get_state", request)? {
-            vcpu_response::Message::GetState(answer) => parse(&answer.state),
-            other => Err(other_response("get_state", &other)),
+    /// The extended control registers.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn xcrs(&mut self) -> Result<kvm_xcrs, Error> {
+        self.get(StateSet::XCREGS)
+    }
+
+    /// Sets, at once, the extended control registers.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn set_xcrs(&mut self, xcrs: &kvm_xcrs) -> Result<(), Error> {
+        self.set(StateSet::XCREGS, xcrs)
+    }
+
+    /// Exceptions and interrupts that are under way or waiting.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn vcpu_events(&mut self) -> Result<kvm_vcpu_events, Error> {
+        self.get(StateSet::EVENTS)
+    }
+
+    /// Sets, at once, the exceptions and interrupts that are under way or waiting.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn set_vcpu_events(&mut self, events: &kvm_vcpu_events) -> Result<(), Error> {
+        self.set(StateSet::EVENTS, events)
+    }
+
+    /// The values of MSRs, in order, up to the first that the kernel does not know: so there may be fewer than `indices`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn msrs(&mut self, indices: &[u32]) -> Result<Vec<u64>, Error> {
+        let request = GetMsrs { entry_indices: indices.to_vec(), ..Default::default() };
+        let values = ask!(self.vcpu, "get_msrs", GetMsrs(request))?.entry_data;
+        if values.len() > indices.len() {
+            return Err(Error::unexpected(format!("{} values of {} MSRs", values.len(), indices.len())));
         }
+        Ok(values)
+    }
+
+    /// Sets MSRs, at once and in order, up to the first that the kernel does not take. How many it took is not told.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or the channel's failure.
+    pub fn set_msrs(&mut self, entries: &[kvm_msr_entry]) -> Result<(), Error> {
+        let entry = |entry: &kvm_msr_entry| MsrEntry { index: entry.index, data: entry.data, ..Default::default() };
+        let request = SetMsrs { entries: entries.iter().map(entry).collect(), ..Default::default() };
+        ask!(self.vcpu, "set_msrs", SetMsrs(request)).map(drop)
+    }
+
+    /// Sets what the guest's `cpuid` returns, at once. Of the entries' flags only `KVM_CPUID_FLAG_SIGNIFCANT_INDEX` is
+    /// carried.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], as the kernel says: `E2BIG` for too many entries.
+    pub fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<(), Error> {
+        let request = SetCpuid { entries: entries.iter().map(cpuid::to_wire).collect(), ..Default::default() };
+        ask!(self.vcpu, "set_cpuid", SetCpuid(request)).map(drop)
+    }
+
+    /// The CPUID entries of the Hyper-V features that the kernel has for this vCPU.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], as the kernel says.
+    pub fn hyperv_cpuid(&mut self) -> Result<Vec<kvm_cpuid_entry2>, Error> {
+        let answer = ask!(self.vcpu, "get_hyperv_cpuid", GetHypervCpuid(Default::default()))?;
+        Ok(answer.entries.iter().map(cpuid::from_wire).collect())
+    }
+
+    /// Switches an ability on.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: `EINVAL` where the kernel does not have it.
+    pub fn enable_capability(&mut self, capability: Capability) -> Result<(), Error> {
+        let request = EnableCapability { capability: capability.number(), ..Default::default() };
+        ask!(self.vcpu, "enable_capability", EnableCapability(request)).map(drop)
+    }
+
+    /// Registers that may be known here or wait to be set.
+    fn look<T>(&mut self, set: StateSet, known: fn(&mut Registers) -> &mut Known<T>) -> Result<T, Error>
+    where
+        T: FromBytes + IntoBytes + Immutable + Copy,
+    {
+        match *known(&mut self.vcpu.stop.registers) {
+            Known::Attached(value) => return Ok(value),
+            Known::Set(value) => {
+                *known(&mut self.vcpu.stop.registers) = Known::Nothing;
+                self.set(set, &value)?;
+            }
+            Known::Nothing => {}
+        }
+        self.get(set)
+    }
+
+    fn get<T: FromBytes>(&mut self, set: StateSet) -> Result<T, Error> {
+        let request = GetState { set: set.into(), ..Default::default() };
+        ask!(self.vcpu, "get_state", GetState(request)).and_then(|answer| parse(&answer.state))
     }
 
     fn set<T: IntoBytes + Immutable>(&mut self, set: StateSet, state: &T) -> Result<(), Error> {
-        let request =
-            Message::SetState(SetState { set: set.into(), state: state.as_bytes().to_vec(), ..Default::default() });
-        match self.vcpu.ask("set_state", request)? {
-            vcpu_response::Message::SetState(_) => Ok(()),
-            other => Err(other_response("set_state", &other)),
-        }
+        let request = SetState { set: set.into(), state: state.as_bytes().to_vec(), ..Default::default() };
+        ask!(self.vcpu, "set_state", SetState(request)).map(drop)
     }
 }
 
-/// The registers that are known without asking.
-#[derive(Debug, Default)]
-pub(crate) struct Registers {
-    regs: Known<kvm_regs>,
-    sregs: Known<kvm_sregs>,
-}
-
-#[derive(Debug, Default)]
-enum Known<T> {
-    #[default]
-    No,
-    /// It came with the event.
-    Attached(T),
-    /// The plugin has set it in this event.
-    Set(T),
-}
-
-impl Registers {
-    /// From the bytes in an event; no bytes are no registers.
-    pub(crate) fn attached(regs: &[u8], sregs: &[u8]) -> Result<Self, Error> {
-        Ok(Self { regs: Known::attached(regs)?, sregs: Known::attached(sregs)? })
-    }
-
-    /// The bytes of general and special registers for a resume; none where nothing was set.
-    pub(crate) fn changed(&self) -> (Vec<u8>, Vec<u8>) {
-        (self.regs.changed(), self.sregs.changed())
-    }
-}
-
-impl<T: FromBytes + IntoBytes + Immutable + Copy> Known<T> {
-    fn attached(bytes: &[u8]) -> Result<Self, Error> {
-        if bytes.is_empty() {
-            return Ok(Self::No);
-        }
-        parse(bytes).map(Self::Attached)
-    }
-
-    fn known(&self) -> Option<T> {
+impl Capability {
+    fn number(self) -> u32 {
         match self {
-            Self::No => None,
-            Self::Attached(value) | Self::Set(value) => Some(*value),
+            Self::HypervSynic => KVM_CAP_HYPERV_SYNIC,
+            Self::HypervSynic2 => KVM_CAP_HYPERV_SYNIC2,
         }
     }
+}
 
-    fn changed(&self) -> Vec<u8> {
-        match self {
-            Self::No | Self::Attached(_) => Vec::new(),
-            Self::Set(value) => value.as_bytes().to_vec(),
+/// From the kernel's number.
+impl TryFrom<u32> for Capability {
+    type Error = Error;
+
+    fn try_from(number: u32) -> Result<Self, Error> {
+        match number {
+            KVM_CAP_HYPERV_SYNIC => Ok(Self::HypervSynic),
+            KVM_CAP_HYPERV_SYNIC2 => Ok(Self::HypervSynic2),
+            _ => Err(Error::UnknownNumber { what: "capability that a plugin may enable", number }),
         }
     }
 }
 
 /// A kernel struct from its bytes.
-fn parse<T: FromBytes>(bytes: &[u8]) -> Result<T, Error> {
+pub(crate) fn parse<T: FromBytes>(bytes: &[u8]) -> Result<T, Error> {
     T::read_from_bytes(bytes)
         .map_err(|_| Error::unexpected(format!("{} bytes of state where {} are due", bytes.len(), size_of::<T>())))
 }

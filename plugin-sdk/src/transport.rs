@@ -16,6 +16,22 @@ use rustix::net::{
 
 use crate::Error;
 
+/// What becomes of received descriptors in processes that this one starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inheritance {
+    CloseOnExec,
+    Inheritable,
+}
+
+impl Inheritance {
+    fn flags(self) -> RecvFlags {
+        match self {
+            Self::CloseOnExec => RecvFlags::CMSG_CLOEXEC,
+            Self::Inheritable => RecvFlags::empty(),
+        }
+    }
+}
+
 /// Sends one datagram, with at most one descriptor.
 pub(crate) fn send(socket: BorrowedFd<'_>, datagram: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Error> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_REQUEST_FDS))];
@@ -32,11 +48,15 @@ pub(crate) fn send(socket: BorrowedFd<'_>, datagram: &[u8], fd: Option<BorrowedF
 }
 
 /// Receives one datagram into `buffer`: its length and its descriptors.
-pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Error> {
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    inheritance: Inheritance,
+) -> Result<(usize, Vec<OwnedFd>), Error> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_RESPONSE_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut buffer = [IoSliceMut::new(buffer)];
-    let received = retry_on_intr(|| rustix::net::recvmsg(socket, &mut buffer, &mut control, RecvFlags::CMSG_CLOEXEC))
+    let received = retry_on_intr(|| rustix::net::recvmsg(socket, &mut buffer, &mut control, inheritance.flags()))
         .map_err(|errno| Error::system("receiving a response", errno))?;
 
     let mut fds = Vec::new();

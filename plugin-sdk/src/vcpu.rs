@@ -8,9 +8,22 @@ use plugin_proto::messages::vcpu_response::wait::{Exit, Io};
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_response};
 use plugin_proto::{ResponseReader, encode_vcpu_request};
 
-use crate::event::{Event, Posted};
-use crate::state::Registers;
+use crate::event::{Event, HypervCallInput, Posted, SynicWrite};
+use crate::registers::Registers;
 use crate::{Access, Error, transport};
+
+/// Sends the request `$variant` and takes the answer that bears its name.
+macro_rules! ask {
+    ($vcpu:expr, $name:literal, $variant:ident($request:expr)) => {{
+        use plugin_proto::messages::{vcpu_request, vcpu_response};
+        match $vcpu.exchange($name, vcpu_request::Message::$variant($request)) {
+            Ok(vcpu_response::Message::$variant(answer)) => Ok(answer),
+            Ok(other) => Err($crate::Error::unexpected(format!("{other:?} in answer to {}", $name))),
+            Err(error) => Err(error),
+        }
+    }};
+}
+pub(crate) use ask;
 
 /// Bytes asked for by one read: an access with registers attached fits several times.
 const READ_SIZE: usize = 8192;
@@ -62,6 +75,8 @@ pub(crate) enum Reason {
     Read(Access),
     Write(Access),
     Paused(u64),
+    HypervCall(HypervCallInput),
+    HypervSynic(SynicWrite),
 }
 
 impl Vcpu {
@@ -87,7 +102,7 @@ impl Vcpu {
     /// Blocks until the vCPU has something to report.
     ///
     /// While the vCPU stands still, that is the event it stands still for: an event that was dropped without being resumed
-    /// comes again, with the registers that were set in it.
+    /// comes again, at once, with the registers that were set in it.
     ///
     /// # Errors
     /// [`Error::HungUp`] at the end of the VM, or the channel's failure.
@@ -104,17 +119,36 @@ impl Vcpu {
         Ok(Event::of(self))
     }
 
+    /// The event that the vCPU stands still for, if it does; like [`wait`](Self::wait), but it never blocks, and nothing
+    /// is asked of the VMM.
+    ///
+    /// A program whose own callers come and go while the vCPU stands still, like a binding to another language, reaches the
+    /// vCPU's state again by it.
+    pub fn held(&mut self) -> Option<Event<'_>> {
+        (self.phase == Phase::Stopped).then(|| Event::of(self))
+    }
+
     /// Takes the next wait response: a posted write, or the stop, which is noted.
     fn next_stop(&mut self) -> Result<Option<Posted>, Error> {
         let exit = match self.receive("wait")? {
             vcpu_response::Message::Wait(wait) => wait.exit,
-            other => return Err(other_response("wait", &other)),
+            other => return Err(Error::unexpected(format!("{other:?} in place of a wait response"))),
         };
         self.stop = match exit {
             Some(Exit::Init(_)) => Stop::at(Reason::Init),
             Some(Exit::User(user)) => Stop::at(Reason::Paused(user.user)),
             Some(Exit::Io(io)) if io.no_resume => return Posted::of(io).map(Some),
             Some(Exit::Io(io)) => Stop::of(io)?,
+            Some(Exit::HypervCall(call)) => Stop::at(Reason::HypervCall(HypervCallInput {
+                input: call.input,
+                params: [call.params0, call.params1],
+            })),
+            Some(Exit::HypervSynic(synic)) => Stop::at(Reason::HypervSynic(SynicWrite {
+                msr: synic.msr,
+                control: synic.control,
+                event_page: synic.evt_page,
+                message_page: synic.msg_page,
+            })),
             other => return Err(Error::unexpected(format!("the exit {other:?}"))),
         };
         self.phase = Phase::Stopped;
@@ -123,14 +157,21 @@ impl Vcpu {
 
     /// Lets the guest run on from a stop. `data` is what a read returns.
     pub(crate) fn resume(&mut self, data: &[u8]) -> Result<(), Error> {
-        let (regs, sregs) = self.stop.registers.changed();
-        self.send(vcpu_request::Message::Resume(Resume { data: data.to_vec(), regs, sregs, ..Default::default() }))?;
+        let registers = &self.stop.registers;
+        self.send(vcpu_request::Message::Resume(Resume {
+            data: data.to_vec(),
+            regs: registers.regs.to_set(),
+            sregs: registers.sregs.to_set(),
+            debugregs: registers.debugregs.to_set(),
+            ..Default::default()
+        }))?;
         self.phase = Phase::Running;
         Ok(())
     }
 
-    /// Sends a request that is answered at once, and waits for the answer. Only while the vCPU stands still.
-    pub(crate) fn ask(
+    /// Sends a request that is answered at once, and waits for the answer. Only while the vCPU stands still. Callers want
+    /// [`ask!`], which sees that it is the right one.
+    pub(crate) fn exchange(
         &mut self,
         name: &'static str,
         request: vcpu_request::Message,
@@ -176,12 +217,8 @@ impl Stop {
         let access = Access::of(&io)?;
         Ok(Self {
             reason: if io.is_write { Reason::Write(access) } else { Reason::Read(access) },
-            registers: Registers::attached(&io.regs, &io.sregs)?,
+            registers: Registers::attached(&io)?,
             data: io.data,
         })
     }
-}
-
-pub(crate) fn other_response(request: &str, response: &vcpu_response::Message) -> Error {
-    Error::unexpected(format!("{response:?} in answer to {request}"))
 }

@@ -35,7 +35,7 @@ proptest! {
                 }
                 Ok(Event::Write(write)) => write.resume(),
                 Ok(Event::Paused(paused)) => paused.resume(),
-                Ok(_) => Ok(()),
+                Ok(other) => other.resume(),
                 Err(error) => Err(error),
             };
             hung_up = matches!(done, Err(Error::HungUp));
@@ -44,7 +44,7 @@ proptest! {
     }
 
     #[test]
-    fn a_connection_takes_any_response(responses in vec(main_response(), 4)) {
+    fn a_connection_takes_any_response(responses in vec(main_response(), 5)) {
         let (vmm, mut connection) = FakeVmm::new();
         for response in responses.iter().filter(|response| **response != MainResponse::new()) {
             vmm.send(response, &[]);
@@ -53,6 +53,7 @@ proptest! {
         let memory = GuestMemory::new(0x1000).unwrap();
         let _ = connection.map_memory(&memory, 0..0x1000, 0, MemoryFlags::default());
         let _ = connection.reserve_range(AddressSpace::Mmio, 0, 1);
+        let _ = connection.net_config();
         let _ = connection.vcpus();
         let _ = connection.new_connection();
         prop_assert!(matches!(connection.start(), Err(Error::HungUp)));

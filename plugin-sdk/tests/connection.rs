@@ -7,10 +7,10 @@ mod support;
 use std::os::fd::AsFd;
 
 use plugin_proto::messages::main_request::Message as Request;
-use plugin_proto::messages::main_request::create::Constructor;
 use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{AddressSpace as Space, MainResponse};
-use plugin_sdk::{AddressSpace, Connection, Error, Event, GuestMemory, MemoryFlags};
+use plugin_sdk::{AddressSpace, Connection, Error, Event};
+use rustix::io::{FdFlags, fcntl_getfd};
 use support::{FakeVmm, sockets};
 
 const EPERM: i32 = 1;
@@ -27,6 +27,27 @@ fn a_new_connection_speaks_over_the_socket_that_came() {
     vmm.answer(Response::Start(Default::default()), &[]);
     second.start().unwrap();
     assert!(matches!(vmm.request().0, Request::Start(_)));
+}
+
+#[test]
+fn descriptors_are_close_on_exec_unless_they_are_to_be_inherited() {
+    let inherited = |fd: &dyn AsFd| !fcntl_getfd(fd.as_fd()).unwrap().contains(FdFlags::CLOEXEC);
+    let (reader, _writer) = rustix::pipe::pipe().unwrap();
+    let (ours, theirs) = sockets();
+
+    let (vmm, mut connection) = FakeVmm::new();
+    vmm.answer(Response::GetShutdownEventfd(Default::default()), &[reader.as_fd()]);
+    assert!(!inherited(&connection.shutdown_eventfd().unwrap()));
+
+    let mut connection = connection.with_inheritable_descriptors();
+    vmm.answer(Response::GetShutdownEventfd(Default::default()), &[reader.as_fd()]);
+    assert!(inherited(&connection.shutdown_eventfd().unwrap()));
+
+    vmm.answer(Response::NewConnection(Default::default()), &[theirs.as_fd()]);
+    let mut second = connection.new_connection().unwrap();
+    let vmm = FakeVmm::over(ours);
+    vmm.answer(Response::GetShutdownEventfd(Default::default()), &[reader.as_fd()]);
+    assert!(inherited(&second.shutdown_eventfd().unwrap()));
 }
 
 #[test]
@@ -61,66 +82,6 @@ fn reservations_carry_space_range_and_kind() {
         let sent = (range.space.enum_value().unwrap(), range.start, range.length, range.async_write);
         assert_eq!(sent, expected);
     }
-}
-
-#[test]
-fn memory_goes_with_its_memfd_and_is_destroyed_under_its_id() {
-    let (vmm, mut connection) = FakeVmm::new();
-    let memory = GuestMemory::new(0x4000).unwrap();
-    memory.write(0x1000, b"seen").unwrap();
-    vmm.answer(Response::Create(Default::default()), &[]);
-    vmm.answer(Response::Destroy(Default::default()), &[]);
-    let flags = MemoryFlags { read_only: true, dirty_log: false };
-    let mapped = connection.map_memory(&memory, 0x1000..0x3000, 0x10_0000, flags).unwrap();
-    connection.unmap(mapped).unwrap();
-
-    let (request, fds) = vmm.request();
-    let Request::Create(create) = request else {
-        panic!("another request");
-    };
-    let Some(Constructor::Memory(sent)) = create.constructor else {
-        panic!("another object");
-    };
-    assert_eq!((sent.offset, sent.length), (0x1000, 0x2000));
-    assert_eq!(sent.start, 0x10_0000);
-    assert!(sent.read_only && !sent.dirty_log);
-    let mut bytes = [0; 4];
-    rustix::io::pread(&fds[0], &mut bytes, 0x1000).unwrap();
-    assert_eq!((&bytes, fds.len()), (b"seen", 1));
-
-    let Request::Destroy(destroy) = vmm.request().0 else {
-        panic!("another request");
-    };
-    assert_eq!(destroy.id, create.id);
-}
-
-#[test]
-fn ids_of_objects_differ_between_all_connections() {
-    let memory = GuestMemory::new(0x1000).unwrap();
-    let mut ids = Vec::new();
-    for (vmm, mut connection) in [FakeVmm::new(), FakeVmm::new()] {
-        for _ in 0..2 {
-            vmm.answer(Response::Create(Default::default()), &[]);
-            let _mapped = connection.map_memory(&memory, 0..0x1000, 0, MemoryFlags::default()).unwrap();
-            let Request::Create(create) = vmm.request().0 else {
-                panic!("another request");
-            };
-            ids.push(create.id);
-        }
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len(), 4);
-}
-
-#[test]
-fn a_part_outside_the_memory_is_refused_without_asking() {
-    let (_vmm, mut connection) = FakeVmm::new();
-    let memory = GuestMemory::new(0x2000).unwrap();
-    let refused = connection.map_memory(&memory, 0x1000..0x3000, 0, MemoryFlags::default());
-    assert!(matches!(refused, Err(Error::OutOfBounds { .. })));
-    let refused = connection.map_memory(&memory, 0..0x800, 0, MemoryFlags::default());
-    assert!(matches!(refused, Err(Error::NotPages { value: 0x800 })));
 }
 
 #[test]

@@ -5,11 +5,11 @@
 mod support;
 
 use plugin_proto::messages::vcpu_request::{Message as Request, StateSet};
-use plugin_proto::messages::vcpu_response::wait::{Exit, Io, User};
+use plugin_proto::messages::vcpu_response::wait::{Exit, HypervCall, HypervSynic, Io, User};
 use plugin_proto::messages::vcpu_response::{GetState, Message as Response};
 use plugin_proto::messages::{AddressSpace as Space, VcpuResponse};
 use plugin_proto::{Error as MessageError, encode_vcpu_response};
-use plugin_sdk::{AddressSpace, Error, Event, Read, Stopped, Vcpu, kvm_mp_state, kvm_regs, kvm_sregs};
+use plugin_sdk::{AddressSpace, Error, Event, Read, Stopped, Vcpu, kvm_debugregs, kvm_mp_state, kvm_regs, kvm_sregs};
 use support::FakeVcpu;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -165,14 +165,61 @@ fn a_dropped_event_comes_again_with_what_was_set_in_it() {
     }
     assert!(fake.is_quiet());
 
-    let Event::Write(mut write) = vcpu.wait().unwrap() else {
+    let Event::Write(write) = vcpu.wait().unwrap() else {
         panic!("another event");
     };
     assert_eq!((write.access().address, write.data()), (0x70, &[1, 2][..]));
-    assert_eq!(write.state().regs().unwrap().rax, 5);
     write.resume().unwrap();
     let regs = kvm_regs::read_from_bytes(&fake.resume().regs).unwrap();
     assert_eq!(regs.rax, 5);
+}
+
+#[test]
+fn a_held_event_is_had_again_without_waiting() {
+    let (fake, mut vcpu) = FakeVcpu::new();
+    assert!(vcpu.held().is_none(), "not asked for yet");
+    fake.init();
+    drop(vcpu.wait().unwrap());
+    fake.request();
+    let Some(mut event @ Event::Init(_)) = vcpu.held() else {
+        panic!("another event");
+    };
+    event.state().unwrap().set_regs(&with_rax(1));
+    vcpu.held().unwrap().resume().unwrap();
+    assert_eq!(fake.resume().regs, with_rax(1).as_bytes());
+    fake.exit(posted_exit(0x80, &[1]));
+    assert!(vcpu.held().is_none(), "it runs");
+    assert!(vcpu.wait().unwrap().state().is_none());
+    assert!(vcpu.held().is_none(), "it runs on after a posted write");
+}
+
+#[test]
+fn a_hypercall_is_answered_with_its_result() {
+    let (fake, mut vcpu) = running();
+    fake.exit(Exit::HypervCall(HypervCall { input: 0x1_0005, params0: 6, params1: 7, ..Default::default() }));
+    let Event::HypervCall(mut call) = vcpu.wait().unwrap() else {
+        panic!("another event");
+    };
+    assert_eq!((call.call().input, call.call().params), (0x1_0005, [6, 7]));
+    call.state().set_regs(&with_rax(2));
+    call.answer(0x1234_5678_9abc_def0).unwrap();
+    let resume = fake.resume();
+    assert_eq!(resume.data, 0x1234_5678_9abc_def0_u64.to_ne_bytes());
+    assert_eq!(resume.regs, with_rax(2).as_bytes());
+}
+
+#[test]
+fn a_write_to_the_synthetic_interrupt_controller_shows_how_that_stands() {
+    let (fake, mut vcpu) = running();
+    let exit = HypervSynic { msr: 0x4000_0083, control: 1, evt_page: 2, msg_page: 3, ..Default::default() };
+    fake.exit(Exit::HypervSynic(exit));
+    let Event::HypervSynic(synic) = vcpu.wait().unwrap() else {
+        panic!("another event");
+    };
+    let write = synic.write();
+    assert_eq!((write.msr, write.control, write.event_page, write.message_page), (0x4000_0083, 1, 2, 3));
+    synic.resume().unwrap();
+    assert_eq!(fake.resume(), Default::default());
 }
 
 #[test]
@@ -185,6 +232,8 @@ fn any_event_can_be_resumed_without_a_look_and_a_read_then_gets_zeros() {
         (Exit::Io(read_exit(0xd000, 3)), &[0, 0, 0][..]),
         (Exit::Io(write_exit(0x70, &[1])), &[]),
         (Exit::User(User { user: 1, ..Default::default() }), &[]),
+        (Exit::HypervCall(HypervCall::default()), &[0; 8]),
+        (Exit::HypervSynic(HypervSynic::default()), &[]),
     ] {
         fake.exit(exit);
         vcpu.wait().unwrap().resume().unwrap();
@@ -215,19 +264,57 @@ fn registers_are_asked_for_by_their_set() {
 }
 
 #[test]
-fn registers_that_are_set_travel_with_the_resume_and_are_local_until_then() {
+fn registers_that_are_set_travel_with_the_resume() {
     let (fake, mut vcpu) = at_init();
     let mut init = init(&mut vcpu);
+    let debugregs = kvm_debugregs { dr7: 0x400, ..Default::default() };
     init.state().set_regs(&with_rax(0x1234));
     init.state().set_sregs(&with_cr3(0x5000));
-    assert_eq!(init.state().regs().unwrap().rax, 0x1234);
-    assert_eq!(init.state().sregs().unwrap().cr3, 0x5000);
+    init.state().set_debugregs(&debugregs);
     assert!(fake.is_quiet());
     init.resume().unwrap();
     let resume = fake.resume();
     assert_eq!(resume.regs, with_rax(0x1234).as_bytes());
     assert_eq!(resume.sregs, with_cr3(0x5000).as_bytes());
-    assert!(resume.data.is_empty() && resume.debugregs.is_empty());
+    assert_eq!(resume.debugregs, debugregs.as_bytes());
+    assert!(resume.data.is_empty());
+}
+
+#[test]
+fn a_look_at_registers_that_were_set_applies_them_first() {
+    let (fake, mut vcpu) = at_init();
+    let mut init = init(&mut vcpu);
+    init.state().set_regs(&with_rax(1));
+    init.state().set_sregs(&with_cr3(2));
+    // Two requests in the pipe would be read as one, so they are answered one by one.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let Request::SetState(set) = fake.request() else {
+                panic!("another request");
+            };
+            assert_eq!((set.set.unwrap(), &set.state[..]), (StateSet::REGS, with_rax(1).as_bytes()));
+            fake.answer(Response::SetState(Default::default()));
+            assert_eq!(set_asked_for(&fake), StateSet::REGS);
+            fake.answer(state_answer(&with_rax(3)));
+        });
+        assert_eq!(init.state().regs().unwrap().rax, 3, "as the kernel has made it");
+    });
+    init.resume().unwrap();
+    let resume = fake.resume();
+    assert!(resume.regs.is_empty(), "they were applied before");
+    assert_eq!(resume.sregs, with_cr3(2).as_bytes());
+}
+
+#[test]
+fn registers_that_are_refused_when_looked_at_are_forgotten() {
+    let (fake, mut vcpu) = at_init();
+    let mut init = init(&mut vcpu);
+    init.state().set_sregs(&with_cr3(2));
+    fake.refuse(22);
+    assert_eq!(init.state().sregs().unwrap_err().errno(), Some(22));
+    fake.request();
+    init.resume().unwrap();
+    assert!(fake.resume().sregs.is_empty());
 }
 
 #[test]
@@ -254,15 +341,17 @@ fn attached_registers_are_known_without_asking_and_not_sent_back() {
     fake.exit(Exit::Io(Io {
         regs: with_rax(8).as_bytes().to_vec(),
         sregs: with_cr3(9).as_bytes().to_vec(),
+        debugregs: kvm_debugregs { dr6: 10, ..Default::default() }.as_bytes().to_vec(),
         ..read_exit(0, 1)
     }));
     let mut read = read(&mut vcpu);
     assert_eq!(read.state().regs().unwrap().rax, 8);
     assert_eq!(read.state().sregs().unwrap().cr3, 9);
+    assert_eq!(read.state().debugregs().unwrap().dr6, 10);
     assert!(fake.is_quiet());
     read.answer(&[0]).unwrap();
     let resume = fake.resume();
-    assert!(resume.regs.is_empty() && resume.sregs.is_empty());
+    assert!(resume.regs.is_empty() && resume.sregs.is_empty() && resume.debugregs.is_empty());
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! Which hypervisor a command runs on.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use hypervisor::Hypervisor;
 use hypervisor::kvm::Kvm;
 use hypervisor::mock::Mock;
+
+use crate::error::Error;
 
 /// What the user asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,6 +21,23 @@ pub(crate) enum Choice {
     Mock,
 }
 
+/// How KVM is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KvmOptions {
+    /// The device; without it, the one that every system with KVM has.
+    pub(crate) device: Option<PathBuf>,
+    /// Whether guest memory should be in huge pages.
+    pub(crate) huge_pages: bool,
+}
+
+impl KvmOptions {
+    fn open(&self) -> Result<Kvm, Error> {
+        let path = self.device.as_deref().unwrap_or(Path::new(Kvm::DEVICE));
+        let kvm = Kvm::open_at(path).map_err(|source| Error::Kvm { path: path.to_owned(), source })?;
+        Ok(if self.huge_pages { kvm.with_huge_pages() } else { kvm })
+    }
+}
+
 /// What was taken.
 #[derive(Clone, Debug)]
 pub(crate) enum Backend {
@@ -27,11 +47,19 @@ pub(crate) enum Backend {
 
 impl Backend {
     /// Opens what was asked for. Which one `auto` takes, and why, is logged.
-    pub(crate) fn open(choice: Choice) -> hypervisor::Result<Self> {
-        Self::open_with(choice, Kvm::open)
+    pub(crate) fn open(choice: Choice) -> Result<Self, Error> {
+        Self::open_as(choice, &KvmOptions::default())
     }
 
-    fn open_with(choice: Choice, open_kvm: impl FnOnce() -> hypervisor::Result<Kvm>) -> hypervisor::Result<Self> {
+    /// [`open`](Self::open) where it is told how KVM is used. A device that is named is not replaced by the mock.
+    pub(crate) fn open_as(choice: Choice, options: &KvmOptions) -> Result<Self, Error> {
+        match choice {
+            Choice::Auto if options.device.is_some() => Self::open_with(Choice::Kvm, || options.open()),
+            _ => Self::open_with(choice, || options.open()),
+        }
+    }
+
+    fn open_with(choice: Choice, open_kvm: impl FnOnce() -> Result<Kvm, Error>) -> Result<Self, Error> {
         match choice {
             Choice::Kvm => Ok(Self::Kvm(Arc::new(open_kvm()?))),
             Choice::Mock => Ok(Self::Mock),
@@ -63,8 +91,9 @@ mod tests {
 
     use super::*;
 
-    fn refuse() -> hypervisor::Result<Kvm> {
-        Err(hypervisor::Error::System { what: "opening", source: io::Error::from(io::ErrorKind::NotFound) })
+    fn refuse() -> Result<Kvm, Error> {
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        Err(hypervisor::Error::System { what: "opening", source }.into())
     }
 
     #[test]
@@ -75,6 +104,15 @@ mod tests {
     #[test]
     fn kvm_that_was_asked_for_by_name_is_not_replaced() {
         assert!(Backend::open_with(Choice::Kvm, refuse).is_err());
+    }
+
+    #[test]
+    fn a_device_that_was_named_is_not_replaced_and_is_told() {
+        let options = KvmOptions { device: Some("/nonexistent".into()), ..KvmOptions::default() };
+        for choice in [Choice::Auto, Choice::Kvm] {
+            let error = Backend::open_as(choice, &options).unwrap_err().to_string();
+            assert!(error.contains("/nonexistent"), "{error}");
+        }
     }
 
     #[test]

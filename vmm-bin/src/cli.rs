@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, value_parser};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint, value_parser};
 
-use crate::backend::Choice;
+use crate::backend::{Choice, KvmOptions};
 use crate::bench::guest::Case;
+use crate::jail_args::JailArgs;
 use crate::net::NetArgs;
 
 /// A virtual machine monitor whose devices live in another process
@@ -63,6 +64,16 @@ pub(crate) enum Command {
         /// What the guest does
         case: Case,
     },
+    /// Write the manual pages and the completions of shells
+    #[command(hide = true)]
+    Generate {
+        /// Where the manual pages go
+        #[arg(long, value_name = "DIR")]
+        man: PathBuf,
+        /// Where the completions go
+        #[arg(long, value_name = "DIR")]
+        completions: PathBuf,
+    },
 }
 
 const SCRIPT_HELP: &str = "\
@@ -81,26 +92,58 @@ A vCPU at the end of its script halts.";
 #[command(after_long_help = SCRIPT_HELP)]
 pub(crate) struct RunArgs {
     /// The plugin's executable
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = "Plugin", value_hint = ValueHint::ExecutablePath)]
     pub(crate) plugin: PathBuf,
+    /// An argument for the plugin, handed over as it is, before those after `--`; may be given more than once
+    #[arg(short, long, value_name = "ARG", help_heading = "Plugin", allow_hyphen_values = true)]
+    pub(crate) params: Vec<OsString>,
+    /// How long the plugin may take to answer an access, in seconds, fractions allowed; without it, as long as it likes
+    #[arg(long, value_name = "SECONDS", help_heading = "Plugin", value_parser = seconds)]
+    pub(crate) exit_timeout: Option<Duration>,
     /// Number of vCPUs, 1 to 254
-    #[arg(short, long, value_name = "N", default_value = "1",
+    #[arg(short, long, value_name = "N", help_heading = "Machine", default_value = "1",
           value_parser = value_parser!(u32).range(1..=254).try_map(NonZeroU32::try_from))]
     pub(crate) cpus: NonZeroU32,
     /// What runs the guest
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(long, value_enum, help_heading = "Machine", default_value = "auto")]
     pub(crate) hypervisor: Choice,
+    /// The KVM device, in place of /dev/kvm; asks for KVM
+    #[arg(long, value_name = "PATH", help_heading = "Machine", value_hint = ValueHint::FilePath)]
+    pub(crate) kvm_device: Option<PathBuf>,
+    /// Back guest memory by huge pages where the kernel can, on KVM
+    ///
+    /// Guest memory belongs to the plugin, which makes it as it likes. What this program adds is advice to the kernel, for
+    /// its own mappings of that memory (MADV_HUGEPAGE). The kernel heeds it where
+    /// /sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise`, `within_size` or `always`.
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) hugepages: bool,
+    /// A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs
+    ///
+    /// A group of version 2 must be threaded to take single threads.
+    #[arg(long, value_name = "PATH", help_heading = "Machine", value_hint = ValueHint::DirPath)]
+    pub(crate) vcpu_cgroup_path: Option<PathBuf>,
     /// What every vCPU of the mock does in place of guest code: a file of exits, one a line (--help shows the steps)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Machine", value_hint = ValueHint::FilePath)]
     pub(crate) script: Option<PathBuf>,
-    /// How long the plugin may take to answer an access, in seconds, fractions allowed; without it, as long as it likes
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub(crate) exit_timeout: Option<Duration>,
     #[command(flatten)]
     pub(crate) net: NetArgs,
+    #[command(flatten)]
+    pub(crate) jail: JailArgs,
     /// Arguments for the plugin, handed over as they are
-    #[arg(last = true, value_name = "PLUGIN ARGS")]
+    #[arg(last = true, value_name = "PLUGIN ARGS", help_heading = "Plugin")]
     pub(crate) plugin_args: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// How KVM is used.
+    pub(crate) fn kvm_options(&self) -> KvmOptions {
+        KvmOptions { device: self.kvm_device.clone(), huge_pages: self.hugepages }
+    }
+
+    /// All arguments for the plugin, in order.
+    pub(crate) fn plugin_args(&self) -> Vec<OsString> {
+        [&self.params[..], &self.plugin_args].concat()
+    }
 }
 
 #[derive(Args, Debug)]
@@ -134,13 +177,19 @@ impl Cli {
     /// What clap makes of bad usage, and of a call for help or the version.
     pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(args)?;
-        match &cli.command {
+        let message = match &cli.command {
             Command::Run(RunArgs { hypervisor: Choice::Kvm, script: Some(_), .. }) => {
-                let message = "--script says what the mock does and cannot be used with --hypervisor kvm";
-                Err(usage_error("run", ErrorKind::ArgumentConflict, message))
+                "--script says what the mock does and cannot be used with --hypervisor kvm"
             }
-            _ => Ok(cli),
-        }
+            Command::Run(RunArgs { kvm_device: Some(_), script: Some(_), .. }) => {
+                "--script says what the mock does and cannot be used with --kvm-device"
+            }
+            Command::Run(RunArgs { kvm_device: Some(_), hypervisor: Choice::Mock, .. }) => {
+                "--kvm-device asks for KVM and cannot be used with --hypervisor mock"
+            }
+            _ => return Ok(cli),
+        };
+        Err(usage_error("run", ErrorKind::ArgumentConflict, message))
     }
 }
 
@@ -198,6 +247,55 @@ mod tests {
     }
 
     #[test]
+    fn params_are_arguments_of_the_plugin_unsplit_and_before_the_others() {
+        let args = Cli::from_args(
+            ["outboard", "run", "-p", "a b,c", "--plugin", "p", "--params=--cpus=9", "-p", "-v", "--", "last"]
+                .map(OsString::from),
+        );
+        let Command::Run(args) = args.unwrap().command else { panic!("another command") };
+        assert_eq!(args.plugin_args(), ["a b,c", "--cpus=9", "-v", "last"]);
+    }
+
+    /// As they stood in scripts that called the program this one follows.
+    #[test]
+    fn the_old_names_of_options_are_known() {
+        let args = run_args(
+            "run -c 2 --plugin p --host-ip 10.0.0.1 --netmask 255.0.0.0 --mac 70:5d:cc:fe:00:01 -p x --hugepages \
+             --kvm-device /dev/kvm2 --vcpu-cgroup-path /sys/fs/cgroup/x --disable-sandbox",
+        );
+        let options = KvmOptions { device: Some("/dev/kvm2".into()), huge_pages: true };
+        assert_eq!((args.kvm_options(), args.vcpu_cgroup_path), (options, Some("/sys/fs/cgroup/x".into())));
+        run_args("run --cpus 2 --plugin p --tap-name tap0 --params x");
+        assert_eq!(run_args("run --plugin p").kvm_options(), KvmOptions::default());
+    }
+
+    #[test]
+    fn a_tap_is_made_from_all_three_addresses_or_is_named() {
+        assert!(parse("run --plugin p --host-ip 10.0.0.1 --netmask 255.0.0.0 --mac 70:5d:cc:fe:00:01").is_ok());
+        for bad in [
+            "--host-ip 10.0.0.1",
+            "--host-ip 10.0.0.1 --netmask 255.0.0.0",
+            "--netmask 255.0.0.0",
+            "--mac 70:5d:cc:fe:00:01",
+            "--host-ip 10.0.0.1 --netmask 255.0.0.0 --mac 70:5d:cc:fe:00:01 --tap-name tap0",
+            "--tap-name tap0 --tap-fd 3",
+            "--host-ip ten --netmask 255.0.0.0 --mac 70:5d:cc:fe:00:01",
+            "--tap-fd 2",
+        ] {
+            assert!(parse(&format!("run --plugin p {bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_kvm_device_does_not_go_with_the_mock() {
+        for bad in ["--hypervisor mock", "--script s"] {
+            let error = parse(&format!("run --plugin p --kvm-device d {bad}")).unwrap_err();
+            assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ArgumentConflict, 2));
+        }
+        assert!(parse("run --plugin p --kvm-device d --hypervisor kvm").is_ok());
+    }
+
+    #[test]
     fn cpus_are_1_to_254() {
         assert_eq!(run_args("run --plugin p --cpus 254").cpus.get(), 254);
         for bad in ["0", "255", "-1", "x"] {
@@ -242,6 +340,9 @@ mod tests {
         let mut command = Cli::command();
         let run = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
         assert!(run.contains("store ADDRESS WIDTH"), "{run}");
+        for heading in ["Plugin:", "Machine:", "Network:", "Jail:"] {
+            assert!(run.contains(&format!("\n{heading}\n")), "{heading} {run}");
+        }
         let help = command.render_long_help().to_string();
         assert!(help.contains("bench") && !help.contains("bench-plugin"), "{help}");
     }

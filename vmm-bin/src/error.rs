@@ -18,6 +18,10 @@ pub(crate) enum Error {
     Script { path: PathBuf, source: hypervisor::Error },
     #[error("--script is for the mock, but --hypervisor auto has found KVM; ask for the mock with --hypervisor mock")]
     ScriptOnKvm,
+    #[error("{}: {source}", path.display())]
+    Kvm { path: PathBuf, source: hypervisor::Error },
+    #[error(transparent)]
+    Machine(#[from] vmm_core::Error),
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
     #[error(transparent)]

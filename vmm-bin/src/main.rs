@@ -5,6 +5,9 @@ mod bench;
 mod cli;
 mod demo;
 mod error;
+mod generate;
+mod huge_pages;
+mod jail_args;
 mod logging;
 mod net;
 mod run;
@@ -36,5 +39,6 @@ fn execute(cli: &Cli) -> Result<(), Error> {
         Command::Bench(args) => bench::run(args),
         Command::DemoPlugin { backend } => demo::plugin::run(backend),
         Command::BenchPlugin { case } => bench::plugin::run(*case),
+        Command::Generate { man, completions } => generate::run(man, completions),
     }
 }

@@ -6,20 +6,29 @@ use std::sync::Arc;
 
 use hypervisor::Hypervisor;
 use hypervisor::mock::{Mock, Script};
-use plugin_runtime::{Config, PluginCommand};
+use plugin_runtime::{Cgroup, Config, PluginCommand};
 
 use crate::backend::Backend;
 use crate::cli::RunArgs;
 use crate::error::Error;
+use crate::huge_pages;
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
-    let backend = Backend::open(args.hypervisor)?;
+    let backend = Backend::open_as(args.hypervisor, &args.kvm_options())?;
+    if args.hugepages && matches!(backend, Backend::Kvm(_)) {
+        huge_pages::warn_where_there_are_none();
+    }
     let hypervisor = match &args.script {
         Some(path) => scripted(&backend, path)?,
         None => backend.hypervisor(),
     };
-    let plugin = PluginCommand { path: args.plugin.clone(), args: args.plugin_args.clone() };
-    let config = Config { vcpus: args.cpus, exit_timeout: args.exit_timeout, tap: args.net.tap()? };
+    let plugin = PluginCommand { path: args.plugin.clone(), args: args.plugin_args() };
+    let config = Config {
+        vcpus: args.cpus,
+        exit_timeout: args.exit_timeout,
+        vcpu_cgroup: args.vcpu_cgroup_path.as_deref().map(Cgroup::open).transpose()?.map(Arc::new),
+        tap: args.net.tap()?,
+    };
     Ok(plugin_runtime::run(&*hypervisor, &plugin, config)?)
 }
 

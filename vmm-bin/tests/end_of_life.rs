@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{BOOTED, Backend, Outboard, on_each_backend, talker};
+use common::{BOOTED, Backend, Outboard, example, on_each_backend, talker};
 use test_utils::guest::Program;
 
 on_each_backend! {
@@ -92,7 +92,7 @@ fn a_guest_that_ends_ends_the_vm(backend: Backend) {
 #[test]
 fn a_guests_triple_fault_is_told() {
     let steps = format!("{BOOTED} await-event exit=0").replace("memory", "memory=f4").replace("boot", "boot resume");
-    let ended = Outboard::scripted("shutdown\n", "probe", steps.split_whitespace()).run();
+    let ended = Outboard::scripted("shutdown\n", &example("probe"), steps.split_whitespace()).run();
     ended.assert_success();
     ended.assert_logged(&["WARN", "vcpu=0", "triple fault"]);
 }

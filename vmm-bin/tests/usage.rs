@@ -58,7 +58,20 @@ fn version_and_help_are_printed() {
         assert!(help.stdout.iter().any(|line| line.contains("Usage: outboard")), "{help:#?}");
     }
     let help = outboard("run --help").stdout.join("\n");
-    for said in ["--plugin", "--hypervisor", "--script", "--exit-timeout", "-c", "kvm", "mock", "shutdown"] {
+    for said in [
+        "--plugin",
+        "--params",
+        "--hugepages",
+        "--kvm-device",
+        "--vcpu-cgroup-path",
+        "--hypervisor",
+        "--script",
+        "--exit-timeout",
+        "-c",
+        "kvm",
+        "mock",
+        "shutdown",
+    ] {
         assert!(help.contains(said), "{said} is not in the help:\n{help}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::PathBuf;
 
 use hypervisor::{AddressSpace, VcpuId};
 use thiserror::Error;
@@ -35,6 +36,14 @@ pub enum Error {
     Thread {
         /// Whose thread.
         vcpu: VcpuId,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A control group that threads of vCPUs are to join could not be opened or joined.
+    #[error("control group {}: {source}", path.display())]
+    Cgroup {
+        /// Its directory.
+        path: PathBuf,
         /// Why not.
         source: io::Error,
     },

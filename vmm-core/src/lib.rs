@@ -22,6 +22,7 @@
 
 mod address_map;
 mod call_hint;
+mod cgroup;
 mod channel;
 mod control;
 mod deferred;
@@ -38,6 +39,7 @@ mod vcpu_loop;
 
 pub use address_map::{AddressMap, Claim, Service};
 pub use call_hint::{CallHint, HintDetail};
+pub use cgroup::Cgroup;
 pub use channel::{Attached, Bytes, Command, Event, FarEnd, Resume, State, StateKind};
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use machine::{Config, Machine};

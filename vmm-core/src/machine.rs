@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
 use crate::call_hint::CallHint;
+use crate::cgroup::Cgroup;
 use crate::channel::{FarEnd, pair};
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -22,12 +23,14 @@ use crate::stop_signal::StopSignal;
 use crate::vcpu_loop::{Shared, VcpuLoop};
 
 /// What a machine is made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// How many vCPUs it has.
     pub vcpus: NonZeroU32,
     /// How long an owner may take to answer an access; `None` for as long as it likes.
     pub exit_timeout: Option<Duration>,
+    /// What each vCPU's thread joins before its vCPU runs.
+    pub cgroup: Option<Arc<Cgroup>>,
 }
 
 /// A VM that owners attach to and that is then started, once.
@@ -59,6 +62,7 @@ impl Machine {
             notifier,
             exit_timeout: config.exit_timeout,
             hint: RwLock::default(),
+            cgroup: config.cgroup.clone(),
         };
         let machine = Self {
             vm,

@@ -75,6 +75,9 @@ pub enum StopReason {
         /// Why not.
         source: hypervisor::Error,
     },
+    /// Its thread could not be set up.
+    #[error(transparent)]
+    Thread(MachineError),
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] hypervisor::Error),
@@ -97,6 +100,7 @@ impl StopReason {
             | Self::TimedOut { .. }
             | Self::Fault { .. }
             | Self::BadResume { .. }
+            | Self::Thread(_)
             | Self::Backend(_)
             | Self::Panicked => true,
         }

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
 use crate::call_hint::CallHint;
+use crate::cgroup::Cgroup;
 use crate::channel::Event;
 use crate::control::Control;
 use crate::gate::Gate;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) exit_timeout: Option<Duration>,
     /// Which access comes with registers attached.
     pub(crate) hint: RwLock<Option<CallHint>>,
+    /// What each vCPU's thread joins first.
+    pub(crate) cgroup: Option<Arc<Cgroup>>,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, StopReason>;
@@ -57,6 +60,9 @@ impl VcpuLoop {
     }
 
     fn live(&mut self) -> Result<Infallible> {
+        if let Some(cgroup) = &self.shared.cgroup {
+            cgroup.join().map_err(StopReason::Thread)?;
+        }
         for index in 0..self.owners.len() {
             self.stand_still(OwnerId::new(index), Event::Init)?;
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use parking_lot::Mutex;
+use rustix::mm::{Advice, madvise};
 use vm_memory::MmapRegion;
 
 use super::{refused, system};
@@ -30,11 +31,12 @@ pub(super) struct Slot {
 pub(super) struct Memory {
     pub(super) slots: Arc<Slots>,
     max_slots: u32,
+    huge_pages: bool,
 }
 
 impl Memory {
-    pub(super) fn new(max_slots: u32) -> Self {
-        Self { slots: Arc::default(), max_slots }
+    pub(super) fn new(max_slots: u32, huge_pages: bool) -> Self {
+        Self { slots: Arc::default(), max_slots, huge_pages }
     }
 
     pub(super) fn map(&self, vm: &VmFd, region: GuestMemoryRegion) -> Result<SlotId> {
@@ -48,6 +50,10 @@ impl Memory {
             flags |= KVM_MEM_LOG_DIRTY_PAGES;
         }
         let mapping = region.map()?;
+
+        if self.huge_pages {
+            advise_huge_pages(&mapping);
+        }
 
         let mut slots = self.slots.lock();
         let slot = lowest_free(slots.keys(), self.max_slots);
@@ -85,6 +91,12 @@ impl Memory {
         }
         vm.get_dirty_log(slot.0, *len).map_err(system(CALL))
     }
+}
+
+fn advise_huge_pages(mapping: &MmapRegion) {
+    // It is advice only: a kernel that has no huge pages refuses it, and the memory is as good without.
+    // SAFETY: the range is the mapping's own, and the advice changes nothing of what is in it.
+    let _ = unsafe { madvise(mapping.as_ptr().cast(), mapping.size(), Advice::LinuxHugepage) };
 }
 
 fn set_region(vm: &VmFd, region: kvm_userspace_memory_region) -> std::result::Result<(), io::Error> {

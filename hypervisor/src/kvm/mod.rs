@@ -36,6 +36,7 @@ const API_VERSION: i32 = 12;
 pub struct Kvm {
     fd: KvmFd,
     path: PathBuf,
+    huge_pages: bool,
 }
 
 impl Kvm {
@@ -57,7 +58,15 @@ impl Kvm {
             return Err(Error::System { what: "KVM_GET_API_VERSION", source: io::ErrorKind::Unsupported.into() });
         }
         signal::install_kick_handler()?;
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self { fd, path: path.to_owned(), huge_pages: false })
+    }
+
+    /// Advises the kernel to back the guest memory of VMs made from now on by huge pages (`MADV_HUGEPAGE`), where whoever made
+    /// the memory left that open. The kernel follows for shared memory as its setting
+    /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says.
+    #[must_use]
+    pub fn with_huge_pages(self) -> Self {
+        Self { huge_pages: true, ..self }
     }
 }
 
@@ -73,7 +82,7 @@ impl Hypervisor for Kvm {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
-        Ok(Arc::new(vm::KvmVm::new(&self.fd)?))
+        Ok(Arc::new(vm::KvmVm::new(&self.fd, self.huge_pages)?))
     }
 
     fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {

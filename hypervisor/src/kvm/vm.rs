@@ -17,12 +17,12 @@ pub(super) struct KvmVm {
 }
 
 impl KvmVm {
-    pub(super) fn new(kvm: &KvmFd) -> Result<Self> {
+    pub(super) fn new(kvm: &KvmFd, huge_pages: bool) -> Result<Self> {
         let fd = create_vm_retrying(kvm)?;
         fd.create_irq_chip().map_err(system("KVM_CREATE_IRQCHIP"))?;
         fd.create_pit2(kvm_pit_config::default()).map_err(system("KVM_CREATE_PIT2"))?;
         let max_slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
-        Ok(Self { fd, memory: Memory::new(max_slots) })
+        Ok(Self { fd, memory: Memory::new(max_slots, huge_pages) })
     }
 
     /// Whether the kernel gives the general registers with each exit.

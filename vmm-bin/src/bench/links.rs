@@ -67,7 +67,7 @@ fn bare(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
 }
 
 fn channel(hypervisor: &dyn Hypervisor, case: Case, stepping: Stepping) -> Result<(), Failure> {
-    let config = vmm_core::Config { vcpus: NonZeroU32::MIN, exit_timeout: None };
+    let config = vmm_core::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, cgroup: None };
     let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &config)?;
     case.load(&**machine.vm())?;
     let owner = machine.attach("bench", stepping, |_| Box::new(answer))?;
@@ -104,7 +104,7 @@ fn answer(event: Event) -> Command {
 fn pipe(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
-    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None };
+    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }
 

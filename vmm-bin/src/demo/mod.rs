@@ -19,6 +19,6 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Error> {
     let hypervisor = backend.hypervisor();
     let path = std::env::current_exe().map_err(Error::system("finding this program's own file"))?;
     let plugin = PluginCommand { path, args: ["demo-plugin", hypervisor.name()].map(OsString::from).to_vec() };
-    let config = Config { vcpus: NonZeroU32::MIN, exit_timeout: None, tap: None };
+    let config = Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None };
     Ok(plugin_runtime::run(&*hypervisor, &plugin, config)?)
 }

@@ -12,7 +12,7 @@ use test_utils::memory;
 use test_utils::raw::request::{self, Memory};
 use test_utils::raw::{Listener, MainSocket, Message, Relay, VcpuPipes};
 
-use super::{Backend, Ended, Outboard, Resources, Running};
+use super::{Backend, Ended, Outboard, Resources, Running, example};
 
 /// How long an end may take that does not wait for the plugin.
 const SOON: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ impl Driven {
 
     /// [`new`](Self::new) on the mock, whose vCPUs follow a script that no program stands for.
     pub(crate) fn scripted(script: &str) -> Self {
-        Self::start(&Program::new(), |path| Outboard::scripted(script, "relay", [path]))
+        Self::start(&Program::new(), |path| Outboard::scripted(script, &example("relay"), [path]))
     }
 
     fn start(program: &Program, call: impl FnOnce(&Path) -> Outboard) -> Self {

@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) use driven::{Driven, RAM_ID};
@@ -83,13 +83,14 @@ pub(crate) fn example(name: &str) -> PathBuf {
 pub(crate) struct Outboard {
     command: Command,
     script: Option<NamedTempFile>,
+    stdin: Stdio,
 }
 
 impl Outboard {
     pub(crate) fn new(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None }
+        Self { command, script: None, stdin: Stdio::null() }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -112,18 +113,39 @@ impl Outboard {
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
+        Self::executable(backend, options, &example(plugin), args)
+    }
+
+    /// [`plugin`](Self::plugin) with one that is no example.
+    pub(crate) fn executable(
+        backend: Backend,
+        options: &[&str],
+        plugin: &Path,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Self {
         let mut outboard = Self::new(["run", "--hypervisor", backend.name(), "--plugin"]);
-        outboard.command.arg(example(plugin)).args(options).arg("--").args(args);
+        outboard.command.arg(plugin).args(options).arg("--").args(args);
         outboard
     }
 
-    /// [`plugin`](Self::plugin) on the mock, whose vCPUs follow a script that no program stands for.
-    pub(crate) fn scripted(text: &str, plugin: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+    /// [`executable`](Self::executable) on the mock, whose vCPUs follow a script that no program stands for.
+    pub(crate) fn scripted(text: &str, plugin: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut script = NamedTempFile::new().unwrap();
         script.write_all(text.as_bytes()).unwrap();
         let path = script.path().display().to_string();
-        let outboard = Self::plugin(Backend::Mock, &["--script", &path], plugin, args);
+        let outboard = Self::executable(Backend::Mock, &["--script", &path], plugin, args);
         Self { script: Some(script), ..outboard }
+    }
+
+    /// Puts a variable into its environment.
+    pub(crate) fn env(mut self, variable: &str, value: &str) -> Self {
+        self.command.env(variable, value);
+        self
+    }
+
+    /// Gives it `stdin` as standard input, which is empty else.
+    pub(crate) fn stdin(self, stdin: impl Into<Stdio>) -> Self {
+        Self { stdin: stdin.into(), ..self }
     }
 
     /// Starts it.
@@ -137,7 +159,7 @@ impl Outboard {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text

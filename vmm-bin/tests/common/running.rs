@@ -40,7 +40,8 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it in a process group of its own.
     pub(super) fn start(mut outboard: Outboard) -> Self {
-        outboard.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let stdin = std::mem::replace(&mut outboard.stdin, Stdio::null());
+        outboard.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let started = Instant::now();
         let mut child = leftover::spawn(&mut outboard.command);
         let stdout = lines(child.stdout.take().unwrap());

@@ -25,7 +25,7 @@ pub struct Rig {
 }
 
 pub fn config(vcpus: u32) -> Config {
-    Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None }
+    Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None, cgroup: None }
 }
 
 pub fn claim(owner: OwnerId) -> Claim {

@@ -1,0 +1,73 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_outboard_global_optspecs
+    string join \n v/verbose q/quiet h/help V/version
+end
+
+function __fish_outboard_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_outboard_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_outboard_using_subcommand
+    set -l cmd (__fish_outboard_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c outboard -n "__fish_outboard_needs_command" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
+complete -c outboard -n "__fish_outboard_needs_command" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c outboard -n "__fish_outboard_needs_command" -s V -l version -d 'Print version'
+complete -c outboard -n "__fish_outboard_needs_command" -f -a "run" -d 'Run a VM with a plugin, until the plugin has ended'
+complete -c outboard -n "__fish_outboard_needs_command" -f -a "demo" -d 'Show a guest, its plugin, and what passes between them; needs nothing but this program'
+complete -c outboard -n "__fish_outboard_needs_command" -f -a "bench" -d 'Measure what an exit costs on each way to the one who answers it'
+complete -c outboard -n "__fish_outboard_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin -d 'The plugin\'s executable' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -s p -l params -d 'An argument for the plugin, handed over as it is, before those after `--`; may be given more than once' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l exit-timeout -d 'How long the plugin may take to answer an access, in seconds, fractions allowed; without it, as long as it likes' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -s c -l cpus -d 'Number of vCPUs, 1 to 254' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
+kvm\t'/dev/kvm'
+mock\t'No device, no privilege: vCPUs follow a script of exits'"
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l kvm-device -d 'The KVM device, in place of /dev/kvm; asks for KVM' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l vcpu-cgroup-path -d 'A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs' -r -f -a "(__fish_complete_directories)"
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l script -d 'What every vCPU of the mock does: a file of exits, one a line (--help shows the steps)' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l host-ip -d 'Make a tap for the plugin, with this address on the host\'s side' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l netmask -d 'The netmask of --host-ip' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l mac -d 'The MAC address of the tap that is made' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l tap-name -d 'Give the plugin this tap, as it is set up' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l tap-fd -d 'Give the plugin the tap behind this inherited descriptor, as it is set up' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l hugepages -d 'Back guest memory by huge pages where the kernel can, on KVM'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l disable-sandbox -d 'Run the plugin without a jail: it can do all that this user can. So far there is no other way'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c outboard -n "__fish_outboard_using_subcommand demo" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
+kvm\t'/dev/kvm'
+mock\t'No device, no privilege: vCPUs follow a script of exits'"
+complete -c outboard -n "__fish_outboard_using_subcommand demo" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
+complete -c outboard -n "__fish_outboard_using_subcommand demo" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -d 'Exits in a block' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l blocks -d 'Blocks of each link, at least 2: the first warms up and does not count' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
+kvm\t'/dev/kvm'
+mock\t'No device, no privilege: vCPUs follow a script of exits'"
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l json -d 'Print a JSON array instead of a table'
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench help" -f -a "run" -d 'Run a VM with a plugin, until the plugin has ended'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench help" -f -a "demo" -d 'Show a guest, its plugin, and what passes between them; needs nothing but this program'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench help" -f -a "bench" -d 'Measure what an exit costs on each way to the one who answers it'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,0 +1,52 @@
+//! The registers of a vCPU that stands still, as far as they are known or waiting here.
+
+use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs};
+use plugin_proto::messages::vcpu_response::wait::Io;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::Error;
+use crate::state::parse;
+
+/// The registers that may come with an event and travel with its resume.
+#[derive(Debug, Default)]
+pub(crate) struct Registers {
+    pub(crate) regs: Known<kvm_regs>,
+    pub(crate) sregs: Known<kvm_sregs>,
+    pub(crate) debugregs: Known<kvm_debugregs>,
+}
+
+/// What is known of one set without asking.
+#[derive(Debug, Default)]
+pub(crate) enum Known<T> {
+    #[default]
+    Nothing,
+    /// It came with the event.
+    Attached(T),
+    /// The plugin has set it in this event, and the VMM has not been told.
+    Set(T),
+}
+
+impl Registers {
+    pub(crate) fn attached(io: &Io) -> Result<Self, Error> {
+        Ok(Self {
+            regs: Known::attached(&io.regs)?,
+            sregs: Known::attached(&io.sregs)?,
+            debugregs: Known::attached(&io.debugregs)?,
+        })
+    }
+}
+
+impl<T: FromBytes + IntoBytes + Immutable> Known<T> {
+    /// No bytes are no registers.
+    fn attached(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.is_empty() { Ok(Self::Nothing) } else { parse(bytes).map(Self::Attached) }
+    }
+
+    /// The bytes for a resume: none where nothing waits to be set.
+    pub(crate) fn to_set(&self) -> Vec<u8> {
+        match self {
+            Self::Nothing | Self::Attached(_) => Vec::new(),
+            Self::Set(value) => value.as_bytes().to_vec(),
+        }
+    }
+}
