@@ -1,9 +1,9 @@
 /*
- * A 16550 serial port on the terminal, in C: serial.rs says it in Rust with the port of a library, serial.script is a guest
- * for the mock, and README.md describes the guest.
+ * A 16550 serial port on the terminal, in C: serial.rs says it in Rust with the port of a library, serial.script is a
+ * guest for the mock, and README.md describes the guest.
  *
- * What is typed is what the guest receives, and what the guest sends is printed. The guest prints a line and then echoes
- * whatever it is sent, until Ctrl-D or the end of the input.
+ * What is typed is what the guest receives, and what the guest sends is printed. The guest prints a line and then
+ * echoes whatever it is sent, until Ctrl-D or the end of the input.
  */
 #include "guest.h"
 
@@ -57,7 +57,7 @@ enum {
 	SCRATCH = 7,
 };
 
-/* The port. The vCPU's thread, the one that reads the input, and the one that waits for the ends of interrupts use it. */
+/* The port. Three threads use it: the vCPU's, the input's, and the one that waits for the ends of interrupts. */
 static struct {
 	pthread_mutex_t lock;
 	/* The guest has taken a byte. */
@@ -191,8 +191,8 @@ static void *forward_input(void *unused)
 }
 
 /*
- * A byte that came after the guest's last look, and before it ended the interrupt, found the line high and raised nothing.
- * So at each end of an interrupt one looks again.
+ * A byte that came after the guest's last look, and before it ended the interrupt, found the line high and raised
+ * nothing. So at each end of an interrupt one looks again.
  */
 static void *interrupt_again(void *unused)
 {

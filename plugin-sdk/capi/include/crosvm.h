@@ -1,8 +1,9 @@
 /*
  * The plugin API, version 0.22: what a plugin process asks of the VMM that started it.
  *
- * A plugin connects, gives the guest memory, reserves the addresses of its devices, and starts the VM. From then on each
- * vCPU reports events: crosvm_vcpu_wait() blocks until there is one, and crosvm_vcpu_resume() lets the vCPU run on.
+ * A plugin connects, gives the guest memory, reserves the addresses of its devices, and starts the VM. From then on
+ * each vCPU reports events: crosvm_vcpu_wait() blocks until there is one, and crosvm_vcpu_resume() lets the vCPU run
+ * on.
  *
  * Every function returns 0, or a file descriptor, on success and a negative errno value on failure. What is not said of
  * a function's errors below:
@@ -223,8 +224,8 @@ int crosvm_connect(struct crosvm **out);
 int crosvm_new_connection(struct crosvm *self, struct crosvm **out);
 
 /*
- * Closes a connection and sets *self to NULL. Memory, reservations and the like belong to the VM and stay. With the last
- * connection the vCPUs' handles go too, so no thread may be using one then.
+ * Closes a connection and sets *self to NULL. Memory, reservations and the like belong to the VM and stay. With the
+ * last connection the vCPUs' handles go too; only a thread that waits with one already does so until the VMM hangs up.
  */
 int crosvm_destroy_connection(struct crosvm **self);
 
@@ -294,8 +295,8 @@ int crosvm_set_hypercall_hint(struct crosvm *self, uint32_t count, const struct 
 
 /*
  * An eventfd that a write to `addr` fires in place of an event. A `len` of 1, 2, 4 or 8 takes only writes of so many
- * bytes that are those at `datamatch`, which may be unaligned; 0 takes any write, whatever `datamatch` is. Other lengths
- * give -EINVAL.
+ * bytes that are those at `datamatch`, which may be unaligned; 0 takes any write, whatever `datamatch` is. Other
+ * lengths give -EINVAL.
  */
 int crosvm_create_io_event(struct crosvm *self, uint32_t space, uint64_t addr, uint32_t len, const uint8_t *datamatch,
 			   struct crosvm_io **out);
@@ -338,8 +339,8 @@ int crosvm_set_irq(struct crosvm *self, uint32_t irq_id, bool active);
 int crosvm_set_irq_routing(struct crosvm *self, uint32_t count, const struct crosvm_irq_route *routes);
 
 /*
- * Two eventfds for the interrupt irq_id: writing the first raises it, and the second fires when the guest has dealt with
- * it.
+ * Two eventfds for the interrupt irq_id: writing the first raises it, and the second fires when the guest has dealt
+ * with it.
  */
 int crosvm_create_irq_event(struct crosvm *self, uint32_t irq_id, struct crosvm_irq **out);
 

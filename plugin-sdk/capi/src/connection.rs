@@ -36,8 +36,8 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// A thread that waits for a vCPU's event when the last connection goes would wake up in freed memory. So the vCPUs stay then,
-    /// for ever.
+    /// A thread that waits for a vCPU's event when the last connection goes would wake up in freed memory. So the vCPUs
+    /// stay then, for ever.
     fn drop(&mut self) {
         if let Some(vcpus) = Arc::get_mut(&mut self.vcpus)
             && vcpus.iter().any(|vcpu| vcpu.try_lock().is_err())

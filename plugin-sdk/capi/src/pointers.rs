@@ -1,6 +1,6 @@
 //! What C hands over. A value of these types comes from a C caller alone, who promises what `crosvm.h` asks for: each
-//! pointer is NULL or points at what the function's declaration says, until the call returns. So the types here check for
-//! NULL and are otherwise trusted, and no other module has to be.
+//! pointer is NULL or points at what the function's declaration says, until the call returns. So the types here check
+//! for NULL and are otherwise trusted, and no other module has to be.
 //!
 //! Plain data is copied in and out as bytes, so its alignment does not matter.
 
@@ -57,8 +57,8 @@ impl<T> Handle<Mutex<T>> {
     }
 }
 
-/// What is in `mutex`, for this call alone. Another thread's call with it is not waited for: waiting takes a system call
-/// that the plugin's seccomp policy may not allow, and C was told not to do it.
+/// What is in `mutex`, for this call alone. Another thread's call with it is not waited for: waiting takes a system
+/// call that the plugin's seccomp policy may not allow, and C was told not to do it.
 pub(crate) fn alone<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
     mutex.try_lock().map_err(|_| Errno::BUSY)
 }

@@ -102,7 +102,7 @@ fn io_access(access: Access, data: *mut u8, is_write: bool, no_resume: bool) -> 
         padding: 0,
         address: access.address,
         data,
-        // At most 4096.
+        // No message is as long as 4 GiB.
         length: access.length as u32,
         is_write: is_write.into(),
         no_resume: no_resume.into(),

@@ -33,8 +33,8 @@ on_each_backend! {
     statistics
 }
 
-/// Runs the program `name` as the plugin of `guest`, whose code is its first argument; it must find everything as it should
-/// be.
+/// Runs the program `name` as the plugin of `guest`, whose code is its first argument; it must find everything as it
+/// should be.
 fn passes(name: &str, backend: Backend, guest: &Guest) {
     passes_with(name, backend, guest, &[]);
 }

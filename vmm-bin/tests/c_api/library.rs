@@ -27,6 +27,14 @@ fn the_library_exports_the_60_functions_of_the_header_and_nothing_else() {
 }
 
 #[test]
+fn structures_and_arguments_are_those_of_compiled_plugins() {
+    let test = "structures_and_arguments_are_those_of_compiled_plugins";
+    let Some(program) = Program::compile(&capi().join("tests/c/layout.c"), test) else { return };
+    // It names each function, so the linker has found all of them.
+    run(&mut Command::new(program.path()));
+}
+
+#[test]
 fn a_program_linked_by_name_needs_the_library_by_its_old_name() {
     let test = "a_program_linked_by_name_needs_the_library_by_its_old_name";
     let Some(program) = Program::compile(&capi().join("tests/c/environment.c"), test) else { return };

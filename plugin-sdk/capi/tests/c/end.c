@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/wait.h>
 
 static struct vm vm;
 
@@ -19,10 +20,25 @@ static void *await_end(void *unused)
 	return NULL;
 }
 
+/* A process that has done nothing about SIGPIPE ends by it. */
+static void check_broken_pipe(struct crosvm_vcpu *vcpu)
+{
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		signal(SIGPIPE, SIG_DFL);
+		crosvm_vcpu_resume(vcpu);
+		_exit(1);
+	}
+	int status;
+	CHECK(waitpid(child, &status, 0) == child);
+	CHECK(WIFSIGNALED(status));
+	EQUAL(WTERMSIG(status), SIGPIPE);
+}
+
 int main(int argc, char **argv)
 {
 	(void)argc;
-	/* Without this, a write to the pipe of a VMM that has gone ends the process. */
 	signal(SIGPIPE, SIG_IGN);
 	vm = load(argv);
 	struct crosvm_vcpu *second;
@@ -59,6 +75,7 @@ int main(int argc, char **argv)
 	REFUSED(EPIPE, crosvm_check_extension(vm.crosvm, 0, &has));
 	REFUSED(EPIPE, crosvm_start(vm.crosvm));
 	CHECK(crosvm_get_shutdown_eventfd(vm.crosvm) == -EPIPE);
+	check_broken_pipe(second);
 	REFUSED(EPIPE, crosvm_vcpu_get_mp_state(second, &mp));
 	REFUSED(EPIPE, crosvm_vcpu_resume(second));
 

@@ -1,6 +1,6 @@
 /*
- * The library makes no system calls but those that the protocol promises, so that a plugin may lock itself down to them:
- * any other kills this process.
+ * The library makes no system calls but those that the protocol promises, so that a plugin may lock itself down to
+ * them: any other kills this process.
  */
 #include "check.h"
 
