@@ -186,6 +186,10 @@ fn ins(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
     let within_page = index % PAGE_SIZE as u32;
     let to_page_end = if backwards { within_page } else { PAGE_SIZE as u32 - within_page };
     let items = to_page_end.min(READ_AHEAD / form.width).min(form.left).max(1);
+    if backwards {
+        // Where an earlier item of the same block has been stored, the port is not read again for one that faults.
+        exec.item(DI, form, Seg::Es, true)?;
+    }
     let bytes = exec.bus.input_string(port, form.width, items as u16)?;
     if !backwards {
         let to = exec.linear(Seg::Es, index, bytes.len() as u32, true)?;
