@@ -140,16 +140,19 @@ impl Slot {
     }
 
     /// The `width` bytes at `offset`, 1 to 8.
+    #[inline]
     pub(super) fn load(&self, offset: usize, width: usize) -> u64 {
         atomic::load(&self.mapping, offset, width)
     }
 
     /// The 16 bytes at `offset`, lowest first; `None` too near to the slot's end.
+    #[inline]
     pub(super) fn load_16(&self, offset: usize) -> Option<u128> {
         atomic::load_16(&self.mapping, offset)
     }
 
     /// Stores the low `width` bytes of `value`, 1 to 8, at `offset`.
+    #[inline]
     pub(super) fn store(&self, offset: usize, width: usize, value: u64) {
         atomic::store(&self.mapping, offset, width, value);
         self.mark(offset, width);

@@ -103,6 +103,7 @@ impl<'a> Bus<'a> {
         Self { slots, platform, traffic, code: None, data: None, locked: false, locked_read: None }
     }
 
+    #[inline]
     fn find(&mut self, address: u32) -> Option<(&'a Slot, usize)> {
         let address = u64::from(address);
         if let Some(found) = self.data
@@ -117,6 +118,7 @@ impl<'a> Bus<'a> {
     }
 
     /// Up to 16 bytes of code, lowest first, and how many there are before memory ends.
+    #[inline]
     pub(super) fn code(&mut self, address: u32) -> (u128, u32) {
         let found = match self.code {
             Some(found) if u64::from(address).wrapping_sub(found.start) < found.len => found,
@@ -141,6 +143,7 @@ impl<'a> Bus<'a> {
     }
 
     /// Reads 1 to 8 bytes of memory.
+    #[inline]
     pub(super) fn load(&mut self, address: u32, width: usize) -> Result<u64> {
         let within_page = address % PAGE_SIZE as u32 + width as u32 <= PAGE_SIZE as u32;
         let mut value = match self.find(address) {
@@ -210,6 +213,7 @@ impl<'a> Bus<'a> {
     }
 
     /// Writes the low `width` bytes of `value`, 1 to 8, to memory when the instruction is complete.
+    #[inline]
     pub(super) fn store(&mut self, address: u32, width: usize, value: u64) {
         self.traffic.writes.push(Write { space: AddressSpace::Mmio, address, width, value });
     }
@@ -252,6 +256,7 @@ impl<'a> Bus<'a> {
     /// Makes the writes. False where memory that was to be read and written as one has changed in between: then nothing
     /// was written, and the instruction must be begun anew.
     #[must_use]
+    #[inline]
     pub(super) fn commit(&mut self) -> bool {
         if self.locked && !self.write_locked() {
             return false;
@@ -276,6 +281,7 @@ impl<'a> Bus<'a> {
         true
     }
 
+    #[inline]
     fn write(&mut self, Write { space, address, width, value }: Write) {
         if space == AddressSpace::Pio {
             return self.write_outside(space, address, width, value);

@@ -50,6 +50,7 @@ pub(super) struct NotCode {
 
 impl Cache {
     /// The instruction at CS:RIP.
+    #[inline]
     pub(super) fn decode(&mut self, exec: &mut Exec) -> std::result::Result<&Decoded, NotCode> {
         let cs = &exec.state.sregs.cs;
         let (ip, limit, bits) = (exec.state.regs.rip as u32, cs.limit, if cs.db != 0 { 32 } else { 16 });

@@ -24,6 +24,7 @@ pub(super) enum Use {
 }
 
 /// The bytes an operand has, for registers and memory; 0 for others, and for registers that are no general ones.
+#[inline]
 pub(super) fn width(instruction: &Instruction, operand: u32) -> u32 {
     match instruction.op_kind(operand) {
         OpKind::Register => register_width(instruction.op_register(operand)),
@@ -34,6 +35,7 @@ pub(super) fn width(instruction: &Instruction, operand: u32) -> u32 {
 
 impl Exec<'_> {
     /// The offset of a memory operand in its segment.
+    #[inline]
     pub(super) fn offset(&self, instruction: &Instruction) -> u32 {
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
         let regs = &self.state.regs;
@@ -45,12 +47,14 @@ impl Exec<'_> {
     }
 
     /// The linear address of `size` bytes at a memory operand.
+    #[inline]
     pub(super) fn memory(&self, instruction: &Instruction, size: u32, what_for: Use) -> Result<u32> {
         let segment = Seg::named(instruction.memory_segment());
         self.linear(segment, self.offset(instruction), size, what_for == Use::Write)
     }
 
     /// Where a register or memory operand is.
+    #[inline]
     pub(super) fn place(
         &mut self,
         instruction: &Instruction,
@@ -73,6 +77,7 @@ impl Exec<'_> {
         }
     }
 
+    #[inline]
     pub(super) fn get(&mut self, place: Place, width: u32) -> Result<u32> {
         match place {
             Place::Register(register) => Ok(self.state.regs.get(register)),
@@ -80,6 +85,7 @@ impl Exec<'_> {
         }
     }
 
+    #[inline]
     pub(super) fn set(&mut self, place: Place, width: u32, value: u32) {
         match place {
             Place::Register(register) => self.state.regs.set(register, value),
@@ -88,6 +94,7 @@ impl Exec<'_> {
     }
 
     /// The value of an operand that is only read: a register, an immediate, or memory.
+    #[inline]
     pub(super) fn value(&mut self, instruction: &Instruction, operand: u32, width: u32) -> Result<u32> {
         match instruction.op_kind(operand) {
             OpKind::Register | OpKind::Memory => {
@@ -99,17 +106,20 @@ impl Exec<'_> {
     }
 
     /// Loads 1, 2 or 4 bytes.
+    #[inline]
     pub(super) fn load(&mut self, linear: u32, width: u32) -> Result<u32> {
         self.bus.load(linear, width as usize).map(|value| value as u32)
     }
 
     /// Stores 1, 2 or 4 bytes.
+    #[inline]
     pub(super) fn store(&mut self, linear: u32, width: u32, value: u32) {
         self.bus.store(linear, width as usize, u64::from(value & mask(width)));
     }
 }
 
 /// The bytes an address of a memory operand has: 2 or 4.
+#[inline]
 pub(super) fn address_width(instruction: &Instruction) -> u32 {
     let register = match instruction.memory_base() {
         Register::None => instruction.memory_index(),

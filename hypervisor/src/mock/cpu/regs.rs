@@ -51,6 +51,7 @@ static PARTS: [Part; 256] = {
 };
 
 impl Part {
+    #[inline]
     fn named(register: Register) -> Self {
         // There are fewer registers than entries.
         PARTS.get(register as usize).copied().unwrap_or(Self { number: 0, width: 0, shift: 0 })
@@ -99,11 +100,13 @@ pub(super) fn register_width(register: Register) -> u32 {
 
 impl Regs {
     /// The low `width` bytes of register `number`.
+    #[inline]
     pub(super) fn low(&self, number: usize, width: u32) -> u32 {
         self.gpr.get(number).map_or(0, |&value| value as u32) & mask(width)
     }
 
     /// Sets the low `width` bytes of register `number`. Four clear what is above them.
+    #[inline]
     pub(super) fn set_low(&mut self, number: usize, width: u32, value: u32) {
         if let Some(register) = self.gpr.get_mut(number) {
             let value = u64::from(value & mask(width));
@@ -121,6 +124,7 @@ impl Regs {
     }
 
     /// A register by its name; 0 for none.
+    #[inline]
     pub(super) fn get(&self, register: Register) -> u32 {
         let Part { number, width, shift } = Part::named(register);
         // A part of no bytes has no bits.
@@ -129,6 +133,7 @@ impl Regs {
     }
 
     /// Sets a register by its name.
+    #[inline]
     pub(super) fn set(&mut self, register: Register, value: u32) {
         let Part { number, width, shift } = Part::named(register);
         if shift != 0 {

@@ -120,11 +120,16 @@ impl<'a> Exec<'a> {
             return Progress::Idle;
         }
         self.step(cache, suspended, history);
+        // An exit is rare, and large to be moved about.
+        if self.exit.is_none() {
+            return Progress::Busy;
+        }
         self.exit.take().map_or(Progress::Busy, Progress::Exit)
     }
 
     /// Executes one instruction, behind the beginning of the handler of what is under way. An exit, and the instruction that
     /// it suspends, are left in their places.
+    #[inline]
     fn step(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) {
         self.state.has_run = true;
         if self.state.events_are_under_way() {
@@ -150,23 +155,28 @@ impl<'a> Exec<'a> {
     }
 
     /// The mode the guest is in, if there is no model of it.
+    #[inline]
     fn unknown_mode(&self) -> Option<&'static str> {
         if self.state.regs.has(VM) { Some("(virtual 8086)") } else { control::unknown_mode(&self.state.sregs) }
     }
 
     /// Executes an instruction completely: with the exception it raises, or up to the read that it waits for. A repeated one
     /// is not looked at again between its repetitions, of which there are at most [`REPETITIONS`] here, as in KVM's emulator.
+    #[inline]
     fn complete(&mut self, decoded: &Decoded) {
         for _ in 0..REPETITIONS {
             self.repeats = false;
             self.complete_once(decoded);
-            let stops = self.exit.is_some() || self.state.regs.has(TF) || self.state.events_are_under_way();
-            if !self.repeats || stops {
+            if !self.repeats {
+                break;
+            }
+            if self.exit.is_some() || self.state.regs.has(TF) || self.state.events_are_under_way() {
                 break;
             }
         }
     }
 
+    #[inline]
     fn complete_once(&mut self, decoded: &Decoded) {
         let before = self.state.regs;
         self.start = before.rip;

@@ -116,6 +116,7 @@ impl Descriptor {
     }
 
     /// As a segment register holds it.
+    #[inline]
     pub(super) fn segment(&self) -> kvm_segment {
         kvm_segment {
             base: self.bits >> 16 & 0xff_ffff | self.bits >> 32 & 0xff00_0000,
@@ -166,6 +167,7 @@ impl Exec<'_> {
     }
 
     /// Protected mode.
+    #[inline]
     pub(super) fn is_protected(&self) -> bool {
         self.state.sregs.cr0 & super::control::PE != 0
     }
@@ -181,12 +183,14 @@ impl Exec<'_> {
     }
 
     /// The linear address of `size` bytes at `offset` of a segment, which must allow the access.
+    #[inline]
     pub(super) fn linear(&self, which: Seg, offset: u32, size: u32, write: bool) -> Result<u32> {
         let error = if which == Seg::Ss { Fault::stack(0) } else { Fault::protection(0) };
         self.linear_in(self.segment(which), offset, size, write).ok_or(error)
     }
 
     /// The same for a segment that is in no register yet. `None` where it does not allow the access.
+    #[inline]
     pub(super) fn linear_in(&self, segment: &kvm_segment, offset: u32, size: u32, write: bool) -> Option<u32> {
         let is_code = segment.type_ & CODE != 0;
         let may = segment.type_ & WRITABLE_OR_READABLE != 0;
@@ -204,6 +208,7 @@ impl Exec<'_> {
     }
 
     /// Where the instruction pointer may go: within the code segment.
+    #[inline]
     pub(super) fn check_target(&self, target: u32) -> Result<()> {
         if target <= self.state.sregs.cs.limit { Ok(()) } else { Err(Fault::protection(0)) }
     }
