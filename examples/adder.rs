@@ -1,7 +1,6 @@
 //! A device that adds. The guest hands it two operands, reads their sum, and shows what it has read.
 //!
-//! The device adds and the guest only carries bytes to and fro, so that the example is the same on both hypervisors: KVM
-//! executes the code below; the mock follows `adder.script`, and a script can move bytes but cannot compute.
+//! The device adds and the guest only carries bytes to and fro: the code below, which KVM and the mock execute alike.
 
 use plugin_sdk::{AddressSpace, Connection, Error, Event, GuestMemory, MemoryFlags};
 

@@ -1,5 +1,5 @@
 /*
- * A device that adds, in C: adder.rs says it in Rust, and adder.script is its guest for the mock.
+ * A device that adds, in C: adder.rs says it in Rust.
  *
  * The guest hands it two operands, reads their sum, and shows what it has read.
  */

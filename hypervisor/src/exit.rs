@@ -186,6 +186,53 @@ pub struct InternalError {
 impl InternalError {
     /// What the mock reports for a vCPU that has nothing to run: emulation failure without data.
     pub const NOTHING_TO_RUN: Self = Self { suberror: 1, data: [0; 6], words: 0 };
+
+    /// What the mock reports for an instruction that it does not know. The first three words are as the kernel has them:
+    /// flags, length, bytes. Behind them are the linear address and a name of up to 16 characters, which a flag of our own
+    /// tells of.
+    pub(crate) fn unknown_instruction(address: u64, bytes: &[u8], name: &str) -> Self {
+        let mut instruction = [0; 16];
+        for (place, byte) in instruction.iter_mut().skip(1).zip(bytes) {
+            *place = *byte;
+        }
+        let mut text = [0; 16];
+        for (place, byte) in text.iter_mut().zip(name.bytes()) {
+            *place = byte;
+        }
+        if let Some(len) = instruction.first_mut() {
+            *len = bytes.len().min(15) as u8;
+        }
+        let [bytes_low, bytes_high] = halves(instruction);
+        let [name_low, name_high] = halves(text);
+        let flags = INSTRUCTION_BYTES | NAMED;
+        Self { suberror: 1, data: [flags, bytes_low, bytes_high, address, name_low, name_high], words: 6 }
+    }
+
+    /// Where the instruction lies that the mock does not know, its bytes and its name; `None` for other errors.
+    pub fn instruction(&self) -> Option<(u64, Vec<u8>, String)> {
+        let [flags, bytes_low, bytes_high, address, name_low, name_high] = self.data;
+        if self.suberror != 1 || self.words != 6 || flags != INSTRUCTION_BYTES | NAMED {
+            return None;
+        }
+        let [len, bytes @ ..] = whole(bytes_low, bytes_high);
+        let bytes = bytes.get(..len.into()).unwrap_or(&bytes);
+        let name: Vec<u8> = whole(name_low, name_high).into_iter().take_while(|&byte| byte != 0).collect();
+        Some((address, bytes.to_vec(), String::from_utf8_lossy(&name).into_owned()))
+    }
+}
+
+/// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
+const INSTRUCTION_BYTES: u64 = 1;
+/// The mock's own: address and name follow.
+const NAMED: u64 = 1 << 63;
+
+fn halves(bytes: [u8; 16]) -> [u64; 2] {
+    let all = u128::from_le_bytes(bytes);
+    [all as u64, (all >> 64) as u64]
+}
+
+fn whole(low: u64, high: u64) -> [u8; 16] {
+    (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
 }
 
 impl fmt::Display for InternalError {
@@ -198,6 +245,10 @@ impl fmt::Display for InternalError {
             _ => "unknown suberror",
         };
         write!(f, "suberror {}: {meaning}", self.suberror)?;
+        if let Some((address, bytes, name)) = self.instruction() {
+            write!(f, ": {name} at {address:#x}, bytes")?;
+            return bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"));
+        }
         for word in self.data.iter().take(usize::from(self.words)) {
             write!(f, " {word:#018x}")?;
         }
@@ -233,5 +284,12 @@ mod tests {
     fn an_internal_error_tells_suberror_meaning_and_words() {
         let error = InternalError { suberror: 1, data: [0xf4, 0, 0, 0, 0, 0], words: 1 };
         assert_eq!(error.to_string(), "suberror 1: instruction emulation failed 0x00000000000000f4");
+    }
+
+    #[test]
+    fn an_unknown_instruction_is_told_with_address_bytes_and_name() {
+        let error = InternalError::unknown_instruction(0x1000, &[0xd9, 0xe8], "fld1");
+        assert_eq!(error.instruction(), Some((0x1000, vec![0xd9, 0xe8], "fld1".into())));
+        assert_eq!(error.to_string(), "suberror 1: instruction emulation failed: fld1 at 0x1000, bytes d9 e8");
     }
 }

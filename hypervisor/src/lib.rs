@@ -6,7 +6,7 @@
 //!
 //! * [`kvm::Kvm`] runs guests on `/dev/kvm`;
 //! * [`mock::Mock`] needs no device. It keeps memory slots and vCPU state of its own, obeys the rules KVM obeys,
-//!   and lets its vCPUs do what a [`mock::Script`] says.
+//!   and interprets the guest's code.
 //!
 //! A vCPU is driven by [`Vcpu::run`], which returns an [`Exit`]. A guest's read is answered with [`Vcpu::answer`]
 //! before the next `run`. Any thread may end a `run` with the vCPU's [`Kick`].
@@ -39,7 +39,7 @@ pub use kick::Kick;
 pub use kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 pub use kvm_bindings::{
     kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_ioapic_state, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 pub use memory::{GuestMemoryRegion, PAGE_SIZE};
 pub use vm_memory::GuestAddress;

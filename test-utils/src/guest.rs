@@ -1,5 +1,5 @@
-//! Guest programs in two forms that mean the same: real-mode machine code for a backend that executes it, and a
-//! [`Script`] for the mock.
+//! Guest programs in two forms that mean the same: real-mode machine code, and a [`Script`] for the mock where it is the
+//! scripts that are tested.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub struct Program {
     code: Vec<u8>,
     steps: Vec<Step>,
     forever: bool,
+    /// It does what no script can.
+    code_only: bool,
 }
 
 impl Program {
@@ -41,6 +43,13 @@ impl Program {
     fn add(mut self, code: &[u8], step: Step) -> Self {
         self.code.extend(code);
         self.steps.push(step);
+        self
+    }
+
+    /// Machine code that no script stands for.
+    pub fn code_only(mut self, code: &[u8]) -> Self {
+        self.code.extend(code);
+        self.code_only = true;
         self
     }
 
@@ -72,6 +81,24 @@ impl Program {
         self.add(&code, Step::Ins { port, width, count })
     }
 
+    /// `rep outsb` of up to 127 bytes.
+    ///
+    /// # Panics
+    ///
+    /// If there are more.
+    pub fn output_string(self, port: u16, data: &[u8]) -> Self {
+        let len = i8::try_from(data.len()).expect("up to 127 bytes").unsigned_abs();
+        // The bytes lie behind a jump over them.
+        let address = ENTRY as u16 + self.code.len() as u16 + 2;
+        let [low, high] = address.to_le_bytes();
+        let mut code = vec![0xeb, len];
+        code.extend(data);
+        code.extend(mov_dx(port));
+        // cld; mov si, address; mov cx, len; rep outsb
+        code.extend([0xfc, 0xbe, low, high, 0xb9, len, 0, 0xf3, 0x6e]);
+        self.add(&code, Step::Outs { port, data: data.to_vec() })
+    }
+
     /// Loads 1, 2 or 4 bytes from memory below 64 KiB.
     pub fn load(self, address: u16, width: u8) -> Self {
         let code = [sized(width, 0xa0), address.to_le_bytes().to_vec()].concat();
@@ -90,15 +117,14 @@ impl Program {
         self.mov(0x60 | u32::from(line)).add(&[0xe6, 0x20], Step::Acknowledge { gsi: Gsi(line.into()) })
     }
 
-    /// The end of the guest: a jump to an address without memory, which is an internal error for KVM, and a shutdown in
-    /// the script.
+    /// The end of the guest: a jump to an address without memory, which is an internal error; in the script a shutdown.
     pub fn shutdown(self) -> Self {
         let [low, high] = RAM_UNMAPPED.to_le_bytes();
         // mov bx, address; jmp bx
         self.add(&[0xbb, low, high, 0xff, 0xe3], Step::Exit(Exit::Shutdown))
     }
 
-    /// Ends in `hlt` with interrupts off. On the mock the end of every script is one.
+    /// Ends in `hlt` with interrupts off. The end of every script is one.
     pub fn halt(mut self) -> Self {
         self.code.push(0xf4);
         self
@@ -124,38 +150,13 @@ impl Program {
         code
     }
 
-    /// The script. One that is not for ever ends in a wait, as the code ends in a jump to itself.
-    pub fn script(&self) -> Script {
+    /// The script, if there is one. One that is not for ever ends in a wait, as the code ends in a jump to itself.
+    pub fn script(&self) -> Option<Script> {
         let steps = self.steps.iter().cloned();
-        if self.forever { Script::forever(steps) } else { Script::once(steps) }
-    }
-
-    /// The script as [`Script::parse`] reads it.
-    ///
-    /// # Panics
-    ///
-    /// If it has a step that no line stands for.
-    pub fn script_text(&self) -> String {
-        let mut text: String = self.steps.iter().map(|step| line(step) + "\n").collect();
-        if self.forever {
-            text.push_str("again\n");
-        }
-        text
-    }
-}
-
-fn line(step: &Step) -> String {
-    match step {
-        Step::Mov(value) => format!("mov {value:#x}"),
-        Step::In { port, width } => format!("in {port:#x} {width}"),
-        Step::Out { port, width } => format!("out {port:#x} {width}"),
-        Step::Ins { port, width, count } => format!("ins {port:#x} {width} {count}"),
-        Step::Load { address, width } => format!("load {address:#x} {width}"),
-        Step::Store { address, width } => format!("store {address:#x} {width}"),
-        Step::Exit(Exit::Shutdown) => "shutdown".into(),
-        Step::Acknowledge { gsi } => format!("ack {gsi}"),
-        Step::Outs { .. } | Step::HypervCall { .. } | Step::Exit(_) => {
-            panic!("no line of a script stands for {step:?}")
+        match (self.code_only, self.forever) {
+            (true, _) => None,
+            (false, true) => Some(Script::forever(steps)),
+            (false, false) => Some(Script::once(steps)),
         }
     }
 }

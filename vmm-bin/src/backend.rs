@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use hypervisor::Hypervisor;
 use hypervisor::kvm::Kvm;
-use hypervisor::mock::{Mock, Script};
+use hypervisor::mock::Mock;
 
 use crate::error::Error;
 
@@ -17,7 +17,7 @@ pub(crate) enum Choice {
     Auto,
     /// /dev/kvm
     Kvm,
-    /// No device, no privilege: vCPUs follow a script of exits
+    /// No device, no privilege: guest code is interpreted
     Mock,
 }
 
@@ -76,11 +76,11 @@ impl Backend {
         }
     }
 
-    /// The hypervisor. The mock's vCPUs follow `script`; those of KVM execute what lies in guest memory.
-    pub(crate) fn with_script(&self, script: Script) -> Arc<dyn Hypervisor> {
+    /// The hypervisor, whose vCPUs execute what lies in guest memory.
+    pub(crate) fn hypervisor(&self) -> Arc<dyn Hypervisor> {
         match self {
             Self::Kvm(kvm) => Arc::<Kvm>::clone(kvm),
-            Self::Mock => Arc::new(Mock::new(script)),
+            Self::Mock => Arc::new(Mock::guest_code()),
         }
     }
 }

@@ -123,7 +123,7 @@ pub(crate) struct RunArgs {
     /// A group of version 2 must be threaded to take single threads.
     #[arg(long, value_name = "PATH", help_heading = "Machine", value_hint = ValueHint::DirPath)]
     pub(crate) vcpu_cgroup_path: Option<PathBuf>,
-    /// What every vCPU of the mock does: a file of exits, one a line (--help shows the steps)
+    /// What every vCPU of the mock does in place of guest code: a file of exits, one a line (--help shows the steps)
     #[arg(long, value_name = "FILE", help_heading = "Machine", value_hint = ValueHint::FilePath)]
     pub(crate) script: Option<PathBuf>,
     #[command(flatten)]

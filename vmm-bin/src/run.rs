@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use hypervisor::mock::Script;
+use hypervisor::Hypervisor;
+use hypervisor::mock::{Mock, Script};
 use plugin_runtime::{Cgroup, Config, PluginCommand};
 
 use crate::backend::Backend;
@@ -17,7 +18,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
     if args.hugepages && matches!(backend, Backend::Kvm(_)) {
         huge_pages::warn_where_there_are_none();
     }
-    let script = script(&backend, args.script.as_deref())?;
+    let hypervisor = match &args.script {
+        Some(path) => scripted(&backend, path)?,
+        None => backend.hypervisor(),
+    };
     let plugin = PluginCommand { path: args.plugin.clone(), args: args.plugin_args() };
     let config = Config {
         vcpus: args.cpus,
@@ -27,24 +31,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
         sandbox: args.jail.sandbox()?,
         confine: true,
     };
-    Ok(plugin_runtime::run(&*backend.with_script(script), &plugin, config)?)
+    Ok(plugin_runtime::run(&*hypervisor, &plugin, config)?)
 }
 
-/// What the mock's vCPUs do.
-fn script(backend: &Backend, path: Option<&Path>) -> Result<Script, Error> {
-    match (backend, path) {
-        (Backend::Kvm(_), Some(_)) => Err(Error::ScriptOnKvm),
-        (Backend::Kvm(_), None) => Ok(Script::nothing()),
-        (Backend::Mock, Some(path)) => {
-            let text =
-                fs::read_to_string(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
-            Script::parse(&text).map_err(|source| Error::Script { path: path.to_owned(), source })
-        }
-        (Backend::Mock, None) => {
-            tracing::warn!("the mock executes no guest code; --script FILE gives its vCPUs something to do");
-            Ok(Script::nothing())
-        }
+/// The mock, whose vCPUs make the accesses of a script in place of guest code.
+fn scripted(backend: &Backend, path: &Path) -> Result<Arc<dyn Hypervisor>, Error> {
+    if let Backend::Kvm(_) = backend {
+        return Err(Error::ScriptOnKvm);
     }
+    let text = fs::read_to_string(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
+    let script = Script::parse(&text).map_err(|source| Error::Script { path: path.to_owned(), source })?;
+    Ok(Arc::new(Mock::new(script)))
 }
 
 #[cfg(test)]
@@ -53,14 +50,21 @@ mod tests {
 
     use super::*;
 
+    fn refusal(script: &Path) -> String {
+        match scripted(&Backend::Mock, script) {
+            Ok(_) => panic!("{} was taken", script.display()),
+            Err(error) => error.to_string(),
+        }
+    }
+
     #[test]
     fn a_script_that_cannot_be_read_or_understood_is_named() {
-        let error = script(&Backend::Mock, Some(Path::new("/nonexistent"))).unwrap_err().to_string();
+        let error = refusal(Path::new("/nonexistent"));
         assert!(error.starts_with("reading the script /nonexistent: "), "{error}");
 
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"mov 1\njump 2\n").unwrap();
-        let error = script(&Backend::Mock, Some(file.path())).unwrap_err().to_string();
+        let error = refusal(file.path());
         assert_eq!(error, format!("{}: script line 2: no step is called `jump`", file.path().display()));
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{BOOTED, Backend, Outboard, on_each_backend, talker};
+use common::{BOOTED, Backend, Outboard, example, on_each_backend, talker};
 use test_utils::guest::Program;
 
 on_each_backend! {
@@ -85,11 +85,16 @@ fn a_guest_that_ends_ends_the_vm(backend: Backend) {
     let steps = format!("{BOOTED} resume serve=1 await-event exit=0");
     let ended = Outboard::probe(backend, &brief(), &steps).run();
     ended.assert_success();
-    match backend {
-        Backend::Mock => ended.assert_logged(&["WARN", "vcpu=0", "triple fault"]),
-        // Where there is no memory there is nothing to execute.
-        Backend::Kvm => ended.assert_logged(&["ERROR", "internal error", "emulation failed", "vcpu=0", "probe"]),
-    };
+    // Where there is no memory there is nothing to execute.
+    ended.assert_logged(&["ERROR", "internal error", "emulation failed", "vcpu=0", "probe"]);
+}
+
+#[test]
+fn a_guests_triple_fault_is_told() {
+    let steps = format!("{BOOTED} await-event exit=0").replace("memory", "memory=f4").replace("boot", "boot resume");
+    let ended = Outboard::scripted("shutdown\n", &example("probe"), steps.split_whitespace()).run();
+    ended.assert_success();
+    ended.assert_logged(&["WARN", "vcpu=0", "triple fault"]);
 }
 
 fn a_vcpu_that_stops_unblocks_the_others(backend: Backend) {

@@ -21,5 +21,5 @@ fn each_request_of_the_sdk_does_what_it_says(backend: Backend) {
         .input(0x11, 1)
         .output(0x12, 1);
     let code = program.code().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Outboard::plugin(backend, &program, &[], "tour", [code]).run().assert_success();
+    Outboard::plugin(backend, &[], "tour", [code]).run().assert_success();
 }

@@ -117,13 +117,6 @@ fn a_bad_script_is_named_with_its_line_and_word() {
 }
 
 #[test]
-fn without_a_script_the_mock_says_what_is_missing() {
-    let probe = example("probe");
-    let ended = outboard(&format!("run --hypervisor mock --plugin {}", probe.display()));
-    ended.assert_success().assert_logged(&["WARN", "--script"]);
-}
-
-#[test]
 fn auto_tells_which_hypervisor_it_took() {
     let probe = example("probe");
     let ended = outboard(&format!("run --plugin {}", probe.display()));

@@ -1,9 +1,9 @@
-//! What the mock's processor can do: the least that makes sense. Scripts execute no `cpuid`.
+//! What the mock's processor says it can do: the least that makes sense.
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
-/// Leaf 1, EDX: FPU, TSC, MSR, APIC, FXSR, SSE, SSE2.
-const FEATURES: u32 = 1 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 24 | 1 << 25 | 1 << 26;
+/// Leaf 1, EDX: FPU, TSC, MSR, CX8, APIC, CMOV, FXSR, SSE, SSE2. Of the FPU and of SSE there are the registers alone.
+const FEATURES: u32 = 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 15 | 1 << 24 | 1 << 25 | 1 << 26;
 /// Leaf 1, ECX: XSAVE.
 const XSAVE: u32 = 1 << 26;
 /// XCR0's bits for x87 and SSE.

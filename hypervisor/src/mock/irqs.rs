@@ -3,7 +3,7 @@
 //! A line's level is that of `set_irq` or of its irqfds, whichever is high. A change goes to the pins it is routed to:
 //! each PIC latches edges and follows levels as an 8259 does; the IOAPIC's `irr` follows the line. No interrupt is
 //! delivered to a vCPU; a script acknowledges one by [`Step::Acknowledge`](super::Step::Acknowledge).
-//! An irqfd's trigger is looked at when a chip is asked for and before each step of a vCPU.
+//! An irqfd's trigger is looked at when a chip is asked for and before each step of a script.
 #![cfg_attr(
     not(test),
     deny(
@@ -24,7 +24,7 @@ use kvm_bindings::{
 use parking_lot::Mutex;
 
 use super::{eventfd, refused, reset};
-use crate::{EventFd, Gsi, Pic, Result, Route};
+use crate::{AddressSpace, EventFd, Gsi, Pic, Result, Route};
 
 /// `KVM_MAX_IRQ_ROUTES`: of routes, and of GSIs.
 pub(super) const MAX_ROUTES: u32 = 4096;
@@ -140,6 +140,19 @@ impl SoftIrqs {
         drop(state);
         for event in resample {
             eventfd::signal(&event);
+        }
+    }
+
+    /// Takes the guest's write to a chip. Of all there are, only the end of an interrupt at the first PIC has a model yet:
+    /// OCW2 with a specific end of interrupt.
+    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
+        const SPECIFIC_END: u8 = 0x60;
+        match (space, address, data) {
+            (AddressSpace::Pio, 0x20, &[command]) if command & 0xf8 == SPECIFIC_END => {
+                self.acknowledge(Gsi(u32::from(command & 7)));
+                true
+            }
+            _ => false,
         }
     }
 

@@ -1,4 +1,5 @@
-//! The mock's guest memory: slots that are mapped for real and touched by volatile copies.
+//! The mock's guest memory: slots that are mapped for real and touched by atomic accesses, as wide as the guest's own
+//! where those are aligned, else byte by byte.
 #![cfg_attr(
     not(test),
     deny(
@@ -13,11 +14,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::fstatfs;
-use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+use vm_memory::MmapRegion;
 
-use super::refused;
+use super::{atomic, refused};
 use crate::error::MemoryProblem;
 use crate::memory::lowest_free;
 use crate::{Error, GuestMemoryRegion, PAGE_SIZE, Result, SlotId};
@@ -36,15 +37,17 @@ pub(super) struct Memory {
     slots: RwLock<Slots>,
 }
 
+/// The slots there are, while nobody may change them.
 #[derive(Default)]
-struct Slots {
+pub(super) struct Slots {
     by_start: BTreeMap<u64, Slot>,
     starts: BTreeMap<u32, u64>,
 }
 
-struct Slot {
+pub(super) struct Slot {
     id: u32,
-    len: u64,
+    pub(super) start: u64,
+    pub(super) len: u64,
     read_only: bool,
     mapping: MmapRegion,
     /// The pages written, where writes are logged: few, however large the slot.
@@ -72,7 +75,7 @@ impl Memory {
         let id = id.ok_or_else(|| error(MemoryProblem::NoSlot))?;
         let mapping = region.map()?;
         slots.starts.insert(id, start);
-        slots.by_start.insert(start, Slot { id, len, read_only, mapping, dirty });
+        slots.by_start.insert(start, Slot { id, start, len, read_only, mapping, dirty });
         Ok(SlotId(id))
     }
 
@@ -101,26 +104,75 @@ impl Memory {
         Ok(bitmap)
     }
 
+    /// The slots, to look at. As long as they are held, none comes or goes.
+    pub(super) fn slots(&self) -> RwLockReadGuard<'_, Slots> {
+        self.slots.read()
+    }
+
     /// Reads within one page. `None` where no slot is.
     pub(super) fn read(&self, address: u64, data: &mut [u8]) -> Option<()> {
-        let slots = self.slots.read();
+        let slots = self.slots();
         let (slot, offset) = slots.find(address)?;
-        slot.mapping.as_volatile_slice().read_slice(data, offset).ok()
+        for (at, byte) in (offset..).zip(data) {
+            *byte = slot.load(at, 1) as u8;
+        }
+        Some(())
     }
 
     /// Writes within one page. `None` where no slot is, or one that is read-only.
     pub(super) fn write(&self, address: u64, data: &[u8]) -> Option<()> {
-        let slots = self.slots.read();
+        let slots = self.slots();
         let (slot, offset) = slots.find(address)?;
         if slot.read_only {
             return None;
         }
-        slot.mapping.as_volatile_slice().write_slice(data, offset).ok()?;
-        if let Some(dirty) = &slot.dirty {
-            // No write reaches across the end of its page.
-            dirty.lock().insert(offset as u64 / PAGE_SIZE);
+        for (at, &byte) in (offset..).zip(data) {
+            slot.store(at, 1, byte.into());
         }
         Some(())
+    }
+}
+
+/// Accesses within a slot: whoever calls has found the slot by the address.
+impl Slot {
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The `width` bytes at `offset`, 1 to 8.
+    #[inline]
+    pub(super) fn load(&self, offset: usize, width: usize) -> u64 {
+        atomic::load(&self.mapping, offset, width)
+    }
+
+    /// The 16 bytes at `offset`, lowest first; `None` too near to the slot's end.
+    #[inline]
+    pub(super) fn load_16(&self, offset: usize) -> Option<u128> {
+        atomic::load_16(&self.mapping, offset)
+    }
+
+    /// Stores the low `width` bytes of `value`, 1 to 8, at `offset`.
+    #[inline]
+    pub(super) fn store(&self, offset: usize, width: usize, value: u64) {
+        atomic::store(&self.mapping, offset, width, value);
+        self.mark(offset, width);
+    }
+
+    /// Puts `new` in place of `old`; false where something else is there.
+    pub(super) fn exchange(&self, offset: usize, width: usize, old: u64, new: u64) -> bool {
+        let changed = atomic::exchange(&self.mapping, offset, width, old, new);
+        if changed {
+            self.mark(offset, width);
+        }
+        changed
+    }
+
+    /// Writes down the pages of a write, of which there are two at most.
+    fn mark(&self, offset: usize, width: usize) {
+        if let Some(dirty) = &self.dirty {
+            let (first, last) = (offset as u64, offset.saturating_add(width).saturating_sub(1) as u64);
+            dirty.lock().extend([first / PAGE_SIZE, last / PAGE_SIZE]);
+        }
     }
 }
 
@@ -135,7 +187,8 @@ impl Slots {
         before_end.is_some_and(|(&other, slot)| other.saturating_add(slot.len) > start)
     }
 
-    fn find(&self, address: u64) -> Option<(&Slot, usize)> {
+    /// The slot an address lies in, and where in it.
+    pub(super) fn find(&self, address: u64) -> Option<(&Slot, usize)> {
         let (start, slot) = self.by_start.range(..=address).next_back()?;
         let offset = address.checked_sub(*start)?;
         debug_assert_eq!(self.starts.get(&slot.id), Some(start));

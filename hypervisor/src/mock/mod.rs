@@ -1,32 +1,38 @@
 //! The backend that needs no device.
 //!
 //! It keeps memory slots, vCPU state and kicks of its own and obeys the rules that KVM obeys, so that what lies above
-//! can be tested anywhere. What its vCPUs do is said by a [`Script`].
+//! can be tested anywhere. Its vCPUs execute what lies in guest memory ([`Mock::guest_code`]), or follow a [`Script`].
 //!
 //! What has a model, and how far it goes:
 //!
-//! * memory: slots, read-only ones, and exact dirty logs of what scripts store. Where `ins` puts its data is not kept;
+//! * the processor: `docs/mock-cpu.md` says which instructions and modes it knows. A [`SoftVcpu`] can be led step by step,
+//!   several of them in [`Lockstep`];
+//! * memory: slots, read-only ones, and exact dirty logs. Where a script's `ins` puts its data is not kept;
 //! * ioeventfds: as KVM's, signalled by matching writes instead of an exit, each byte of an `outs` by itself;
 //! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, seen in the PICs and the IOAPIC it is routed to. None is
-//!   delivered to a vCPU, and messages go nowhere. A script acknowledges an interrupt by [`Step::Acknowledge`], which
-//!   lowers what irqfds raised and signals their resample events;
+//!   delivered to a vCPU, and messages go nowhere. A guest acknowledges an interrupt by a specific end of interrupt at the
+//!   first PIC, a script by [`Step::Acknowledge`]: it lowers what irqfds raised and signals their resample events;
 //! * PICs, IOAPIC, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
-//!   refuses them. Nothing counts: clock, PIT, TSC and the local APIC's timer stand still. Ports and pages of chips are no
-//!   different from others: a script's access to them exits;
+//!   refuses them. Clock, PIT and the local APIC's timer stand still; the TSC counts instructions. Ports and pages of chips
+//!   are no different from others: an access to them exits;
 //! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
 //! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
+mod atomic;
 mod capabilities;
 mod chips;
+mod cpu;
 mod cpuid;
 mod eventfd;
 mod ioevents;
 mod irqs;
 mod lapic;
+mod lockstep;
 mod memory;
 mod msrs;
 mod reset;
 mod script;
+mod script_run;
 mod vcpu;
 mod vcpu_state;
 mod vm;
@@ -36,7 +42,11 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_cpuid_entry2;
 
+pub use cpu::Executed;
+pub use lockstep::Lockstep;
 pub use script::{Script, Step};
+pub use vcpu::{SoftVcpu, Stop};
+pub use vm::SoftVm;
 
 use crate::{Error, Hypervisor, Result, VcpuId, Vm};
 
@@ -45,10 +55,15 @@ pub struct Mock {
     scripts: Arc<Scripts>,
 }
 
-/// What each vCPU is to do.
-type Scripts = dyn Fn(VcpuId) -> Script + Send + Sync;
+/// What each vCPU is to do; without a script it executes the guest's code.
+type Scripts = dyn Fn(VcpuId) -> Option<Script> + Send + Sync;
 
 impl Mock {
+    /// Every vCPU executes what lies in guest memory.
+    pub fn guest_code() -> Self {
+        Self { scripts: Arc::new(|_| None) }
+    }
+
     /// Every vCPU follows `script`, each at its own pace.
     pub fn new(script: Script) -> Self {
         Self::with(move |_| script.clone())
@@ -56,7 +71,12 @@ impl Mock {
 
     /// Each vCPU follows the script that `scripts` gives for it.
     pub fn with(scripts: impl Fn(VcpuId) -> Script + Send + Sync + 'static) -> Self {
-        Self { scripts: Arc::new(scripts) }
+        Self { scripts: Arc::new(move |id| Some(scripts(id))) }
+    }
+
+    /// [`Hypervisor::create_vm`], with all that a VM of the mock can do.
+    pub fn create_soft_vm(&self) -> SoftVm {
+        SoftVm::new(Arc::clone(&self.scripts))
     }
 }
 
@@ -66,7 +86,7 @@ impl Hypervisor for Mock {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
-        Ok(Arc::new(vm::SoftVm::new(Arc::clone(&self.scripts))))
+        Ok(Arc::new(self.create_soft_vm()))
     }
 
     fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {

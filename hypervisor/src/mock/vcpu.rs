@@ -1,50 +1,47 @@
-//! A vCPU of the mock: follows its script, and treats accesses as KVM does.
+//! A vCPU of the mock: runs its program, and keeps to what KVM does around it.
 
-use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::thread::{self, Thread};
 
-use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 use parking_lot::Mutex;
 
-use super::script::{Script, Step};
+use super::cpu::{Executed, Interpreter, Progress};
+use super::script::Script;
+use super::script_run::ScriptRun;
 use super::vcpu_state::State;
 use super::vm::Platform;
 use crate::kick::{Bell, Door};
 use crate::pending::Pending;
-use crate::{Access, AddressSpace, Direction, Exit, InternalError, Kick, PAGE_SIZE, Result, Vcpu, VcpuId};
+use crate::{Exit, Kick, Result, Vcpu, VcpuId};
 
-pub(super) struct SoftVcpu {
+/// A vCPU of the mock. Beyond what every [`Vcpu`] can do, it can be led step by step; see [`Stop`].
+pub struct SoftVcpu {
     id: VcpuId,
-    script: Script,
-    done: usize,
+    program: Program,
     platform: Arc<Platform>,
     door: Door,
     sleeper: Arc<Sleeper>,
     pub(super) pending: Pending,
-    work: Work,
     pub(super) state: State,
 }
 
-/// The exit of a step that no instruction could make, such as an access of 0 bytes.
-const IMPOSSIBLE: Exit = Exit::InternalError(InternalError::NOTHING_TO_RUN);
-
-/// The instruction under way: its pieces that still need an exit, and what it has gathered.
-#[derive(Default)]
-struct Work {
-    /// The exit of now, first, and those of the same instruction behind it.
-    pieces: VecDeque<Piece>,
-    data: Vec<u8>,
-    /// A load's bytes end up in RAX; those of a string instruction do not.
-    into_rax: bool,
+/// Why [`SoftVcpu::step`] and [`SoftVcpu::run_to`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// One instruction was executed.
+    Stepped,
+    /// The instruction at a breakpoint is next.
+    Breakpoint,
+    /// The guest exited. An access is pending as after a run.
+    Exit(Exit),
+    /// The vCPU halts, or was not started.
+    Idle,
 }
 
-/// A part of an instruction that needs an exit.
-struct Piece {
-    exit: Exit,
-    /// Where its bytes lie in the instruction's data.
-    place: Range<usize>,
+/// What a vCPU does.
+enum Program {
+    Code(Box<Interpreter>),
+    Script(ScriptRun),
 }
 
 /// Where a vCPU with nothing to do waits.
@@ -65,157 +62,122 @@ impl Bell for MockBell {
 }
 
 impl SoftVcpu {
-    pub(super) fn new(id: VcpuId, script: Script, platform: Arc<Platform>) -> Self {
+    /// A vCPU that follows a script, or executes guest code without one.
+    pub(super) fn new(id: VcpuId, script: Option<Script>, platform: Arc<Platform>) -> Self {
         let sleeper = Arc::<Sleeper>::default();
+        let program = match script {
+            Some(script) => Program::Script(ScriptRun::new(script)),
+            None => Program::Code(Box::default()),
+        };
         Self {
             id,
-            script,
-            done: 0,
+            program,
             platform,
             door: Door::new(MockBell(Arc::clone(&sleeper))),
             sleeper,
             pending: Pending::new(id),
-            work: Work::default(),
             state: State::after_reset(id),
         }
     }
 
-    /// Ends the piece the last exit was for. The next piece of the same instruction is an exit of its own.
-    fn finish_piece(&mut self) -> Option<Exit> {
-        self.work.pieces.pop_front()?;
-        self.next_piece()
-    }
-
-    /// The exit of the piece that is next; without one the instruction ends.
-    fn next_piece(&mut self) -> Option<Exit> {
-        if let Some(piece) = self.work.pieces.front() {
-            return Some(piece.exit);
-        }
-        if self.work.into_rax {
-            self.state.regs.rax = merge(self.state.regs.rax, &self.work.data);
-        }
-        self.work = Work::default();
-        None
-    }
-
-    /// Follows the script to the next exit; `None` where the vCPU has nothing to do but wait.
-    fn step(&mut self) -> Option<Exit> {
-        while !self.door.is_kicked() && self.state.mp_state.mp_state == KVM_MP_STATE_RUNNABLE {
-            self.platform.irqs.poll();
-            let step = self.script.step(self.done)?.clone();
-            self.done += 1;
-            self.state.has_run = true;
-            match self.execute(step) {
-                Ok(None) => {}
-                Ok(Some(exit)) | Err(exit) => return Some(exit),
-            }
-        }
-        None
-    }
-
-    /// Does one step: nothing to see, or an exit. `Err` for a step that no guest could make.
-    fn execute(&mut self, step: Step) -> std::result::Result<Option<Exit>, Exit> {
-        let rax = self.state.regs.rax.to_le_bytes();
-        let low = |width: u8| rax.get(..usize::from(width)).unwrap_or_default();
-        match step {
-            Step::Mov(value) => {
-                self.state.regs.rax = value;
-                Ok(None)
-            }
-            Step::Exit(exit) => Ok(Some(exit)),
-            Step::In { port, width } => self.port(Access::read(AddressSpace::Pio, port.into(), width), &[], true),
-            Step::Out { port, width } => self.output(port, low(width)),
-            Step::Ins { port, width, count } => {
-                self.port(Access::new(AddressSpace::Pio, port.into(), Direction::Read, width, count), &[], false)
-            }
-            Step::Outs { port, data } => self.output_string(port, &data),
-            Step::Acknowledge { gsi } => {
-                self.platform.irqs.acknowledge(gsi);
-                Ok(None)
-            }
-            Step::HypervCall { input, params } => {
-                let exit = Exit::HypervCall { input, params };
-                let pieces = VecDeque::from([Piece { exit, place: 0..8 }]);
-                self.work = Work { pieces, data: vec![0; 8], into_rax: true };
-                Ok(self.next_piece())
-            }
-            Step::Load { address, width } if (1..=8).contains(&width) => Ok(self.load(address, width)),
-            Step::Store { address, width } if (1..=8).contains(&width) => Ok(self.store(address, low(width))),
-            Step::Load { .. } | Step::Store { .. } => Err(IMPOSSIBLE),
+    /// Ends what the last exit was for; the next exit of the same instruction, if it has one.
+    fn finish(&mut self) -> Option<Exit> {
+        match &mut self.program {
+            Program::Code(code) => code.finish(&mut self.state, &self.platform),
+            Program::Script(script) => script.finish(&mut self.state),
         }
     }
 
-    fn output(&mut self, port: u16, data: &[u8]) -> std::result::Result<Option<Exit>, Exit> {
-        if self.platform.ioevents.signal(AddressSpace::Pio, port.into(), data) {
-            return Ok(None);
+    /// Runs the guest for a while.
+    fn go_on(&mut self) -> Progress {
+        let Self { state, platform, door, .. } = self;
+        match &mut self.program {
+            Program::Code(code) => code.go_on(state, platform, door),
+            Program::Script(script) => script.step(state, platform, door).map_or(Progress::Idle, Progress::Exit),
         }
-        self.port(Access::write(AddressSpace::Pio, port.into(), data), data, false)
     }
 
-    /// If the first byte is an ioeventfd's, KVM keeps all: the others are theirs too, or lost.
-    fn output_string(&mut self, port: u16, data: &[u8]) -> std::result::Result<Option<Exit>, Exit> {
-        let mut items = data.chunks(1);
-        let mut signal = |item| self.platform.ioevents.signal(AddressSpace::Pio, port.into(), item);
-        if items.next().is_some_and(&mut signal) {
-            for item in items {
-                signal(item);
+    /// Executes one instruction; of a script, goes on to its next exit. A pending access is finished first, and where it is a
+    /// read, finishing its instruction is the step. Kicks are left for [`run`](Vcpu::run).
+    ///
+    /// # Errors
+    ///
+    /// A pending read that has not been answered.
+    pub fn step(&mut self) -> Result<Stop> {
+        self.pending.check_enter()?;
+        let is_within = matches!(&self.program, Program::Code(code) if code.is_suspended());
+        let progress = match self.finish() {
+            Some(exit) => Progress::Exit(exit),
+            None if is_within => Progress::Busy,
+            None => match &mut self.program {
+                Program::Code(code) => code.step(&mut self.state, &self.platform),
+                Program::Script(_) => self.go_on(),
+            },
+        };
+        let stop = match progress {
+            Progress::Exit(exit) => Stop::Exit(exit),
+            Progress::Idle => Stop::Idle,
+            Progress::Busy => Stop::Stepped,
+        };
+        self.pending.after(&if let Stop::Exit(exit) = stop { exit } else { Exit::Interrupted });
+        Ok(stop)
+    }
+
+    /// Executes at least one instruction, then on until an exit, a halt, or the instruction at one of these linear addresses
+    /// is next.
+    ///
+    /// # Errors
+    ///
+    /// A pending read that has not been answered.
+    pub fn run_to(&mut self, breakpoints: &[u64]) -> Result<Stop> {
+        loop {
+            let stop = self.step()?;
+            if stop != Stop::Stepped {
+                return Ok(stop);
             }
-            return Ok(None);
-        }
-        let count = u16::try_from(data.len()).unwrap_or(u16::MAX);
-        let access = Access::new(AddressSpace::Pio, port.into(), Direction::Write, 1, count);
-        self.port(access.map(|access| access.with_data(data)), data, false)
-    }
-
-    fn port(&mut self, access: Option<Access>, data: &[u8], into_rax: bool) -> std::result::Result<Option<Exit>, Exit> {
-        let access = access.ok_or(IMPOSSIBLE)?;
-        let mut bytes = data.to_vec();
-        bytes.resize(access.len(), 0);
-        let pieces = VecDeque::from([Piece { exit: Exit::Access(access), place: 0..access.len() }]);
-        self.work = Work { pieces, data: bytes, into_rax };
-        Ok(self.next_piece())
-    }
-
-    fn load(&mut self, address: u64, width: u8) -> Option<Exit> {
-        let mut work = Work { data: vec![0; width.into()], into_rax: true, ..Default::default() };
-        for (at, place) in pieces(address, width) {
-            let bytes = work.data.get_mut(place.clone())?;
-            if self.platform.memory.read(at, bytes).is_none() {
-                let exit = Exit::Access(Access::read(AddressSpace::Mmio, at, place.len() as u8)?);
-                work.pieces.push_back(Piece { exit, place });
-            }
-        }
-        self.work = work;
-        self.next_piece()
-    }
-
-    fn store(&mut self, address: u64, data: &[u8]) -> Option<Exit> {
-        let mut work = Work { data: data.to_vec(), ..Default::default() };
-        for (at, place) in pieces(address, data.len() as u8) {
-            let bytes = data.get(place.clone())?;
-            let Platform { memory, ioevents, .. } = &*self.platform;
-            if memory.write(at, bytes).is_none() && !ioevents.signal(AddressSpace::Mmio, at, bytes) {
-                let exit = Exit::Access(Access::write(AddressSpace::Mmio, at, bytes)?);
-                work.pieces.push_back(Piece { exit, place });
+            if breakpoints.contains(&self.address()) {
+                return Ok(Stop::Breakpoint);
             }
         }
-        self.work = work;
-        self.next_piece()
     }
 
-    /// What `run` does once inside: finishes, steps, or waits until it is kicked.
+    /// The linear address of the instruction that is next.
+    pub fn address(&self) -> u64 {
+        let base = self.state.sregs.cs.base as u32;
+        base.wrapping_add(self.state.regs.rip as u32).into()
+    }
+
+    /// Keeps the last `most` instructions from now on, for [`history`](Self::history).
+    pub fn keep_history(&mut self, most: usize) {
+        if let Program::Code(code) = &mut self.program {
+            code.keep_history(most);
+        }
+    }
+
+    /// The last instructions that were executed, the oldest first.
+    pub fn history(&self) -> Vec<Executed> {
+        match &self.program {
+            Program::Code(code) => code.history(),
+            Program::Script(_) => Vec::new(),
+        }
+    }
+
+    /// What `run` does once inside: finishes, runs, or waits until it is kicked.
     fn run_inside(&mut self) -> Exit {
-        if let Some(exit) = self.finish_piece() {
+        if let Some(exit) = self.finish() {
             return exit;
         }
         loop {
-            if let Some(exit) = self.step() {
+            let progress = self.go_on();
+            if let Progress::Exit(exit) = progress {
                 return exit;
             }
             if self.door.is_kicked() {
                 return Exit::Interrupted;
             }
-            thread::park();
+            if let Progress::Idle = progress {
+                thread::park();
+            }
         }
     }
 }
@@ -250,65 +212,24 @@ impl Vcpu for SoftVcpu {
 
     fn commit(&mut self) -> Result<Exit> {
         self.pending.check_enter()?;
-        let exit = self.finish_piece().unwrap_or(Exit::Interrupted);
+        let exit = self.finish().unwrap_or(Exit::Interrupted);
         self.pending.after(&exit);
         Ok(exit)
     }
 
     fn answer(&mut self, data: &[u8]) -> Result<()> {
         self.pending.take_answer(data.len())?;
-        if let Some(piece) = self.work.pieces.front()
-            && let Some(bytes) = self.work.data.get_mut(piece.place.clone())
-        {
-            bytes.copy_from_slice(data);
+        match &mut self.program {
+            Program::Code(code) => code.answer(data),
+            Program::Script(script) => script.answer(data),
         }
         Ok(())
     }
 
     fn access_data(&self) -> &[u8] {
-        match self.work.pieces.front() {
-            Some(Piece { exit: Exit::Access(access), place }) if access.direction() == Direction::Write => {
-                self.work.data.get(place.clone()).unwrap_or_default()
-            }
-            _ => &[],
+        match &self.program {
+            Program::Code(code) => code.access_data(),
+            Program::Script(script) => script.access_data(),
         }
-    }
-}
-
-/// A memory access cut at the end of its page, as KVM's emulator cuts it: address, place in the data.
-fn pieces(address: u64, width: u8) -> impl Iterator<Item = (u64, Range<usize>)> {
-    let width = usize::from(width);
-    let to_page_end = (PAGE_SIZE - address % PAGE_SIZE) as usize;
-    let first = width.min(to_page_end);
-    let pieces = [(address, 0..first), (address.wrapping_add(first as u64), first..width)];
-    pieces.into_iter().filter(|(_, place)| !place.is_empty())
-}
-
-/// RAX after `data` was loaded into its low bytes: 1 and 2 bytes keep the rest, more clear what is above them.
-fn merge(rax: u64, data: &[u8]) -> u64 {
-    let mut bytes = if data.len() <= 2 { rax.to_le_bytes() } else { [0; 8] };
-    if let Some(low) = bytes.get_mut(..data.len()) {
-        low.copy_from_slice(data);
-    }
-    u64::from_le_bytes(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_access_is_cut_at_the_end_of_its_page() {
-        let cut = |address, width| pieces(address, width).collect::<Vec<_>>();
-        assert_eq!(cut(0x1000, 4), [(0x1000, 0..4)]);
-        assert_eq!(cut(0x1ffe, 4), [(0x1ffe, 0..2), (0x2000, 2..4)]);
-        assert_eq!(cut(0x1fff, 8), [(0x1fff, 0..1), (0x2000, 1..8)]);
-    }
-
-    #[test]
-    fn small_loads_keep_the_rest_of_rax_and_large_ones_clear_it() {
-        assert_eq!(merge(0x1111_1111_1111_1111, &[2]), 0x1111_1111_1111_1102);
-        assert_eq!(merge(0x1111_1111_1111_1111, &[2, 3]), 0x1111_1111_1111_0302);
-        assert_eq!(merge(0x1111_1111_1111_1111, &[2, 3, 4, 5]), 0x0504_0302);
     }
 }

@@ -17,6 +17,7 @@ use kvm_bindings::{
     kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
 };
 
+use super::cpu::regs::Regs;
 use super::msrs::Msrs;
 use super::vcpu::SoftVcpu;
 use super::{cpuid, lapic, refused, reset};
@@ -24,16 +25,18 @@ use crate::{Capability, Result, VcpuId, VcpuState};
 
 /// What a vCPU has.
 pub(super) struct State {
-    pub(super) regs: kvm_regs,
-    sregs: kvm_sregs,
+    pub(super) regs: Regs,
+    /// Holds R8 to R15.
+    other_regs: kvm_regs,
+    pub(super) sregs: kvm_sregs,
     pub(super) mp_state: kvm_mp_state,
     fpu: kvm_fpu,
-    debug_regs: kvm_debugregs,
+    pub(super) debug_regs: kvm_debugregs,
     lapic: kvm_lapic_state,
     xcr0: u64,
-    events: kvm_vcpu_events,
-    msrs: Msrs,
-    cpuid: Vec<kvm_cpuid_entry2>,
+    pub(super) events: kvm_vcpu_events,
+    pub(super) msrs: Msrs,
+    pub(super) cpuid: Vec<kvm_cpuid_entry2>,
     /// After the first step `cpuid` must not change.
     pub(super) has_run: bool,
 }
@@ -41,7 +44,8 @@ pub(super) struct State {
 impl State {
     pub(super) fn after_reset(id: VcpuId) -> Self {
         Self {
-            regs: reset::regs(),
+            regs: Regs::from(&reset::regs()),
+            other_regs: reset::regs(),
             sregs: reset::sregs(id),
             mp_state: reset::mp_state(id),
             fpu: reset::fpu(),
@@ -52,6 +56,22 @@ impl State {
             msrs: Msrs::default(),
             cpuid: Vec::new(),
             has_run: false,
+        }
+    }
+
+    /// Whether anything waits to be delivered.
+    pub(super) fn events_are_under_way(&self) -> bool {
+        let events = &self.events;
+        let exception = events.exception.injected | events.exception.pending;
+        exception | events.interrupt.injected | events.nmi.injected | events.nmi.pending != 0
+    }
+
+    /// The shadow that an instruction leaves (`KVM_X86_SHADOW_INT_*`). The same kind twice in a row leaves none, or a
+    /// guest could keep interrupts away for ever.
+    pub(super) fn set_shadow(&mut self, shadow: u8) {
+        let before = self.events.interrupt.shadow;
+        if shadow | before != 0 {
+            self.events.interrupt.shadow = if shadow == before { 0 } else { shadow };
         }
     }
 }
@@ -75,12 +95,13 @@ fn too_many(what: &'static str, given: usize, most: usize) -> Result<()> {
 
 impl VcpuState for SoftVcpu {
     fn regs(&self) -> Result<kvm_regs> {
-        Ok(self.state.regs)
+        Ok(self.state.regs.with(&self.state.other_regs))
     }
 
     fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
         self.pending.check_set()?;
-        self.state.regs = *regs;
+        self.state.regs = Regs::from(regs);
+        self.state.other_regs = *regs;
         Ok(())
     }
 

@@ -12,9 +12,12 @@ use super::irqs::SoftIrqs;
 use super::memory::Memory;
 use super::vcpu::SoftVcpu;
 use super::{Scripts, capabilities, refused};
-use crate::{EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu, VcpuId, Vm, VmState};
+use crate::{
+    AddressSpace, EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu, VcpuId, Vm, VmState,
+};
 
-pub(super) struct SoftVm {
+/// A VM of the mock. It makes vCPUs that can be led step by step.
+pub struct SoftVm {
     scripts: Arc<Scripts>,
     platform: Arc<Platform>,
     chips: Chips,
@@ -29,18 +32,34 @@ pub(super) struct Platform {
     pub(super) irqs: SoftIrqs,
 }
 
+impl Platform {
+    /// Whether a write that no memory takes ends here, without an exit.
+    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
+        self.irqs.takes_write(space, address, data) || self.ioevents.signal(space, address, data)
+    }
+}
+
 impl SoftVm {
     pub(super) fn new(scripts: Arc<Scripts>) -> Self {
         Self { scripts, platform: Arc::default(), chips: Chips::default(), made: Mutex::default() }
+    }
+
+    /// [`Vm::create_vcpu`], with all that a vCPU of the mock can do.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` where there is one of that id.
+    pub fn create_soft_vcpu(&self, id: VcpuId) -> Result<SoftVcpu> {
+        if !self.made.lock().insert(id) {
+            return Err(refused("KVM_CREATE_VCPU", libc::EEXIST));
+        }
+        Ok(SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform)))
     }
 }
 
 impl Vm for SoftVm {
     fn create_vcpu(&self, id: VcpuId) -> Result<Box<dyn Vcpu>> {
-        if !self.made.lock().insert(id) {
-            return Err(refused("KVM_CREATE_VCPU", libc::EEXIST));
-        }
-        Ok(Box::new(SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform))))
+        Ok(Box::new(self.create_soft_vcpu(id)?))
     }
 
     fn check_extension(&self, number: u32) -> i32 {

@@ -43,6 +43,23 @@ pub fn a_string_read_keeps_width_and_count_apart(make: Make) {
     assert_eq!(items, 512);
 }
 
+/// Items in their order.
+pub fn a_string_written_keeps_its_order(make: Make) {
+    let program = Program::new().output_string(PORT, b"a string of bytes").mov(1).output(OTHER_PORT, 1);
+    let Guest { mut vcpu, .. } = guest!(make, program);
+    let mut written = Vec::new();
+    loop {
+        // A backend may split a string.
+        let access = access(&mut *vcpu);
+        if access.address() == u64::from(OTHER_PORT) {
+            break;
+        }
+        assert_eq!((access.direction(), access.width()), (Direction::Write, 1));
+        written.extend_from_slice(vcpu.access_data());
+    }
+    assert_eq!(written, b"a string of bytes");
+}
+
 /// Two pages, two exits, one value.
 pub fn a_straddling_read_comes_in_fragments_that_make_one_value(make: Make) {
     let Guest { mut vcpu, .. } = guest!(make, Program::new().load(STRADDLE, 4).output(PORT, 4));

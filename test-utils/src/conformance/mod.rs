@@ -20,6 +20,7 @@ macro_rules! guest {
 }
 
 mod accesses;
+mod code;
 mod dirty_log;
 mod hyperv;
 mod ioevents;
@@ -33,6 +34,7 @@ mod vcpu_state;
 mod vcpus;
 
 pub use accesses::*;
+pub use code::*;
 pub use dirty_log::*;
 pub use hyperv::*;
 pub use ioevents::*;
@@ -64,6 +66,13 @@ macro_rules! conformance_tests {
             overlapping_memory_is_refused_and_nothing_changes
             unmapped_memory_exits_again_and_its_slot_is_free
             a_string_read_keeps_width_and_count_apart
+            a_string_that_was_read_lies_in_memory
+            a_string_written_keeps_its_order
+            a_string_moves_out_of_nobodys_memory
+            an_instruction_that_reads_and_writes_exits_for_both
+            code_changed_from_outside_is_executed_as_it_is_now
+            a_halted_vcpu_runs_on_when_it_is_made_runnable
+            a_guest_without_code_ends_the_run
             registers_set_in_a_write_exit_hold
             registers_set_in_a_read_exit_hold_and_the_answer_too
             registers_cannot_be_set_before_a_read_is_committed

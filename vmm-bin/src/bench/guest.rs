@@ -3,7 +3,6 @@
 use std::os::fd::AsFd;
 
 use clap::ValueEnum;
-use hypervisor::mock::{Script, Step};
 use hypervisor::{GuestAddress, GuestMemoryRegion, Vm, kvm_regs, kvm_sregs};
 use plugin_sdk::GuestMemory;
 
@@ -48,19 +47,6 @@ impl Case {
                 0xeb, 0xfc, //         jmp again
             ],
         }
-    }
-
-    fn step(self) -> Step {
-        let (port, width) = (PORT.into(), 1);
-        match self {
-            Self::SyncWrite => Step::Out { port, width },
-            Self::SyncRead => Step::In { port, width },
-        }
-    }
-
-    /// The same for the mock.
-    pub(super) fn script(self) -> Script {
-        Script::forever([self.step()])
     }
 
     /// Guest memory with the program in it, to be seen from address 0 on.

@@ -136,7 +136,7 @@ mod tests {
     fn every_link_in_this_process_carries_blocks_and_ends_when_nobody_asks_for_more() {
         for link in [Link::Bare, Link::ChannelInline, Link::ChannelThread] {
             for case in Case::ALL {
-                let (metered, meter) = Metered::new(Arc::new(Mock::new(case.script())));
+                let (metered, meter) = Metered::new(Arc::new(Mock::guest_code()));
                 let thread = std::thread::spawn(move || link.run(&metered, case));
                 assert_eq!(meter.block(20).map(|samples| samples.len()), Some(20), "{link:?}");
                 drop(meter);

@@ -46,7 +46,7 @@ fn measure(case: Case, backend: &Backend, args: &BenchArgs) -> Result<Vec<Times>
     thread::scope(|scope| {
         let mut running = Vec::new();
         for link in Link::ALL {
-            let (metered, meter) = Metered::new(backend.with_script(case.script()));
+            let (metered, meter) = Metered::new(backend.hypervisor());
             let thread = thread::Builder::new()
                 .name(link.name().to_owned())
                 .spawn_scoped(scope, move || link.run(&metered, case))

@@ -30,7 +30,7 @@ pub(super) fn measure(backend: &Backend, starts: u32) -> Result<Vec<Times>, Erro
 /// Nanoseconds from the call until the plugin asks for the first time. The guest ends at its first entry.
 fn start(link: Link, backend: &Backend) -> Result<u64, Failure> {
     let case = Case::SyncWrite;
-    let (metered, meter) = Metered::new(backend.with_script(case.script()));
+    let (metered, meter) = Metered::new(backend.hypervisor());
     drop(meter);
     let begun = Instant::now();
     // On a thread of its own: the VMM confines the one that it runs on, for good.

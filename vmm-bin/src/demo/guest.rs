@@ -1,7 +1,5 @@
 //! The demo's guest: adds two numbers, waits for its serial port, prints two lines, asks for its end.
 
-use hypervisor::mock::{Script, Step};
-
 /// The first data port of a PC's first serial port.
 pub(super) const SERIAL: u64 = 0x3f8;
 /// Its line status register.
@@ -45,22 +43,6 @@ pub(super) fn program() -> Vec<u8> {
     [&CODE[..], &TEXT].concat()
 }
 
-/// The same accesses, for the mock.
-pub(super) fn script() -> Script {
-    Script::once(steps())
-}
-
-fn steps() -> Vec<Step> {
-    let print = |byte: u8| match byte {
-        b'?' => [Step::Mov((b'0' + FIRST + SECOND).into()), Step::Out { port: SERIAL as u16, width: 1 }],
-        byte => [Step::Mov(byte.into()), Step::Out { port: SERIAL as u16, width: 1 }],
-    };
-    let mut steps = vec![Step::In { port: LINE_STATUS as u16, width: 1 }];
-    steps.extend(TEXT.into_iter().flat_map(print));
-    steps.push(Step::Out { port: END as u16, width: 1 });
-    steps
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,22 +59,5 @@ mod tests {
         assert!(at(operand(4)).starts_with(b"?"), "where the digit goes");
         assert!(at(operand(18)).starts_with(&TEXT), "where the text begins");
         assert_eq!(operand(21), TEXT.len());
-    }
-
-    #[test]
-    fn the_script_prints_the_text_with_the_digit_in_it() {
-        let mut rax = 0;
-        let printed: Vec<u8> = steps()
-            .iter()
-            .filter_map(|step| match *step {
-                Step::Mov(value) => {
-                    rax = value as u8;
-                    None
-                }
-                Step::Out { port, .. } if u64::from(port) == SERIAL => Some(rax),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(String::from_utf8_lossy(&printed), "The sum is 5.\nGreetings from the guest.\n");
     }
 }

@@ -5,10 +5,8 @@ pub(crate) mod plugin;
 mod tally;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::num::NonZeroU32;
 
-use hypervisor::Hypervisor;
 use plugin_runtime::jail::JailConfig;
 use plugin_runtime::{Config, PluginCommand, Sandbox};
 
@@ -19,19 +17,11 @@ use crate::error::Error;
 /// Runs the demo. The plugin is this very program, started a second time.
 pub(crate) fn run(args: &DemoArgs) -> Result<(), Error> {
     let backend = Backend::open(args.hypervisor)?;
-    run_on(&*backend.with_script(guest::script()))?;
-    if let Backend::Mock = backend {
-        let note = "\nThe mock does not execute guest code yet: a script of the same exits stood in for it.\n";
-        io::stdout().write_all(note.as_bytes()).map_err(Error::system("writing a note"))?;
-    }
-    Ok(())
-}
-
-fn run_on(hypervisor: &dyn Hypervisor) -> Result<(), Error> {
+    let hypervisor = backend.hypervisor();
     let path = std::env::current_exe().map_err(Error::system("finding this program's own file"))?;
     let plugin = PluginCommand { path, args: ["demo-plugin", hypervisor.name()].map(OsString::from).to_vec() };
     let sandbox = Sandbox::Jail(Box::new(JailConfig { stdio: true, ..JailConfig::with_filter()? }));
     let config =
         Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None, sandbox, confine: true };
-    Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
+    Ok(plugin_runtime::run(&*hypervisor, &plugin, config)?)
 }

@@ -41,7 +41,7 @@ fn passes(name: &str, backend: Backend, guest: &Guest) {
 
 fn passes_with(name: &str, backend: Backend, guest: &Guest, options: &[&str]) {
     if let Some(plugin) = compile(name, backend, &[]) {
-        call(&plugin, backend, &guest.script_text(), guest, options).run().assert_success().assert_no_panic();
+        call(&plugin, backend, guest, options).run().assert_success().assert_no_panic();
     }
 }
 
@@ -55,18 +55,17 @@ const VMM_IS_SEEN: [&str; 5] = ["churn", "end", "hints", "last_connection", "reg
 
 /// A run of a program, which finds the library by the loader's variable: what its own `RUNPATH` says counts for nothing in a
 /// jail.
-fn executable(backend: Backend, script: &str, options: &[&str], plugin: &Program, args: &[&str]) -> Outboard {
+fn executable(backend: Backend, options: &[&str], plugin: &Program, args: &[&str]) -> Outboard {
     let mut options = options.to_vec();
     if VMM_IS_SEEN.contains(&&*plugin.name) {
         options.push("--disable-sandbox");
     }
-    let options = &options;
-    let outboard = Outboard::executable(backend, script, options, &plugin.path(), args);
+    let outboard = Outboard::executable(backend, &options, &plugin.path(), args);
     outboard.env("LD_LIBRARY_PATH", library_folder().to_str().unwrap())
 }
 
-fn call(plugin: &Program, backend: Backend, script: &str, guest: &Guest, options: &[&str]) -> Outboard {
-    executable(backend, script, options, plugin, &[&hex(&guest.code())])
+fn call(plugin: &Program, backend: Backend, guest: &Guest, options: &[&str]) -> Outboard {
+    executable(backend, options, plugin, &[&hex(&guest.code())])
 }
 
 fn connections(backend: Backend) {
@@ -138,7 +137,7 @@ fn null(backend: Backend) {
 
 fn churn(backend: Backend, kind: &str) {
     if let Some(plugin) = compile("churn", backend, &[]) {
-        let outboard = executable(backend, "", &[], &plugin, &["", kind]);
+        let outboard = executable(backend, &[], &plugin, &["", kind]);
         outboard.run().assert_success().assert_no_panic();
     }
 }
@@ -163,7 +162,7 @@ fn connections_and_reservations_come_and_go(backend: Backend) {
 fn stays(name: &str, backend: Backend, options: &[&str]) {
     let guest = Guest::new().output(0x10, 1).halt();
     let Some(plugin) = compile(name, backend, &[]) else { return };
-    let ended = call(&plugin, backend, &guest.script_text(), &guest, options).run();
+    let ended = call(&plugin, backend, &guest, options).run();
     ended.assert_failure(&["did not exit in time"]).assert_no_panic();
     assert_eq!(ended.stdout, ["all as it should be"], "{ended:#?}");
 }
@@ -192,7 +191,7 @@ fn net(backend: Backend) {
     };
     let Some(plugin) = compile("net", backend, &[]) else { return };
     let options = ["--host-ip", ip, "--netmask", "255.255.255.252", "--mac", "70:5d:cc:fe:00:04"];
-    let outboard = executable(backend, "", &options, &plugin, &["", ip]);
+    let outboard = executable(backend, &options, &plugin, &["", ip]);
     outboard.run().assert_success().assert_no_panic();
 }
 
@@ -200,14 +199,14 @@ fn only_the_system_calls_of_the_protocol(backend: Backend) {
     let debug: &[_] = if cfg!(debug_assertions) { &["-DDEBUG_LIBRARY"] } else { &[] };
     let guest = Guest::new().output(0x10, 1).forever();
     if let Some(plugin) = compile("seccomp", backend, debug) {
-        call(&plugin, backend, &guest.script_text(), &guest, &[]).run().assert_success();
+        call(&plugin, backend, &guest, &[]).run().assert_success();
     }
 }
 
 fn statistics(backend: Backend) {
     let guest = Guest::new().mov(0x1234).output(0x10, 2).forever();
     let Some(plugin) = compile("registers", backend, &[]) else { return };
-    let call = || call(&plugin, backend, &guest.script_text(), &guest, &[]);
+    let call = || call(&plugin, backend, &guest, &[]);
     // What a plugin writes to its standard error is in the VMM's log.
     let ended = call().env("CROSVM_STATS", "1").run();
     ended.assert_success();
@@ -221,7 +220,8 @@ fn statistics(backend: Backend) {
 fn hyperv() {
     let script = "hypercall 0x1005c 0x1122334455667788 2\nout 0x10 4\nsynic 0x40000080 1 0x5001 0x6001\nagain\n";
     if let Some(plugin) = compile("hyperv", Backend::Mock, &[]) {
-        call(&plugin, Backend::Mock, script, &Guest::new(), &[]).run().assert_success();
+        let outboard = Outboard::scripted(script, &plugin.path(), [hex(&Guest::new().code())]);
+        outboard.env("LD_LIBRARY_PATH", library_folder().to_str().unwrap()).run().assert_success();
         skipped("c_api::hyperv on kvm", &"only a guest that speaks Hyper-V makes these exits");
     }
 }

@@ -10,7 +10,7 @@ use test_utils::memory;
 use test_utils::raw::request::{self, Memory};
 use test_utils::raw::{self, MainSocket, Message, Relay, VcpuPipes};
 
-use super::{Backend, Ended, Outboard, Resources, Running};
+use super::{Backend, Ended, Outboard, Resources, Running, example};
 
 /// How long an end may take that does not wait for the plugin.
 const SOON: Duration = Duration::from_secs(2);
@@ -33,12 +33,12 @@ impl Driven {
 
     /// [`new`](Self::new) with more options of `outboard run`.
     pub(crate) fn with(backend: Backend, program: &Program, options: &[&str]) -> Self {
-        Self::start(program, Outboard::plugin(backend, program, options, "relay", [""; 0]))
+        Self::start(program, Outboard::plugin(backend, options, "relay", [""; 0]))
     }
 
     /// [`new`](Self::new) on the mock, whose vCPUs follow a script that no program stands for.
     pub(crate) fn scripted(script: &str) -> Self {
-        Self::start(&Program::new(), Outboard::scripted(Backend::Mock, script, &[], "relay", [""; 0]))
+        Self::start(&Program::new(), Outboard::scripted(script, &example("relay"), [""; 0]))
     }
 
     fn start(program: &Program, call: Outboard) -> Self {

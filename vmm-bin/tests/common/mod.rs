@@ -111,35 +111,22 @@ impl Outboard {
     pub(crate) fn probe_with(backend: Backend, program: &Program, options: &[&str], steps: &str) -> Self {
         let memory = format!("memory={}", hex(&program.code()));
         let steps = steps.split_whitespace().map(|step| if step == "memory" { &memory } else { step });
-        Self::plugin(backend, program, options, "probe", steps)
+        Self::plugin(backend, options, "probe", steps)
     }
 
-    /// Runs an example plugin on `backend`, whose vCPUs follow `program` where it is the mock.
+    /// Runs an example plugin on `backend`.
     pub(crate) fn plugin(
         backend: Backend,
-        program: &Program,
         options: &[&str],
         plugin: &str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
-        Self::executable(backend, &program.script_text(), options, &example(plugin), args)
+        Self::executable(backend, options, &example(plugin), args)
     }
 
-    /// [`plugin`](Self::plugin), where the mock's vCPUs follow a script that no program stands for.
-    pub(crate) fn scripted(
-        backend: Backend,
-        text: &str,
-        options: &[&str],
-        plugin: &str,
-        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
-    ) -> Self {
-        Self::executable(backend, text, options, &example(plugin), args)
-    }
-
-    /// [`scripted`](Self::scripted) with a plugin that is no example.
+    /// [`plugin`](Self::plugin) with one that is no example.
     pub(crate) fn executable(
         backend: Backend,
-        text: &str,
         options: &[&str],
         plugin: &Path,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -151,14 +138,17 @@ impl Outboard {
             outboard.command.arg("--plugin-stdio");
             outboard.jailed = true;
         }
-        if backend == Backend::Mock {
-            let mut script = NamedTempFile::new().unwrap();
-            script.write_all(text.as_bytes()).unwrap();
-            outboard.command.arg("--script").arg(script.path());
-            outboard.script = Some(script);
-        }
         outboard.command.arg("--").args(args);
         outboard
+    }
+
+    /// [`executable`](Self::executable) on the mock, whose vCPUs follow a script that no program stands for.
+    pub(crate) fn scripted(text: &str, plugin: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let mut script = NamedTempFile::new().unwrap();
+        script.write_all(text.as_bytes()).unwrap();
+        let path = script.path().display().to_string();
+        let outboard = Self::executable(Backend::Mock, &["--script", &path], plugin, args);
+        Self { script: Some(script), ..outboard }
     }
 
     /// Puts a variable into its environment.

@@ -145,10 +145,8 @@ fn an_access_is_finished_first(backend: Backend) {
         let regs = vcpu.get(REGS);
         assert_eq!(regs[..2], round.to_le_bytes(), "the read has its result");
         let rip = u64::from_le_bytes(regs[128..136].try_into().unwrap());
-        if backend == Backend::Kvm {
-            // mov is 6 bytes, loading DX 3, the read itself 1. The mock's script has no RIP.
-            assert_eq!(rip, ENTRY + 10, "the read is done");
-        }
+        // mov is 6 bytes, loading DX 3, the read itself 1.
+        assert_eq!(rip, ENTRY + 10, "the read is done");
         vcpu.resume();
         assert_eq!(vcpu.await_io().data, round.to_le_bytes());
         driven.main.done(&request::pause(1, round.into()));

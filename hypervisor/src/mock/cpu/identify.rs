@@ -1,0 +1,113 @@
+//! `cpuid`, MSRs and the time stamp.
+
+use iced_x86::Mnemonic;
+use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+
+use super::fault::{Fault, Result};
+use super::regs::{AX, BX, CX, DX};
+use super::{Exec, Handler, control};
+
+/// The MSR that the time stamp is too.
+const TSC: u32 = 0x10;
+/// `IA32_APIC_BASE`: the local APIC is on.
+const APIC_ENABLED: u64 = 1 << 11;
+/// Leaf 1, EDX: there is a local APIC.
+const FEATURE_APIC: u32 = 1 << 9;
+/// Leaf 1, ECX: `xsave` was turned on in CR4.
+const FEATURE_OSXSAVE: u32 = 1 << 27;
+/// Leaf 1, ECX: there is `xsave`.
+const FEATURE_XSAVE: u32 = 1 << 26;
+/// Leaf 7, ECX: CR4 has UMIP.
+const FEATURE_UMIP: u32 = 1 << 2;
+
+pub(super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
+    let handler: Handler = match mnemonic {
+        Mnemonic::Cpuid => |exec, _| cpuid(exec),
+        Mnemonic::Rdmsr => |exec, _| rdmsr(exec),
+        Mnemonic::Wrmsr => |exec, _| wrmsr(exec),
+        Mnemonic::Rdtsc => |exec, _| rdtsc(exec),
+        _ => return None,
+    };
+    Some(handler)
+}
+
+fn leaf(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> Option<&kvm_cpuid_entry2> {
+    entries.iter().find(|entry| {
+        let by_index = entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0;
+        entry.function == function && (!by_index || entry.index == index)
+    })
+}
+
+pub(super) fn has_xsave(entries: &[kvm_cpuid_entry2]) -> bool {
+    leaf(entries, 1, 0).is_some_and(|leaf| leaf.ecx & FEATURE_XSAVE != 0)
+}
+
+pub(super) fn has_umip(entries: &[kvm_cpuid_entry2]) -> bool {
+    leaf(entries, 7, 0).is_some_and(|leaf| leaf.ecx & FEATURE_UMIP != 0)
+}
+
+/// The leaf that is told: beyond the last of its range, as on Intel's processors, that of the highest basic one.
+fn told(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> Option<&kvm_cpuid_entry2> {
+    if let Some(exact) = leaf(entries, function, index) {
+        return Some(exact);
+    }
+    let basic = leaf(entries, 0, 0)?;
+    let range = match function {
+        0x4000_0000..=0x4fff_ffff => function & 0xffff_ff00,
+        0xc000_0000.. => 0xc000_0000,
+        _ => function & 0x8000_0000,
+    };
+    if leaf(entries, range, 0).is_some_and(|first| function <= first.eax) {
+        return None;
+    }
+    leaf(entries, basic.eax, index)
+}
+
+fn cpuid(exec: &mut Exec) -> Result<()> {
+    let (function, index) = (exec.state.regs.low(AX, 4), exec.state.regs.low(CX, 4));
+    let mut leaf = told(&exec.state.cpuid, function, index).copied().unwrap_or_default();
+    if leaf.function == 1 {
+        let apic = exec.state.sregs.apic_base & APIC_ENABLED != 0;
+        let xsave = exec.state.sregs.cr4 & control::CR4_OSXSAVE != 0;
+        leaf.edx = if apic { leaf.edx } else { leaf.edx & !FEATURE_APIC };
+        leaf.ecx = leaf.ecx & !FEATURE_OSXSAVE | if xsave { FEATURE_OSXSAVE } else { 0 };
+    }
+    for (register, value) in [(AX, leaf.eax), (BX, leaf.ebx), (CX, leaf.ecx), (DX, leaf.edx)] {
+        exec.state.regs.set_low(register, 4, value);
+    }
+    Ok(())
+}
+
+impl Exec<'_> {
+    fn set_dx_ax(&mut self, value: u64) {
+        self.state.regs.set_low(AX, 4, value as u32);
+        self.state.regs.set_low(DX, 4, (value >> 32) as u32);
+    }
+
+    fn msr(&self, index: u32) -> Result<u64> {
+        self.state.msrs.get(index, &self.state.sregs).ok_or(Fault::protection(0))
+    }
+}
+
+fn rdmsr(exec: &mut Exec) -> Result<()> {
+    exec.need_cpl_0()?;
+    let value = exec.msr(exec.state.regs.low(CX, 4))?;
+    exec.set_dx_ax(value);
+    Ok(())
+}
+
+fn wrmsr(exec: &mut Exec) -> Result<()> {
+    exec.need_cpl_0()?;
+    let regs = &exec.state.regs;
+    let (index, value) = (regs.low(CX, 4), u64::from(regs.low(DX, 4)) << 32 | u64::from(regs.low(AX, 4)));
+    exec.state.msrs.set(index, value, &mut exec.state.sregs).ok_or(Fault::protection(0))
+}
+
+fn rdtsc(exec: &mut Exec) -> Result<()> {
+    if exec.state.sregs.cr4 & control::CR4_TSD != 0 {
+        exec.need_cpl_0()?;
+    }
+    let value = exec.msr(TSC)?;
+    exec.set_dx_ax(value);
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! Running: one instruction after the other, exceptions, interrupts that are under way, exits.
+
+use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE};
+
+use super::bus::{Bus, Traffic};
+use super::decode::{Cache, Decoded, NotCode};
+use super::fault::{DEBUG, DOUBLE_FAULT, Exception, Fault, NMI};
+use super::flags::{IF, RF, TF, VM};
+use super::history::{Executed, History};
+use super::interrupts::Source;
+use super::{Exec, control};
+use crate::kick::Door;
+use crate::mock::vcpu_state::State;
+use crate::mock::vm::Platform;
+use crate::{Exit, InternalError};
+
+/// Instructions that are executed before somebody who waits to change memory slots gets a turn.
+const TURN: u32 = 1024;
+
+/// What executes a vCPU's code, and remembers what an exit left unfinished.
+#[derive(Default)]
+pub(in crate::mock) struct Interpreter {
+    traffic: Traffic,
+    cache: Cache,
+    /// The instruction whose read waits for an answer.
+    suspended: Option<Decoded>,
+    history: History,
+}
+
+/// Repetitions of a string instruction that are made before anything else gets a look in.
+const REPETITIONS: u32 = 1024;
+
+/// What became of a turn.
+pub(in crate::mock) enum Progress {
+    Exit(Exit),
+    /// The vCPU halts, or was not started yet.
+    Idle,
+    /// There is more to do.
+    Busy,
+}
+
+impl Interpreter {
+    /// The exit's data, where it is a write.
+    pub(in crate::mock) fn access_data(&self) -> &[u8] {
+        match self.traffic.asked() {
+            Some(_) => &[],
+            None => self.traffic.exit().and_then(|access| access.inline_data()).unwrap_or_default(),
+        }
+    }
+
+    /// Takes the answer of a read.
+    pub(in crate::mock) fn answer(&mut self, data: &[u8]) {
+        self.traffic.answer(data);
+    }
+
+    /// Finishes what the last exit was for; the next exit of the same instruction, if there is one.
+    pub(in crate::mock) fn finish(&mut self, state: &mut State, platform: &Platform) -> Option<Exit> {
+        match self.suspended.take() {
+            Some(decoded) => {
+                let slots = platform.memory.slots();
+                let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
+                exec.complete(&decoded);
+                exec.exit.take().inspect(|_| self.suspended = self.traffic.asked().map(|_| decoded))
+            }
+            None => {
+                self.traffic.exit_is_done();
+                self.traffic.exit().copied().map(Exit::Access)
+            }
+        }
+    }
+
+    /// Keeps the last `most` instructions from now on.
+    pub(in crate::mock) fn keep_history(&mut self, most: usize) {
+        self.history.keep(most);
+    }
+
+    /// The last instructions, the oldest first.
+    pub(in crate::mock) fn history(&self) -> Vec<Executed> {
+        self.history.executed()
+    }
+
+    /// Whether a read waits to be finished, so that the vCPU is within an instruction.
+    pub(in crate::mock) fn is_suspended(&self) -> bool {
+        self.suspended.is_some()
+    }
+
+    /// Executes one instruction.
+    pub(in crate::mock) fn step(&mut self, state: &mut State, platform: &Platform) -> Progress {
+        let slots = platform.memory.slots();
+        let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
+        exec.advance(&mut self.cache, &mut self.suspended, &mut self.history)
+    }
+
+    /// Executes for a while.
+    pub(in crate::mock) fn go_on(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Progress {
+        let slots = platform.memory.slots();
+        let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
+        for _ in 0..TURN {
+            if door.is_kicked() {
+                return Progress::Busy;
+            }
+            match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
+                Progress::Busy => {}
+                stop => return stop,
+            }
+        }
+        Progress::Busy
+    }
+}
+
+impl<'a> Exec<'a> {
+    fn new(state: &'a mut State, bus: Bus<'a>) -> Self {
+        Self { state, bus, start: 0, shadow: 0, repeats: false, exit: None }
+    }
+
+    /// Executes one instruction, if the vCPU runs.
+    #[inline]
+    fn advance(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) -> Progress {
+        if self.state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE && !self.wake() {
+            return Progress::Idle;
+        }
+        self.step(cache, suspended, history);
+        // An exit is rare, and large to be moved about.
+        if self.exit.is_none() {
+            return Progress::Busy;
+        }
+        self.exit.take().map_or(Progress::Busy, Progress::Exit)
+    }
+
+    /// Executes one instruction, behind the beginning of the handler of what is under way. An exit, and the instruction that
+    /// it suspends, are left in their places.
+    #[inline]
+    fn step(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) {
+        self.state.has_run = true;
+        if self.state.events_are_under_way() {
+            self.deliver_events();
+            if self.exit.is_some() {
+                return;
+            }
+        }
+        if let Some(mode) = self.unknown_mode() {
+            return self.unknown(&[0; 16], 0, mode);
+        }
+        match cache.decode(self) {
+            Ok(decoded) => {
+                history.note(self.state.sregs.cs.base, decoded);
+                self.complete(decoded);
+                if self.exit.is_some() && self.bus.traffic.asked().is_some() {
+                    *suspended = Some(*decoded);
+                }
+            }
+            Err(NotCode { fault: Fault::Exception(exception), .. }) => self.fault(exception),
+            Err(NotCode { bytes, len, .. }) => self.unknown(&bytes, len, "(no memory)"),
+        }
+    }
+
+    /// The mode the guest is in, if there is no model of it.
+    #[inline]
+    fn unknown_mode(&self) -> Option<&'static str> {
+        if self.state.regs.has(VM) { Some("(virtual 8086)") } else { control::unknown_mode(&self.state.sregs) }
+    }
+
+    /// Executes an instruction completely: with the exception it raises, or up to the read that it waits for. A repeated one
+    /// is not looked at again between its repetitions, of which there are at most [`REPETITIONS`] here, as in KVM's emulator.
+    #[inline]
+    fn complete(&mut self, decoded: &Decoded) {
+        for _ in 0..REPETITIONS {
+            self.repeats = false;
+            self.complete_once(decoded);
+            if !self.repeats {
+                break;
+            }
+            if self.exit.is_some() || self.state.regs.has(TF) || self.state.events_are_under_way() {
+                break;
+            }
+        }
+    }
+
+    #[inline]
+    fn complete_once(&mut self, decoded: &Decoded) {
+        let before = self.state.regs;
+        self.start = before.rip;
+        let Some(handler) = decoded.handler else {
+            return self.unknown(&decoded.bytes(), decoded.len, &name(decoded));
+        };
+        self.shadow = 0;
+        loop {
+            self.state.regs.rflags &= !RF;
+            self.state.regs.rip = u64::from((before.rip as u32).wrapping_add(decoded.len));
+            match handler(self, &decoded.instruction) {
+                Ok(()) if self.bus.commit() => break,
+                Ok(()) => {
+                    self.bus.rewind();
+                    self.state.regs = before;
+                }
+                Err(fault) => {
+                    self.state.regs = before;
+                    return self.fail(fault, decoded);
+                }
+            }
+        }
+        self.state.set_shadow(self.shadow);
+        self.state.msrs.tick();
+        if before.has(TF) {
+            self.state.debug_regs.dr6 |= control::DR6_SINGLE_STEP;
+            self.raise(Exception { vector: DEBUG, error: None });
+        }
+        self.next_exit();
+    }
+
+    /// The exit of a write that was made, unless there is another already.
+    fn next_exit(&mut self) {
+        if self.exit.is_none()
+            && let Some(&access) = self.bus.traffic.exit()
+        {
+            self.exit = Some(Exit::Access(access));
+        }
+    }
+
+    fn fail(&mut self, fault: Fault, decoded: &Decoded) {
+        match fault {
+            Fault::Unanswered => {
+                self.bus.rewind();
+                self.exit = self.bus.traffic.asked().map(Exit::Access);
+            }
+            Fault::Exception(exception) => {
+                self.bus.give_up();
+                self.fault(exception);
+            }
+            Fault::Unknown => {
+                self.bus.give_up();
+                self.unknown(&decoded.bytes(), decoded.len, &name(decoded));
+            }
+        }
+    }
+
+    /// Delivers an exception that the instruction at RIP has raised. RF, in the flags that are pushed, says that its handler
+    /// will come back to that instruction.
+    fn fault(&mut self, exception: Exception) {
+        let before = self.state.regs;
+        if exception.is_fault() {
+            self.state.regs.rflags |= RF;
+        }
+        self.raise(exception);
+        if self.exit.is_some() {
+            self.state.regs = before;
+        }
+        self.next_exit();
+    }
+
+    /// Delivers an exception or an interrupt; exceptions that come meanwhile in its place, up to the shutdown.
+    fn raise(&mut self, first: Exception) {
+        let mut exception = first;
+        let before = self.state.regs;
+        while let Err(fault) = self.deliver(exception) {
+            self.state.regs = before;
+            self.bus.give_up();
+            exception = match fault {
+                Fault::Exception(_) if exception.vector == DOUBLE_FAULT => return self.exit = Some(Exit::Shutdown),
+                Fault::Exception(second) if exception.is_contributory() && second.is_contributory() => {
+                    Exception { vector: DOUBLE_FAULT, error: Some(0) }
+                }
+                Fault::Exception(second) => second,
+                Fault::Unanswered | Fault::Unknown => return self.exit = Some(undeliverable(exception.vector)),
+            };
+        }
+    }
+
+    fn deliver(&mut self, exception: Exception) -> super::fault::Result<()> {
+        self.interrupt(exception, Source::Hardware)?;
+        // Nothing is locked here, so nothing can get in between.
+        let _ = self.bus.commit();
+        Ok(())
+    }
+
+    /// Delivers what a look at `vcpu_events` shows as under way. Interrupts wait for IF and for the end of a shadow.
+    fn deliver_events(&mut self) {
+        let events = &mut self.state.events;
+        let exception = events.exception;
+        let vector = if exception.injected != 0 || exception.pending != 0 {
+            (events.exception.injected, events.exception.pending) = (0, 0);
+            let error = (exception.has_error_code != 0).then_some(exception.error_code as u16);
+            return self.fault(Exception { vector: exception.nr, error });
+        } else if events.nmi.injected != 0 || events.nmi.pending != 0 && events.nmi.masked == 0 {
+            if events.nmi.injected != 0 {
+                events.nmi.injected = 0
+            } else {
+                events.nmi.pending = 0
+            }
+            events.nmi.masked = 1;
+            NMI
+        } else if events.interrupt.injected != 0 && events.interrupt.shadow == 0 && self.state.regs.has(IF) {
+            events.interrupt.injected = 0;
+            events.interrupt.nr
+        } else {
+            return;
+        };
+        self.raise(Exception { vector, error: None });
+        self.next_exit();
+    }
+
+    /// Whether a vCPU that halts has something to wake up for.
+    fn wake(&mut self) -> bool {
+        let events = &self.state.events;
+        let nmi = events.nmi.pending != 0 && events.nmi.masked == 0 || events.nmi.injected != 0;
+        let interrupt = events.interrupt.injected != 0 && self.state.regs.has(IF);
+        let wakes = self.state.mp_state.mp_state == KVM_MP_STATE_HALTED && (nmi || interrupt);
+        if wakes {
+            self.state.mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
+        }
+        wakes
+    }
+
+    /// The exit of an instruction that nobody taught this processor.
+    fn unknown(&mut self, bytes: &[u8; 16], len: u32, name: &str) {
+        let linear = (self.state.sregs.cs.base as u32).wrapping_add(self.state.regs.rip as u32);
+        let bytes = bytes.get(..len as usize).unwrap_or_default();
+        self.exit = Some(Exit::InternalError(InternalError::unknown_instruction(linear.into(), bytes, name)));
+    }
+}
+
+fn name(decoded: &Decoded) -> String {
+    format!("{:?}", decoded.instruction.mnemonic()).to_lowercase()
+}
+
+/// `KVM_INTERNAL_ERROR_DELIVERY_EV`.
+fn undeliverable(vector: u8) -> Exit {
+    Exit::InternalError(InternalError { suberror: 3, data: [vector.into(), 0, 0, 0, 0, 0], words: 1 })
+}
