@@ -21,6 +21,8 @@ use rustix::net::{
 };
 use thiserror::Error as ThisError;
 
+use crate::unread::peer_has_unread;
+
 /// The VMM's end of a main socket.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -67,6 +69,10 @@ pub(crate) enum Fault {
     /// The socket cannot be read.
     #[error("receiving: {0}")]
     Receive(Errno),
+    /// Descriptors are due, and the peer has not read what it was sent before. Those under way count against all
+    /// processes of the VMM's user (`ETOOMANYREFS`), so a peer may leave one answer's unread, not a queue's.
+    #[error("it asked for descriptors before it had read its last answers")]
+    Unread,
     /// The socket takes no response: the peer does not read them.
     #[error("sending: {0}")]
     Send(Errno),
@@ -132,6 +138,9 @@ impl Connection {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_RESPONSE_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
+            if peer_has_unread(&self.socket).map_err(Fault::Send)? {
+                return Err(Fault::Unread);
+            }
             control.push(SendAncillaryMessage::ScmRights(&fds));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -223,6 +232,23 @@ mod tests {
         assert!(matches!(ours.receive(&mut buffers), Err(Fault::HungUp)));
         drop(theirs);
         assert!(matches!(ours.receive(&mut buffers), Err(Fault::HungUp)));
+    }
+
+    #[test]
+    fn descriptors_go_only_to_a_peer_that_has_read_its_answers() {
+        let (ours, theirs) = pair().unwrap();
+        let mut buffers = Buffers::new();
+        let mut response = MainResponse::new();
+        response.set_get_vcpus(main_response::GetVcpus::new());
+        let fds = [rustix::pipe::pipe().unwrap().0];
+        for _ in 0..2 {
+            ours.send(&response, &fds, &mut buffers).unwrap();
+            ours.send(&response, &[], &mut buffers).unwrap();
+            assert!(matches!(ours.send(&response, &fds, &mut buffers), Err(Fault::Unread)));
+            for _ in 0..2 {
+                rustix::net::recv(&theirs, &mut [0; 8][..], RecvFlags::empty()).unwrap();
+            }
+        }
     }
 
     #[test]

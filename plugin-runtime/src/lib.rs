@@ -27,6 +27,7 @@ mod signals;
 mod stderr_log;
 mod supervisor;
 mod tap;
+mod unread;
 mod vcpu_pipes;
 mod vm_state;
 mod wire;

@@ -25,7 +25,8 @@ on_each_backend! {
 const PAGE: u64 = 0x1000;
 const GIGABYTE: u64 = 1 << 30;
 
-/// Fills 60 connections with requests that cost much, while the VMM is stopped; where it is continued it finds them all.
+/// Gives 60 connections requests that cost much, while the VMM is stopped; where it is continued it finds them all. Their
+/// memfds are under way until then, which count against every process of the test's user, so there are some 7,000 at most.
 fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce()) -> Vec<MainSocket> {
     let connections: Vec<_> = (0..60).map(|_| driven.connect()).collect();
     let memory = sealed_memfd(8 * GIGABYTE);
@@ -34,10 +35,9 @@ fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce())
         let create = Memory { dirty_log: true, ..Memory::new(u64::from(id) * 8 * GIGABYTE, 8 * GIGABYTE) };
         let create = request::create_memory(id, create);
         let destroy = request::destroy(id);
-        let mut has_room = true;
-        while has_room {
+        for _ in 0..120 {
             for (request, fds) in [(&create, &[memory.as_fd()][..]), (&destroy, &[])] {
-                has_room &= connection.send_at_once(request.as_bytes(), fds).is_ok();
+                connection.send_at_once(request.as_bytes(), fds).unwrap();
                 tally.count();
             }
         }
@@ -53,8 +53,8 @@ fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
     let _connections = with_costly_requests(&driven, &mut tally, || driven.relay.command("exit 0"));
     let begun = Instant::now();
     driven.end().assert_success();
-    // All of them took more than 20 s.
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // All of them take 7 s or more.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 fn costly_requests_do_not_keep_the_vmm_from_killing_its_plugin(backend: Backend) {
