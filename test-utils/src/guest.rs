@@ -99,6 +99,12 @@ impl Program {
         self.add(&code, Step::Outs { port, data: data.to_vec() })
     }
 
+    /// A division by zero, for a guest that cannot handle it: a shutdown in the script.
+    pub fn divide_by_zero(self) -> Self {
+        // xor cx, cx; div cx
+        self.add(&[0x31, 0xc9, 0xf7, 0xf1], Step::Exit(Exit::Shutdown))
+    }
+
     /// Loads 1, 2 or 4 bytes from memory below 64 KiB.
     pub fn load(self, address: u16, width: u8) -> Self {
         let code = [sized(width, 0xa0), address.to_le_bytes().to_vec()].concat();

@@ -22,6 +22,7 @@ macro_rules! guest {
 mod accesses;
 mod code;
 mod dirty_log;
+mod ends;
 mod hyperv;
 mod ioevents;
 mod irqs;
@@ -36,6 +37,7 @@ mod vcpus;
 pub use accesses::*;
 pub use code::*;
 pub use dirty_log::*;
+pub use ends::*;
 pub use hyperv::*;
 pub use ioevents::*;
 pub use irqs::*;
@@ -73,6 +75,8 @@ macro_rules! conformance_tests {
             code_changed_from_outside_is_executed_as_it_is_now
             a_halted_vcpu_runs_on_when_it_is_made_runnable
             a_guest_without_code_ends_the_run
+            a_triple_fault_in_protected_mode_is_a_shutdown
+            registers_set_at_an_interruption_hold
             registers_set_in_a_write_exit_hold
             registers_set_in_a_read_exit_hold_and_the_answer_too
             registers_cannot_be_set_before_a_read_is_committed

@@ -39,6 +39,17 @@ pub fn registers_set_in_a_read_exit_hold_and_the_answer_too(make: Make) {
     }
 }
 
+/// Where a vCPU pauses, its state is whole and may be changed.
+pub fn registers_set_at_an_interruption_hold(make: Make) {
+    let Guest { mut vcpu, .. } = guest!(make, Program::new().output(PORT, 1));
+    vcpu.kick_handle().kick();
+    assert_eq!(vcpu.run().expect("run"), Exit::Interrupted);
+    let mut regs = vcpu.regs().expect("regs");
+    regs.rax = 0x77;
+    vcpu.set_regs(&regs).expect("set_regs");
+    expect_write(&mut *vcpu, AddressSpace::Pio, PORT.into(), &[0x77]);
+}
+
 /// Setting registers too early, which would lose the answer, is refused; the MP state does no harm.
 pub fn registers_cannot_be_set_before_a_read_is_committed(make: Make) {
     let Guest { mut vcpu, .. } = guest!(make, Program::new().input(PORT, 1).output(PORT, 1));

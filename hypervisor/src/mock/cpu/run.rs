@@ -12,7 +12,7 @@ use super::{Exec, control};
 use crate::kick::Door;
 use crate::mock::vcpu_state::State;
 use crate::mock::vm::Platform;
-use crate::{Exit, InternalError};
+use crate::{Direction, Exit, InternalError};
 
 /// Instructions that are executed before somebody who waits to change memory slots gets a turn.
 const TURN: u32 = 1024;
@@ -60,7 +60,7 @@ impl Interpreter {
                 let slots = platform.memory.slots();
                 let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
                 exec.complete(&decoded);
-                exec.exit.take().inspect(|_| self.suspended = self.traffic.asked().map(|_| decoded))
+                exec.exit.take().inspect(|exit| self.suspended = is_read(exit).then_some(decoded))
             }
             None => {
                 self.traffic.exit_is_done();
@@ -145,9 +145,7 @@ impl<'a> Exec<'a> {
             Ok(decoded) => {
                 history.note(self.state.sregs.cs.base, decoded);
                 self.complete(decoded);
-                if self.exit.is_some() && self.bus.traffic.asked().is_some() {
-                    *suspended = Some(*decoded);
-                }
+                *suspended = self.exit.as_ref().is_some_and(is_read).then_some(*decoded);
             }
             Err(NotCode { fault: Fault::Exception(exception), .. }) => self.fault(exception),
             Err(NotCode { bytes, len, .. }) => self.unknown(&bytes, len, "(no memory)"),
@@ -317,6 +315,12 @@ impl<'a> Exec<'a> {
         let bytes = bytes.get(..len as usize).unwrap_or_default();
         self.exit = Some(Exit::InternalError(InternalError::unknown_instruction(linear.into(), bytes, name)));
     }
+}
+
+/// Whether an instruction is to go on with an answer. One that was interrupted by an exception may exit for the writes of its
+/// frame instead.
+fn is_read(exit: &Exit) -> bool {
+    matches!(exit, Exit::Access(access) if access.direction() == Direction::Read)
 }
 
 fn name(decoded: &Decoded) -> String {
