@@ -48,12 +48,15 @@ impl SoftVm {
     ///
     /// # Errors
     ///
-    /// `EEXIST` where there is one of that id.
+    /// `EEXIST` where there is one of that id; what the kernel says where it has no eventfd left.
     pub fn create_soft_vcpu(&self, id: VcpuId) -> Result<SoftVcpu> {
-        if !self.made.lock().insert(id) {
+        let mut made = self.made.lock();
+        if made.contains(&id) {
             return Err(refused("KVM_CREATE_VCPU", libc::EEXIST));
         }
-        Ok(SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform)))
+        let vcpu = SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform))?;
+        made.insert(id);
+        Ok(vcpu)
     }
 }
 
