@@ -23,14 +23,10 @@ impl Alarm {
     }
 
     /// Waits until it is rung, or `other` can be read. May end for no reason.
-    pub(super) fn wait(&self, other: Option<BorrowedFd<'_>>) {
+    pub(super) fn wait(&self, other: BorrowedFd<'_>) {
         let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let alarm = self.0.as_fd();
         // A signal ends it too.
-        let _ = match other {
-            Some(other) => poll(&mut [watched(alarm), watched(other)], None),
-            None => poll(&mut [watched(alarm)], None),
-        };
+        let _ = poll(&mut [watched(self.0.as_fd()), watched(other)], None);
         let _ = read(&self.0, &mut [0; 8]);
     }
 }

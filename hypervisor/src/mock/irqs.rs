@@ -21,14 +21,13 @@ use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_ioapic_state, kvm_pic_state,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{Timespec, epoll};
-use rustix::io::Errno;
 
 use super::alarm::Alarm;
 use super::pic::{Effect, Pics, Port};
@@ -40,13 +39,13 @@ pub(super) const MAX_ROUTES: u32 = 4096;
 const PIC_PINS: u32 = 8;
 const IOAPIC_PINS: u32 = 24;
 
-#[derive(Default)]
 pub(super) struct SoftIrqs {
     state: Mutex<State>,
     /// The PICs' output, to be looked at between instructions.
     output: AtomicBool,
-    /// An epoll instance, readable while a trigger is signalled. Made with the first irqfd.
-    triggers: OnceLock<OwnedFd>,
+    /// An epoll instance, readable while a trigger is signalled.
+    triggers: OwnedFd,
+    has_irqfds: AtomicBool,
     /// Of the vCPUs that may wait for an interrupt.
     alarms: Mutex<Vec<Weak<Alarm>>>,
 }
@@ -94,6 +93,17 @@ fn default_routes() -> impl Iterator<Item = Route> {
 }
 
 impl SoftIrqs {
+    pub(super) fn new() -> Result<Self> {
+        let triggers = epoll::create(epoll::CreateFlags::CLOEXEC);
+        Ok(Self {
+            state: Mutex::default(),
+            output: AtomicBool::new(false),
+            triggers: triggers.map_err(|errno| refused("epoll_create1", errno.raw_os_error()))?,
+            has_irqfds: AtomicBool::new(false),
+            alarms: Mutex::default(),
+        })
+    }
+
     /// A vCPU's alarm rings from now on when there is something to look at.
     pub(super) fn wakes(&self, alarm: &Arc<Alarm>) {
         let mut alarms = self.alarms.lock();
@@ -112,35 +122,22 @@ impl SoftIrqs {
         if state.irqfds.iter().any(|irqfd| Arc::ptr_eq(&irqfd.trigger, trigger)) {
             return Err(refused("KVM_IRQFD", libc::EBUSY));
         }
-        self.watch(trigger).map_err(|errno| refused("KVM_IRQFD", errno.raw_os_error()))?;
+        epoll::add(&self.triggers, eventfd::borrow(trigger), epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+            .map_err(|errno| refused("KVM_IRQFD", errno.raw_os_error()))?;
         state.irqfds.push(Irqfd { gsi, trigger: Arc::clone(trigger), resample: Arc::clone(resample) });
-        drop(state);
-        // Who waits already does not know of the first one.
-        self.ring();
+        self.has_irqfds.store(true, Ordering::Release);
         Ok(())
-    }
-
-    fn watch(&self, trigger: &EventFd) -> std::result::Result<(), Errno> {
-        let triggers = match self.triggers.get() {
-            Some(triggers) => triggers,
-            None => {
-                let made = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-                self.triggers.get_or_init(|| made)
-            }
-        };
-        epoll::add(triggers, eventfd::borrow(trigger), epoll::EventData::new_u64(0), epoll::EventFlags::IN)
     }
 
     pub(super) fn unregister_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>) {
         let mut state = self.state.lock();
         let before = state.irqfds.len();
         state.irqfds.retain(|irqfd| irqfd.gsi != gsi || !Arc::ptr_eq(&irqfd.trigger, trigger));
-        if state.irqfds.len() != before
-            && let Some(triggers) = self.triggers.get()
-        {
+        if state.irqfds.len() != before {
             // It is there, having been added when it was registered.
-            let _ = epoll::delete(triggers, eventfd::borrow(trigger));
+            let _ = epoll::delete(&self.triggers, eventfd::borrow(trigger));
         }
+        self.has_irqfds.store(!state.irqfds.is_empty(), Ordering::Release);
         if state.irqfds.iter().all(|irqfd| irqfd.gsi != gsi) {
             state.change(gsi, |line| line.irqfd = false);
         }
@@ -254,16 +251,18 @@ impl SoftIrqs {
         Some(value.into())
     }
 
-    /// What can be read while a trigger is signalled, where there are any.
-    pub(super) fn triggers(&self) -> Option<BorrowedFd<'_>> {
-        self.triggers.get().map(AsFd::as_fd)
+    /// What can be read while a trigger is signalled.
+    pub(super) fn triggers(&self) -> BorrowedFd<'_> {
+        self.triggers.as_fd()
     }
 
     /// Raises the lines whose triggers were written.
     pub(super) fn poll(&self) {
-        let Some(triggers) = self.triggers.get() else { return };
+        if !self.has_irqfds.load(Ordering::Acquire) {
+            return;
+        }
         let mut signalled = [MaybeUninit::uninit()];
-        match epoll::wait(triggers, &mut signalled, Some(&Timespec::default())) {
+        match epoll::wait(&self.triggers, &mut signalled, Some(&Timespec::default())) {
             Ok(([], _)) => {}
             _ => self.look(),
         }
@@ -369,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_line_is_high_while_anybody_holds_it() {
-        let (irqs, trigger, resample) = (SoftIrqs::default(), event(), event());
+        let (irqs, trigger, resample) = (SoftIrqs::new().unwrap(), event(), event());
         irqs.register_irqfd(Gsi(5), &trigger, &resample).unwrap();
         trigger.write(1).unwrap();
         irqs.set_irq(Gsi(5), true);
@@ -382,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_pic_latches_an_edge_and_follows_a_level() {
-        let irqs = SoftIrqs::default();
+        let irqs = SoftIrqs::new().unwrap();
         irqs.set_pic(Pic::Primary, &kvm_pic_state { elcr: 1 << 5, ..irqs.pic(Pic::Primary) });
         for (gsi, after) in [(4, 1 << 4), (5, 1 << 4)] {
             irqs.set_irq(Gsi(gsi), true);

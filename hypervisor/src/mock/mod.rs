@@ -78,7 +78,11 @@ impl Mock {
     }
 
     /// [`Hypervisor::create_vm`], with all that a VM of the mock can do.
-    pub fn create_soft_vm(&self) -> SoftVm {
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says where it has no descriptor left.
+    pub fn create_soft_vm(&self) -> Result<SoftVm> {
         SoftVm::new(Arc::clone(&self.scripts))
     }
 }
@@ -89,7 +93,7 @@ impl Hypervisor for Mock {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
-        Ok(Arc::new(self.create_soft_vm()))
+        Ok(Arc::new(self.create_soft_vm()?))
     }
 
     fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {

@@ -25,7 +25,6 @@ pub struct SoftVm {
 }
 
 /// What vCPUs touch of their VM.
-#[derive(Default)]
 pub(super) struct Platform {
     pub(super) memory: Memory,
     pub(super) ioevents: IoEvents,
@@ -40,8 +39,9 @@ impl Platform {
 }
 
 impl SoftVm {
-    pub(super) fn new(scripts: Arc<Scripts>) -> Self {
-        Self { scripts, platform: Arc::default(), chips: Chips::default(), made: Mutex::default() }
+    pub(super) fn new(scripts: Arc<Scripts>) -> Result<Self> {
+        let platform = Platform { memory: Memory::default(), ioevents: IoEvents::default(), irqs: SoftIrqs::new()? };
+        Ok(Self { scripts, platform: Arc::new(platform), chips: Chips::default(), made: Mutex::default() })
     }
 
     /// [`Vm::create_vcpu`], with all that a vCPU of the mock can do.
