@@ -343,3 +343,141 @@ fn set_data(pic: &mut kvm_pic_state, value: u8) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both initialized as a PC does it: vectors from 0x20 and 0x28 on, all pins open.
+    fn ready() -> Pics {
+        let mut pics = Pics::default();
+        for (port, value) in [(0x20, 0x11), (0xa0, 0x11), (0x21, 0x20), (0xa1, 0x28), (0x21, 4), (0xa1, 2)] {
+            write(&mut pics, port, value);
+        }
+        for port in [0x21, 0xa1] {
+            write(&mut pics, port, 1);
+            write(&mut pics, port, 0);
+        }
+        pics
+    }
+
+    /// A write, with its update; the pins that ended.
+    fn write(pics: &mut Pics, port: u64, value: u8) -> u16 {
+        let effect = pics.write(Port::of_number(port).unwrap(), value);
+        if effect.updates {
+            pics.update();
+        }
+        effect.ended
+    }
+
+    fn read(pics: &mut Pics, port: u64) -> u8 {
+        pics.read(Port::of_number(port).unwrap()).0
+    }
+
+    fn raise(pics: &mut Pics, pins: &[u32]) {
+        for &pin in pins {
+            let which = if pin < 8 { Pic::Primary } else { Pic::Secondary };
+            pics.set_pin(which, pin % 8, true);
+            pics.set_pin(which, pin % 8, false);
+        }
+    }
+
+    /// The vector that is taken, where one is asked for.
+    fn take(pics: &mut Pics) -> Option<u8> {
+        pics.output().then(|| {
+            let vector = pics.acknowledge().0;
+            pics.update();
+            vector
+        })
+    }
+
+    #[test]
+    fn interrupts_are_taken_from_the_highest_priority_down_each_after_the_end_of_the_one_before() {
+        let mut pics = ready();
+        raise(&mut pics, &[7, 3, 15, 8, 1]);
+        for (vector, ports) in [(0x21, &[0x20][..]), (0x28, &[0xa0, 0x20]), (0x2f, &[0xa0, 0x20]), (0x23, &[0x20])] {
+            assert_eq!(take(&mut pics), Some(vector));
+            assert_eq!(take(&mut pics), None);
+            for &port in ports {
+                write(&mut pics, port, 0x20);
+            }
+        }
+        assert_eq!(take(&mut pics), Some(0x27));
+    }
+
+    #[test]
+    fn an_end_names_its_pin_or_is_that_of_the_highest_priority() {
+        let mut pics = ready();
+        raise(&mut pics, &[5]);
+        take(&mut pics);
+        raise(&mut pics, &[3]);
+        take(&mut pics);
+        assert_eq!(write(&mut pics, 0x20, 0x65), 1 << 5);
+        assert_eq!(write(&mut pics, 0x20, 0x20), 1 << 3);
+        assert_eq!(write(&mut pics, 0x20, 0x20), 0, "none is in service");
+        assert_eq!(write(&mut pics, 0xa0, 0x61), 1 << 9);
+    }
+
+    #[test]
+    fn priorities_rotate_with_an_end_or_by_themselves() {
+        let mut pics = ready();
+        write(&mut pics, 0x20, 0xc4);
+        raise(&mut pics, &[1, 6]);
+        assert_eq!(take(&mut pics), Some(0x26), "from 5 on");
+        write(&mut pics, 0x20, 0xa0);
+        raise(&mut pics, &[6, 0]);
+        assert_eq!(take(&mut pics), Some(0x20), "from 7 on");
+    }
+
+    #[test]
+    fn what_is_read_at_the_ports_is_what_was_selected() {
+        let mut pics = ready();
+        raise(&mut pics, &[4]);
+        take(&mut pics);
+        raise(&mut pics, &[6]);
+        assert_eq!(read(&mut pics, 0x20), 1 << 6);
+        write(&mut pics, 0x20, 0x0b);
+        assert_eq!(read(&mut pics, 0x20), 1 << 4);
+        write(&mut pics, 0x4d0, 0xff);
+        assert_eq!(read(&mut pics, 0x4d0), 0xf8, "not those of timer, keyboard and cascade");
+    }
+
+    #[test]
+    fn a_poll_takes_an_interrupt_and_ends_it() {
+        let mut pics = ready();
+        raise(&mut pics, &[10]);
+        write(&mut pics, 0xa0, 0x0c);
+        let (pin, effect) = pics.read(Port::of_number(0xa0).unwrap());
+        assert_eq!((pin, effect.ended), (2, 1 << 10));
+        pics.update();
+        assert_eq!(take(&mut pics), None);
+    }
+
+    #[test]
+    fn an_initialization_ends_the_edges_that_it_drops() {
+        let mut pics = ready();
+        raise(&mut pics, &[4]);
+        assert_eq!(write(&mut pics, 0x20, 0x11), 1 << 4);
+        assert_eq!(pics.acknowledge().0, 0x27, "as in KVM the output is still high, and what is taken spurious");
+    }
+
+    #[test]
+    fn in_the_special_fully_nested_mode_one_of_the_second_pic_interrupts_another() {
+        let mut pics = ready();
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 0x11), (0x21, 0)] {
+            write(&mut pics, port, value);
+        }
+        raise(&mut pics, &[14]);
+        assert_eq!(take(&mut pics), Some(0x2e));
+        raise(&mut pics, &[9]);
+        assert_eq!(take(&mut pics), Some(0x29));
+    }
+
+    #[test]
+    fn words_are_taken_where_both_bytes_are_the_pics() {
+        assert!(Port::taking(0x20, 2).is_some());
+        assert!(Port::taking(0x21, 2).is_none());
+        assert!(Port::taking(0x20, 4).is_none());
+        assert!(Port::taking(0x22, 1).is_none());
+    }
+}
