@@ -139,6 +139,7 @@ impl Pics {
 
     /// An interrupt is taken by reading; it has ended with that.
     fn poll(&mut self, which: Pic) -> (u8, Effect) {
+        const TAKEN: u8 = 0x80;
         let pin = match which {
             Pic::Primary => self.next_of_primary(),
             Pic::Secondary => next(&self.secondary, 0),
@@ -152,7 +153,7 @@ impl Pics {
         pic.irr &= !(1 << pin);
         pic.isr &= !(1 << pin);
         let is_cascade = matches!(which, Pic::Primary) && 1 << pin == CASCADE;
-        (pin, Effect { ended: of(which, 1 << pin), updates: !is_cascade })
+        (pin | TAKEN, Effect { ended: of(which, 1 << pin), updates: !is_cascade })
     }
 
     /// The guest writes to a port of theirs.
@@ -448,7 +449,7 @@ mod tests {
         raise(&mut pics, &[10]);
         write(&mut pics, 0xa0, 0x0c);
         let (pin, effect) = pics.read(Port::of_number(0xa0).unwrap());
-        assert_eq!((pin, effect.ended), (2, 1 << 10));
+        assert_eq!((pin, effect.ended), (0x82, 1 << 10));
         pics.update();
         assert_eq!(take(&mut pics), None);
     }
