@@ -1,8 +1,8 @@
 //! A memory-mapped counter that interrupts. At each interrupt the guest reads the counter and tells the device what it
 //! has read, at which the device counts on and interrupts again.
 //!
-//! The interrupt goes by an eventfd straight to the kernel's interrupt controller. The guest takes it through its vector
-//! table, on KVM; on the mock `counter.script` makes the accesses that the guest's handler would make.
+//! The interrupt goes by an eventfd straight to the interrupt controller, on KVM the kernel's. The guest takes it through
+//! its vector table.
 
 use plugin_sdk::{AddressSpace, Connection, Error, Event, GuestMemory, IrqEvent, MemoryFlags};
 

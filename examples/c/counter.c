@@ -1,6 +1,5 @@
 /*
- * A memory-mapped counter that interrupts, in C: counter.rs says it in Rust, counter.script is its guest for the mock,
- * and README.md describes the device.
+ * A memory-mapped counter that interrupts, in C: counter.rs says it in Rust, and README.md describes the device.
  *
  * At each interrupt the guest reads the counter and tells the device what it has read, at which the device counts on
  * and interrupts again. The interrupt goes by an eventfd straight to the kernel's interrupt controller.

@@ -1,6 +1,6 @@
 /*
- * A 16550 serial port on the terminal, in C: serial.rs says it in Rust with the port of a library, serial.script is a
- * guest for the mock, and README.md describes the guest.
+ * A 16550 serial port on the terminal, in C: serial.rs says it in Rust with the port of a library, and README.md
+ * describes the guest.
  *
  * What is typed is what the guest receives, and what the guest sends is printed. The guest prints a line and then
  * echoes whatever it is sent, until Ctrl-D or the end of the input.

@@ -13,12 +13,14 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
-use test_utils::kvm::kvm_or_skip;
 use test_utils::wait;
 
 on_each_backend! {
     the_adder_adds
     the_guest_reads_the_counter_at_each_interrupt
+    the_serial_guest_echoes_its_input_to_the_end
+    on_a_terminal_each_key_is_the_guests_and_the_terminal_is_itself_again_at_the_end
+    the_terminal_is_itself_again_when_the_vm_is_ended_from_outside
 }
 
 const BANNER: &str = "Serial port ready, Ctrl-D ends.\r";
@@ -28,14 +30,9 @@ fn examples() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples"))
 }
 
-/// A run of an example; the mock's vCPU follows the script beside it where there is one.
 fn run(backend: Backend, name: &str) -> Outboard {
     let mut args = vec!["run".into(), "--hypervisor".into(), backend.name().into()];
     args.extend(["--plugin".into(), example(name)]);
-    let script = examples().join(name).with_extension("script");
-    if backend == Backend::Mock && script.exists() {
-        args.extend(["--script".into(), script]);
-    }
     args.push("--plugin-stdio".into());
     Outboard::new(args)
 }
@@ -52,25 +49,14 @@ fn the_guest_reads_the_counter_at_each_interrupt(backend: Backend) {
     assert_eq!(ended.stdout, [1, 2, 3, 4, 5].map(|count| format!("the guest has read {count}")));
 }
 
-#[test]
-fn what_a_script_sends_to_the_serial_port_is_printed() {
-    let ended = run(Backend::Mock, "serial").run();
-    ended.assert_success();
-    assert_eq!(ended.stdout, ["ok"]);
-}
-
 /// More than the port holds at once, so that it has to wait for the guest; with Ctrl-D the end of the input is not waited
 /// for.
-#[test]
-fn the_serial_guest_echoes_its_input_to_the_end() {
-    if kvm_or_skip("example::the_serial_guest_echoes_its_input_to_the_end").is_none() {
-        return;
-    }
+fn the_serial_guest_echoes_its_input_to_the_end(backend: Backend) {
     let lines: Vec<_> = (0..40).map(|n| format!("line {n}")).collect();
     for (input, keep_open) in [(lines.join("\n"), false), (lines.join("\n") + "\x04not this", true)] {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let mut writer = File::from(writer);
-        let running = run(Backend::Kvm, "serial").stdin(reader).start();
+        let running = run(backend, "serial").stdin(reader).start();
         writer.write_all(input.as_bytes()).unwrap();
         let writer = keep_open.then_some(writer);
         let ended = running.end();
@@ -101,21 +87,17 @@ fn is_raw(terminal: &File) -> bool {
 }
 
 /// A serial example on a terminal, the guest ready.
-fn on_terminal() -> (Running, File, File) {
+fn on_terminal(backend: Backend) -> (Running, File, File) {
     let (terminal, keyboard) = terminal();
     assert!(!is_raw(&terminal));
-    let mut running = run(Backend::Kvm, "serial").stdin(terminal.try_clone().unwrap()).start();
+    let mut running = run(backend, "serial").stdin(terminal.try_clone().unwrap()).start();
     running.await_line(BANNER);
     wait::until("the terminal hands over each key", || is_raw(&terminal));
     (running, terminal, keyboard)
 }
 
-#[test]
-fn on_a_terminal_each_key_is_the_guests_and_the_terminal_is_itself_again_at_the_end() {
-    if kvm_or_skip("example::on_a_terminal_each_key_is_the_guests").is_none() {
-        return;
-    }
-    let (mut running, terminal, mut keyboard) = on_terminal();
+fn on_a_terminal_each_key_is_the_guests_and_the_terminal_is_itself_again_at_the_end(backend: Backend) {
+    let (mut running, terminal, mut keyboard) = on_terminal(backend);
     // Without a line's end the terminal would hold it back, if it were not raw.
     keyboard.write_all(b"ab\x03c\r").unwrap();
     running.await_line("ab\x03c\r");
@@ -126,12 +108,8 @@ fn on_a_terminal_each_key_is_the_guests_and_the_terminal_is_itself_again_at_the_
     assert!(!is_raw(&terminal));
 }
 
-#[test]
-fn the_terminal_is_itself_again_when_the_vm_is_ended_from_outside() {
-    if kvm_or_skip("example::the_terminal_is_itself_again_when_the_vm_is_ended_from_outside").is_none() {
-        return;
-    }
-    let (running, terminal, _keyboard) = on_terminal();
+fn the_terminal_is_itself_again_when_the_vm_is_ended_from_outside(backend: Backend) {
+    let (running, terminal, _keyboard) = on_terminal(backend);
     running.signal(rustix::process::Signal::TERM);
     let ended = running.end();
     assert!(!is_raw(&terminal));

@@ -13,7 +13,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::EventFd;
 
-fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the event is borrowed.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

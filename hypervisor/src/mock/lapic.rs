@@ -1,4 +1,4 @@
-//! The one register of the mock's local APIC that follows from others.
+//! What follows from the registers of the mock's local APIC.
 #![cfg_attr(
     not(test),
     deny(
@@ -16,6 +16,16 @@ const TASK_PRIORITY: usize = 0x80;
 const PROCESSOR_PRIORITY: usize = 0xa0;
 /// The first of eight registers, 16 bytes apart, with a bit for each vector in service.
 const IN_SERVICE: usize = 0x100;
+/// The pin where the PICs are connected (LINT0).
+const LINT0: usize = 0x350;
+
+/// Whether LINT0 is not masked and takes the vectors of an external controller (ExtINT).
+pub(super) fn lets_pics_through(lapic: &kvm_lapic_state) -> bool {
+    const MASK_AND_MODE: u32 = 1 << 16 | 7 << 8;
+    const EXTINT: u32 = 7 << 8;
+    let byte = |at: usize| lapic.regs.get(LINT0 | at).map_or(0, |byte| byte.cast_unsigned());
+    u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]) & MASK_AND_MODE == EXTINT
+}
 
 /// With the processor priority that task priority and interrupts in service make: Intel SDM volume 3, section 12.8.3.1.
 pub(super) fn with_processor_priority(mut lapic: kvm_lapic_state) -> kvm_lapic_state {

@@ -9,15 +9,17 @@
 //!   several of them in [`Lockstep`];
 //! * memory: slots, read-only ones, and exact dirty logs. Where a script's `ins` puts its data is not kept;
 //! * ioeventfds: as KVM's, signalled by matching writes instead of an exit, each byte of an `outs` by itself;
-//! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, seen in the PICs and the IOAPIC it is routed to. None is
-//!   delivered to a vCPU, and messages go nowhere. A guest acknowledges an interrupt by a specific end of interrupt at the
-//!   first PIC, a script by [`Step::Acknowledge`]: it lowers what irqfds raised and signals their resample events;
+//! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, seen in the PICs and the IOAPIC it is routed to. The
+//!   PICs are whole, ports and all, and a vCPU that executes guest code takes their interrupts where its local APIC lets
+//!   them through; the IOAPIC delivers none, and messages go nowhere. The end of an interrupt at a PIC, or a script's
+//!   [`Step::Acknowledge`], lowers what irqfds raised and signals their resample events;
 //! * PICs, IOAPIC, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
-//!   refuses them. Clock, PIT and the local APIC's timer stand still; the TSC counts instructions. Ports and pages of chips
-//!   are no different from others: an access to them exits;
+//!   refuses them. Clock, PIT and the local APIC's timer stand still; the TSC counts instructions. Pages of chips, and
+//!   ports of all but the PICs, are no different from others: an access to them exits;
 //! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
 //! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
+mod alarm;
 mod atomic;
 mod capabilities;
 mod chips;
@@ -30,6 +32,7 @@ mod lapic;
 mod lockstep;
 mod memory;
 mod msrs;
+mod pic;
 mod reset;
 mod script;
 mod script_run;
@@ -75,7 +78,11 @@ impl Mock {
     }
 
     /// [`Hypervisor::create_vm`], with all that a VM of the mock can do.
-    pub fn create_soft_vm(&self) -> SoftVm {
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says where it has no descriptor left.
+    pub fn create_soft_vm(&self) -> Result<SoftVm> {
         SoftVm::new(Arc::clone(&self.scripts))
     }
 }
@@ -86,7 +93,7 @@ impl Hypervisor for Mock {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
-        Ok(Arc::new(self.create_soft_vm()))
+        Ok(Arc::new(self.create_soft_vm()?))
     }
 
     fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {

@@ -1,10 +1,8 @@
 //! A vCPU of the mock: runs its program, and keeps to what KVM does around it.
 
 use std::sync::Arc;
-use std::thread::{self, Thread};
 
-use parking_lot::Mutex;
-
+use super::alarm::Alarm;
 use super::cpu::{Executed, Interpreter, Progress};
 use super::script::Script;
 use super::script_run::ScriptRun;
@@ -20,7 +18,7 @@ pub struct SoftVcpu {
     program: Program,
     platform: Arc<Platform>,
     door: Door,
-    sleeper: Arc<Sleeper>,
+    alarm: Arc<Alarm>,
     pub(super) pending: Pending,
     pub(super) state: State,
 }
@@ -44,40 +42,35 @@ enum Program {
     Script(ScriptRun),
 }
 
-/// Where a vCPU with nothing to do waits.
-#[derive(Default)]
-struct Sleeper(Mutex<Option<Thread>>);
-
-struct MockBell(Arc<Sleeper>);
+struct MockBell(Arc<Alarm>);
 
 impl Bell for MockBell {
     /// The vCPU looks at the door itself before each step.
     fn raise(&self) {}
 
     fn interrupt(&self) {
-        if let Some(thread) = &*self.0.0.lock() {
-            thread.unpark();
-        }
+        self.0.ring();
     }
 }
 
 impl SoftVcpu {
     /// A vCPU that follows a script, or executes guest code without one.
-    pub(super) fn new(id: VcpuId, script: Option<Script>, platform: Arc<Platform>) -> Self {
-        let sleeper = Arc::<Sleeper>::default();
+    pub(super) fn new(id: VcpuId, script: Option<Script>, platform: Arc<Platform>) -> Result<Self> {
+        let alarm = Arc::new(Alarm::new()?);
+        platform.irqs.wakes(&alarm);
         let program = match script {
             Some(script) => Program::Script(ScriptRun::new(script)),
             None => Program::Code(Box::default()),
         };
-        Self {
+        Ok(Self {
             id,
             program,
             platform,
-            door: Door::new(MockBell(Arc::clone(&sleeper))),
-            sleeper,
+            door: Door::new(MockBell(Arc::clone(&alarm))),
+            alarm,
             pending: Pending::new(id),
             state: State::after_reset(id),
-        }
+        })
     }
 
     /// Ends what the last exit was for; the next exit of the same instruction, if it has one.
@@ -176,7 +169,7 @@ impl SoftVcpu {
                 return Exit::Interrupted;
             }
             if let Progress::Idle = progress {
-                thread::park();
+                self.alarm.wait(self.platform.irqs.triggers());
             }
         }
     }
@@ -193,12 +186,6 @@ impl Vcpu for SoftVcpu {
 
     fn run(&mut self) -> Result<Exit> {
         self.pending.check_enter()?;
-        let me = thread::current();
-        let mut sleeper = self.sleeper.0.lock();
-        if sleeper.as_ref().map(Thread::id) != Some(me.id()) {
-            *sleeper = Some(me);
-        }
-        drop(sleeper);
         // A kick that is pending already is seen by `run_inside`, which looks at the door itself.
         let _ = self.door.enter();
         let exit = self.run_inside();

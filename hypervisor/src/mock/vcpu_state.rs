@@ -66,6 +66,12 @@ impl State {
         exception | events.interrupt.injected | events.nmi.injected | events.nmi.pending != 0
     }
 
+    /// Whether an interrupt of the PICs reaches this vCPU: its local APIC is off, or lets them through.
+    pub(super) fn takes_pic_interrupts(&self) -> bool {
+        const APIC_ENABLED: u64 = 1 << 11;
+        self.sregs.apic_base & APIC_ENABLED == 0 || lapic::lets_pics_through(&self.lapic)
+    }
+
     /// The shadow that an instruction leaves (`KVM_X86_SHADOW_INT_*`). The same kind twice in a row leaves none, or a
     /// guest could keep interrupts away for ever.
     pub(super) fn set_shadow(&mut self, shadow: u8) {

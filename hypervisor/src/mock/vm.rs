@@ -25,7 +25,6 @@ pub struct SoftVm {
 }
 
 /// What vCPUs touch of their VM.
-#[derive(Default)]
 pub(super) struct Platform {
     pub(super) memory: Memory,
     pub(super) ioevents: IoEvents,
@@ -40,20 +39,24 @@ impl Platform {
 }
 
 impl SoftVm {
-    pub(super) fn new(scripts: Arc<Scripts>) -> Self {
-        Self { scripts, platform: Arc::default(), chips: Chips::default(), made: Mutex::default() }
+    pub(super) fn new(scripts: Arc<Scripts>) -> Result<Self> {
+        let platform = Platform { memory: Memory::default(), ioevents: IoEvents::default(), irqs: SoftIrqs::new()? };
+        Ok(Self { scripts, platform: Arc::new(platform), chips: Chips::default(), made: Mutex::default() })
     }
 
     /// [`Vm::create_vcpu`], with all that a vCPU of the mock can do.
     ///
     /// # Errors
     ///
-    /// `EEXIST` where there is one of that id.
+    /// `EEXIST` where there is one of that id; what the kernel says where it has no eventfd left.
     pub fn create_soft_vcpu(&self, id: VcpuId) -> Result<SoftVcpu> {
-        if !self.made.lock().insert(id) {
+        let mut made = self.made.lock();
+        if made.contains(&id) {
             return Err(refused("KVM_CREATE_VCPU", libc::EEXIST));
         }
-        Ok(SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform)))
+        let vcpu = SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform))?;
+        made.insert(id);
+        Ok(vcpu)
     }
 }
 

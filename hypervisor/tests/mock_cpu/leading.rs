@@ -46,7 +46,7 @@ fn the_last_instructions_are_kept_with_address_bytes_and_assembly() {
 #[test]
 fn vcpus_in_lockstep_run_the_same_way_each_time() {
     let run = || {
-        let vm = Mock::guest_code().create_soft_vm();
+        let vm = Mock::guest_code().create_soft_vm().expect("create_soft_vm");
         let (region, ram) = memory::region(0, RAM_LEN);
         // Each counts in shared memory, without a lock, and reads the time stamp: inc byte [0x2000]; mov al, [0x2000];
         // rdtsc; out 0x10, eax; jmp back.
@@ -76,7 +76,7 @@ fn vcpus_in_lockstep_run_the_same_way_each_time() {
 
 #[test]
 fn vcpus_that_halt_leave_their_turns_to_the_others() {
-    let vm = Mock::guest_code().create_soft_vm();
+    let vm = Mock::guest_code().create_soft_vm().expect("create_soft_vm");
     let (region, ram) = memory::region(0, RAM_LEN);
     memory::write_at(&ram, ENTRY, &COUNT);
     memory::write_at(&ram, 0x2000, &[0xf4]);

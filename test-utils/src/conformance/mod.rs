@@ -24,6 +24,7 @@ mod code;
 mod dirty_log;
 mod ends;
 mod hyperv;
+mod interrupts;
 mod ioevents;
 mod irqs;
 mod kicks;
@@ -39,6 +40,7 @@ pub use code::*;
 pub use dirty_log::*;
 pub use ends::*;
 pub use hyperv::*;
+pub use interrupts::*;
 pub use ioevents::*;
 pub use irqs::*;
 pub use kicks::*;
@@ -110,6 +112,20 @@ macro_rules! conformance_tests {
             an_irqfd_is_registered_once_and_taken_away
             routes_say_where_a_line_leads_to
             impossible_routes_are_refused
+            an_edge_is_one_interrupt
+            a_level_interrupts_until_it_is_low
+            a_level_that_has_gone_is_no_interrupt
+            a_masked_interrupt_waits
+            interrupts_come_by_their_priority
+            the_instruction_behind_sti_comes_first
+            an_interrupt_that_has_gone_is_spurious
+            an_interrupt_may_end_by_itself
+            an_irqfd_interrupts_again_after_its_interrupt_has_ended
+            a_halted_vcpu_is_woken_by_an_interrupt
+            a_guest_that_spins_is_interrupted
+            the_ports_of_the_pics_do_not_exit
+            a_request_that_was_set_is_taken
+            a_local_apic_that_masks_lint0_keeps_interrupts_away
             chips_begin_in_their_state_after_reset
             a_pic_that_was_set_is_read_back
             an_ioapic_that_was_set_is_read_back

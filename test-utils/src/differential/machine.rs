@@ -110,7 +110,7 @@ impl Machine<SoftVcpu> {
     ///
     /// If the mock refuses.
     pub fn mock() -> Self {
-        let vm = Mock::guest_code().create_soft_vm();
+        let vm = Mock::guest_code().create_soft_vm().expect("create_soft_vm");
         let ram = lay_out(&vm);
         let vcpu = vm.create_soft_vcpu(VcpuId(0)).expect("create_soft_vcpu");
         Self::with(Arc::new(vm), Box::new(vcpu), ram)

@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::Path;
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use test_utils::kvm::kvm_or_skip;
 
 use crate::common::{Backend, Outboard, example, on_each_backend};
 use crate::compiler::{Program, library_folder};
@@ -14,6 +13,7 @@ use crate::compiler::{Program, library_folder};
 on_each_backend! {
     the_adder_adds
     the_guest_reads_the_counter_at_each_interrupt
+    the_serial_port_in_c_and_the_one_in_rust_print_the_same
 }
 
 fn examples() -> &'static Path {
@@ -24,21 +24,17 @@ fn compile(name: &str, test: &str) -> Option<Program> {
     Program::compile(&examples().join("c").join(name).with_extension("c"), test)
 }
 
-/// A run of an example, in whichever language; the mock's vCPU follows the script of both where there is one.
-fn outboard(backend: Backend, name: &str, plugin: &Path) -> Outboard {
+/// A run of an example, in whichever language.
+fn outboard(backend: Backend, plugin: &Path) -> Outboard {
     let mut args: Vec<OsString> = ["run", "--hypervisor", backend.name(), "--plugin"].map(OsString::from).into();
     args.push(plugin.into());
-    let script = examples().join(name).with_extension("script");
-    if backend == Backend::Mock && script.exists() {
-        args.extend(["--script".into(), script.into()]);
-    }
     args.push("--plugin-stdio".into());
     Outboard::new(args).env("LD_LIBRARY_PATH", library_folder().to_str().unwrap())
 }
 
 fn prints(backend: Backend, name: &str, expected: &[&str]) {
     let Some(plugin) = compile(name, &format!("c_api::{name} on {}", backend.name())) else { return };
-    let ended = outboard(backend, name, &plugin.path()).run();
+    let ended = outboard(backend, &plugin.path()).run();
     ended.assert_success();
     assert_eq!(ended.stdout, expected);
 }
@@ -52,15 +48,10 @@ fn the_guest_reads_the_counter_at_each_interrupt(backend: Backend) {
     prints(backend, "counter", &expected.each_ref().map(String::as_str));
 }
 
-#[test]
-fn what_a_script_sends_to_the_serial_port_is_printed() {
-    prints(Backend::Mock, "serial", &["ok"]);
-}
-
 /// What a serial port prints when it is sent `input`.
-fn echo(plugin: &Path, input: &str) -> Vec<String> {
+fn echo(backend: Backend, plugin: &Path, input: &str) -> Vec<String> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-    let running = outboard(Backend::Kvm, "serial", plugin).stdin(reader).start();
+    let running = outboard(backend, plugin).stdin(reader).start();
     // All of it fits into the pipe.
     File::from(writer).write_all(input.as_bytes()).unwrap();
     let ended = running.end();
@@ -68,17 +59,12 @@ fn echo(plugin: &Path, input: &str) -> Vec<String> {
     ended.stdout
 }
 
-#[test]
-fn the_serial_port_in_c_and_the_one_in_rust_print_the_same() {
-    let test = "c_api::the_serial_port_in_c_and_the_one_in_rust_print_the_same";
-    if kvm_or_skip(test).is_none() {
-        return;
-    }
-    let Some(plugin) = compile("serial", test) else { return };
+fn the_serial_port_in_c_and_the_one_in_rust_print_the_same(backend: Backend) {
+    let Some(plugin) = compile("serial", &format!("c_api::serial on {}", backend.name())) else { return };
     let lines: String = (0..100).map(|n| format!("line {n}\n")).collect();
     for input in ["", "hello\n", "with\rreturns\r\n", "until here\x04not this", &lines] {
-        let printed = echo(&plugin.path(), input);
-        assert_eq!(printed, echo(&example("serial"), input), "{input:?}");
+        let printed = echo(backend, &plugin.path(), input);
+        assert_eq!(printed, echo(backend, &example("serial"), input), "{input:?}");
         assert_eq!(printed.first().unwrap(), "Serial port ready, Ctrl-D ends.\r");
         assert_eq!(printed.last().unwrap(), "Bye.\r");
     }

@@ -218,8 +218,22 @@ impl<'a> Bus<'a> {
         self.traffic.writes.push(Write { space: AddressSpace::Mmio, address, width, value });
     }
 
+    /// Whether the PICs ask for an interrupt to be taken.
+    #[inline]
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.platform.irqs.output()
+    }
+
+    /// Takes it: its vector, if it is still there.
+    pub(super) fn take_interrupt(&self) -> Option<u8> {
+        self.platform.irqs.take_interrupt()
+    }
+
     /// Reads a port.
     pub(super) fn input(&mut self, port: u16, width: u32) -> Result<u32> {
+        if let Some(value) = self.platform.irqs.input(port, width as usize) {
+            return Ok(value);
+        }
         let access = Access::read(AddressSpace::Pio, port.into(), width as u8).ok_or(Fault::Unknown)?;
         match self.logged(&access) {
             Some(bytes) => Ok(little_endian(bytes) as u32),
@@ -229,6 +243,11 @@ impl<'a> Bus<'a> {
 
     /// Reads `count` items from a port in one exit, at most [`MAX_ACCESS_BYTES`]: their bytes.
     pub(super) fn input_string(&mut self, port: u16, width: u32, count: u16) -> Result<Vec<u8>> {
+        if let Some(first) = self.platform.irqs.input(port, width as usize) {
+            let others = (1..count).filter_map(|_| self.platform.irqs.input(port, width as usize));
+            let items = std::iter::once(first).chain(others);
+            return Ok(items.flat_map(|item| item.to_le_bytes().into_iter().take(width as usize)).collect());
+        }
         let access = Access::new(AddressSpace::Pio, port.into(), Direction::Read, width as u8, count);
         let access = access.filter(|access| access.len() <= MAX_ACCESS_BYTES).ok_or(Fault::Unknown)?;
         match self.logged(&access) {

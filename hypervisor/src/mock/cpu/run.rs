@@ -86,6 +86,7 @@ impl Interpreter {
 
     /// Executes one instruction.
     pub(in crate::mock) fn step(&mut self, state: &mut State, platform: &Platform) -> Progress {
+        platform.irqs.poll();
         let slots = platform.memory.slots();
         let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
         exec.advance(&mut self.cache, &mut self.suspended, &mut self.history)
@@ -93,6 +94,7 @@ impl Interpreter {
 
     /// Executes for a while.
     pub(in crate::mock) fn go_on(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Progress {
+        platform.irqs.poll();
         let slots = platform.memory.slots();
         let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
         for _ in 0..TURN {
@@ -132,7 +134,7 @@ impl<'a> Exec<'a> {
     #[inline]
     fn step(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) {
         self.state.has_run = true;
-        if self.state.events_are_under_way() {
+        if self.state.events_are_under_way() || self.bus.is_interrupted() {
             self.deliver_events();
             if self.exit.is_some() {
                 return;
@@ -271,7 +273,8 @@ impl<'a> Exec<'a> {
         Ok(())
     }
 
-    /// Delivers what a look at `vcpu_events` shows as under way. Interrupts wait for IF and for the end of a shadow.
+    /// Delivers what a look at `vcpu_events` shows as under way, or what the PICs ask for. Interrupts wait for IF and for the
+    /// end of a shadow.
     fn deliver_events(&mut self) {
         let events = &mut self.state.events;
         let exception = events.exception;
@@ -287,9 +290,15 @@ impl<'a> Exec<'a> {
             }
             events.nmi.masked = 1;
             NMI
-        } else if events.interrupt.injected != 0 && events.interrupt.shadow == 0 && self.state.regs.has(IF) {
+        } else if events.interrupt.shadow != 0 || !self.state.regs.has(IF) {
+            return;
+        } else if events.interrupt.injected != 0 {
             events.interrupt.injected = 0;
             events.interrupt.nr
+        } else if self.state.takes_pic_interrupts()
+            && let Some(vector) = self.bus.take_interrupt()
+        {
+            vector
         } else {
             return;
         };
@@ -301,7 +310,8 @@ impl<'a> Exec<'a> {
     fn wake(&mut self) -> bool {
         let events = &self.state.events;
         let nmi = events.nmi.pending != 0 && events.nmi.masked == 0 || events.nmi.injected != 0;
-        let interrupt = events.interrupt.injected != 0 && self.state.regs.has(IF);
+        let asked = self.bus.is_interrupted() && self.state.takes_pic_interrupts();
+        let interrupt = (events.interrupt.injected != 0 || asked) && self.state.regs.has(IF);
         let wakes = self.state.mp_state.mp_state == KVM_MP_STATE_HALTED && (nmi || interrupt);
         if wakes {
             self.state.mp_state.mp_state = KVM_MP_STATE_RUNNABLE;

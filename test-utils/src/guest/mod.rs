@@ -9,6 +9,8 @@ use hypervisor::{Exit, Gsi, Hypervisor, Vcpu, VcpuId, Vm, kvm_mp_state};
 
 use crate::memory;
 
+pub mod interrupts;
+
 /// Where programs lie and begin, in guest-physical memory.
 pub const ENTRY: u64 = 0x1000;
 /// Where a guest's memory begins and how much it has; all other memory is nobody's.

@@ -1,0 +1,32 @@
+//! What wakes a vCPU that has nothing to do.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::{read, write};
+
+use super::refused;
+use crate::Result;
+
+/// A vCPU's. Once rung, the next wait ends at once.
+pub(super) struct Alarm(OwnedFd);
+
+impl Alarm {
+    pub(super) fn new() -> Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        event.map(Self).map_err(|errno| refused("eventfd2", errno.raw_os_error()))
+    }
+
+    pub(super) fn ring(&self) {
+        // Only a full counter refuses it, which has rung already.
+        let _ = write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits until it is rung, or `other` can be read. May end for no reason.
+    pub(super) fn wait(&self, other: BorrowedFd<'_>) {
+        let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        // A signal ends it too.
+        let _ = poll(&mut [watched(self.0.as_fd()), watched(other)], None);
+        let _ = read(&self.0, &mut [0; 8]);
+    }
+}
