@@ -1,6 +1,8 @@
 //! The PICs of mock and KVM are the same after any schedule of lines, commands and interrupts taken. `PROPTEST_CASES` says
 //! how many are tried.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail like tests")]
+
 use hypervisor::mock::Mock;
 use hypervisor::{Direction, Exit, Gsi, Hypervisor, Pic, Vcpu};
 use proptest::prelude::*;
