@@ -38,10 +38,10 @@ complete -c outboard -n "__fish_outboard_using_subcommand run" -l exit-timeout -
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s c -l cpus -d 'Number of vCPUs, 1 to 254' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
-mock\t'No device, no privilege: vCPUs follow a script of exits'"
+mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l kvm-device -d 'The KVM device, in place of /dev/kvm; asks for KVM' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l vcpu-cgroup-path -d 'A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs' -r -f -a "(__fish_complete_directories)"
-complete -c outboard -n "__fish_outboard_using_subcommand run" -l script -d 'What every vCPU of the mock does: a file of exits, one a line (--help shows the steps)' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l script -d 'What every vCPU of the mock does in place of guest code: a file of exits, one a line (--help shows the steps)' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l host-ip -d 'Make a tap for the plugin, with this address on the host\'s side' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l netmask -d 'The netmask of --host-ip' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l mac -d 'The MAC address of the tap that is made' -r
@@ -54,7 +54,7 @@ complete -c outboard -n "__fish_outboard_using_subcommand run" -s q -l quiet -d 
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
-mock\t'No device, no privilege: vCPUs follow a script of exits'"
+mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s q -l quiet -d 'Tell errors only'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -62,7 +62,7 @@ complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l blocks -d 'Blocks of each link, at least 2: the first warms up and does not count' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
-mock\t'No device, no privilege: vCPUs follow a script of exits'"
+mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l json -d 'Print a JSON array instead of a table'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s q -l quiet -d 'Tell errors only'
