@@ -1,6 +1,8 @@
 //! The PICs of mock and KVM are the same after any schedule of lines, commands and interrupts taken. `PROPTEST_CASES` says
 //! how many are tried.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail like tests")]
+
 use hypervisor::mock::Mock;
 use hypervisor::{Direction, Exit, Gsi, Hypervisor, Pic, Vcpu};
 use proptest::prelude::*;
@@ -117,8 +119,14 @@ fn any_schedule_leaves_the_same_pics_on_mock_and_kvm() {
             let mut mock = commanded(&Mock::guest_code());
             let mut real = commanded(&kvm);
             for event in &events {
-                if matches!(event, Event::Take) && !surely_asks(&mock) {
-                    continue;
+                if matches!(event, Event::Take) {
+                    // A line that nobody uses has the PICs look at their output anew, which an initialization has not.
+                    for vm in [&mock.vm, &real.vm] {
+                        vm.set_irq(Gsi(4), false).unwrap();
+                    }
+                    if !surely_asks(&mock) {
+                        continue;
+                    }
                 }
                 prop_assert_eq!(happens(&mut mock, event), happens(&mut real, event), "{:?}", event);
                 prop_assert_eq!(state(&mock), state(&real), "after {:?}", event);
