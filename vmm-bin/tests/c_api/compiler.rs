@@ -7,6 +7,8 @@ use std::process::Command;
 use tempfile::TempDir;
 use test_utils::kvm::skipped;
 
+use crate::common::leftover;
+
 /// The folder of the library's crate.
 pub(crate) fn capi() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/capi")
@@ -22,7 +24,7 @@ pub(crate) fn library_folder() -> PathBuf {
 
 /// Runs a program to its end, which must be a good one: what it printed.
 pub(crate) fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = leftover::output(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}", output.status);
     stdout.into_owned()
@@ -30,7 +32,7 @@ pub(crate) fn run(command: &mut Command) -> String {
 
 /// Whether there is a program of that name. If not, `test` is told of as skipped.
 pub(crate) fn is_there_or_skip(program: &str, test: &str) -> bool {
-    match Command::new(program).arg("--version").output() {
+    match leftover::output(Command::new(program).arg("--version")) {
         Ok(_) => true,
         Err(error) => {
             skipped(&format!("(no {program}) {test}"), &error);

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::common::leftover;
 use crate::compiler::{capi, is_there_or_skip, library_folder, run};
 
 fn install() -> Command {
@@ -89,7 +90,7 @@ fn what_cannot_be_done_is_told_and_nothing_is_installed() {
         (&["--prefix"], "--prefix wants a folder"),
         (&["--fast"], "unknown argument: --fast"),
     ] {
-        let output = install().arg("--prefix").arg(&prefix).args(arguments).output().unwrap();
+        let output = leftover::output(install().arg("--prefix").arg(&prefix).args(arguments)).unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && stderr.contains(told), "{arguments:?}: {stderr}");
         assert!(!prefix.exists());

@@ -4,7 +4,8 @@
 //! alive, and stays.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command};
+use std::io;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
@@ -19,6 +20,22 @@ pub(crate) fn spawn(command: &mut Command) -> Child {
     let child = command.spawn().expect("spawning");
     own.insert(child.id());
     child
+}
+
+/// Runs a program that is not looked after by [`Running`](super::Running), a compiler for example, to its end. Started in
+/// another way it would be taken for an orphan by the test beside.
+pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = {
+        let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let child = command.spawn()?;
+        own.insert(child.id());
+        child
+    };
+    let pid = child.id();
+    let output = child.wait_with_output();
+    OWN.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+    output
 }
 
 /// A process that will be an orphan, which the test waits for itself.

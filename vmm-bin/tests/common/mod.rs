@@ -5,7 +5,7 @@
 
 mod driven;
 mod ended;
-mod leftover;
+pub(crate) mod leftover;
 mod resources;
 mod running;
 mod tally;

@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
-use crate::common::{Ended, Outboard, example};
+use crate::common::{Ended, Outboard, example, leftover};
 
 /// Who runs the VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,8 @@ impl Host {
     pub(crate) fn compiled(&self, name: &str, source: &str, options: &[&str]) -> PathBuf {
         let (file, program) = (self.path(&format!("{name}.c")), self.path(name));
         fs::write(&file, source).unwrap();
-        let built = Command::new("cc").arg("-o").arg(&program).arg(&file).args(options).status().unwrap();
+        let built =
+            leftover::output(Command::new("cc").arg("-o").arg(&program).arg(&file).args(options)).unwrap().status;
         assert!(built.success());
         program
     }
