@@ -10,7 +10,14 @@ use plugin_runtime::{Config, Error, PluginCommand, run};
 
 fn run_program(path: &str, args: &[&str]) -> Result<(), Error> {
     let command = PluginCommand { path: path.into(), args: args.iter().map(Into::into).collect() };
-    let config = Config { vcpus: NonZeroU32::new(2).unwrap(), exit_timeout: None, vcpu_cgroup: None, tap: None };
+    let config = Config {
+        vcpus: NonZeroU32::new(2).unwrap(),
+        exit_timeout: None,
+        vcpu_cgroup: None,
+        transport: Default::default(),
+        poll_us: None,
+        tap: None,
+    };
     run(&Mock::new(Script::nothing()), &command, config)
 }
 

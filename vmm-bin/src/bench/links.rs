@@ -104,7 +104,14 @@ fn answer(event: Event) -> Command {
 fn pipe(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
-    let config = plugin_runtime::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None };
+    let config = plugin_runtime::Config {
+        vcpus: NonZeroU32::MIN,
+        exit_timeout: None,
+        vcpu_cgroup: None,
+        transport: Default::default(),
+        poll_us: None,
+        tap: None,
+    };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }
 

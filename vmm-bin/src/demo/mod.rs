@@ -29,6 +29,13 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Error> {
 fn run_on(hypervisor: &dyn Hypervisor) -> Result<(), Error> {
     let path = std::env::current_exe().map_err(Error::system("finding this program's own file"))?;
     let plugin = PluginCommand { path, args: ["demo-plugin", hypervisor.name()].map(OsString::from).to_vec() };
-    let config = Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None };
+    let config = Config {
+        vcpus: NonZeroU32::MIN,
+        exit_timeout: None,
+        vcpu_cgroup: None,
+        transport: Default::default(),
+        poll_us: None,
+        tap: None,
+    };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }
