@@ -1,5 +1,7 @@
 //! The rings between two threads, and against a peer that writes what it likes.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail like tests")]
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
