@@ -48,9 +48,9 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Measure what an exit costs on each way to the one who answers it
     ///
-    /// Four links are compared: `bare`, answered where the vCPU is run; `channel-inline` and `channel-thread`, answered
-    /// in this process behind the channels of a machine, on the vCPU's own thread or on another; and `pipe`, answered by
-    /// a plugin process. A time is from one guest entry to the next. Rounds of one block a link, in rotating order, keep
+    /// Six links are compared: `bare`, answered where the vCPU is run; `channel-inline` and `channel-thread`, answered
+    /// in this process behind the channels of a machine, on the vCPU's own thread or on another; `pipe`, answered by
+    /// a plugin process over pipes; `ring-sleep` and `ring-poll`, over rings whose waiters sleep at once or look first. A time is from one guest entry to the next. Rounds of one block a link, in rotating order, keep
     /// what disturbs the host from hitting one link alone; the first round warms up and does not count. The ratio is the
     /// median over rounds of the block's median against that of `bare` in the same round.
     Bench(BenchArgs),

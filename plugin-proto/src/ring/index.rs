@@ -5,10 +5,12 @@
 //!
 //! * The writer stores bytes, then `tail` with release; the reader loads `tail` with acquire before it loads bytes.
 //! * The reader loads bytes, then stores `head` with release; the writer loads `head` with acquire before it overwrites.
-//! * Whoever is about to sleep swaps 1 into its `sleeps` word and looks once more; whoever has moved its index swaps 0
-//!   into the other's and wakes if there was a 1. All that touches the word are swaps, so one comes first: either the mover finds
-//!   the 1, or the sleeper's swap follows the mover's, and its look sees the new index. A sleeper is woken once, however much
-//!   is written until it runs. Where nobody sleeps the word stays in the mover's cache, and the swap costs what a fence would.
+//! * Whoever is about to sleep swaps 1 into its `sleeps` word and looks once more; whoever has moved its index reads the
+//!   other's by a read-modify-write, and wakes if there is a 1. One of the two comes first: either the mover finds the 1, or the
+//!   sleeper's swap follows the mover's step, and its look sees the new index. Where nobody sleeps the word stays in the mover's
+//!   cache, and the step costs what a fence would.
+//! * The sleeper alone takes its 1 back. If the mover did, its late step for one move could take a 1 that was meant for the
+//!   next, and wake before there is a sleeper.
 //! * The word slept on is the index itself, so a change between the last look and the sleep is not missed.
 
 #[cfg(loom)]
@@ -177,9 +179,9 @@ fn arm(sleeps: &Line) {
     sleeps.0.swap(1, Ordering::AcqRel);
 }
 
-/// Whether the other sleeps, after an index was moved. Who is told so wakes it.
+/// Whether the other sleeps, or is about to, after an index was moved.
 fn is_asleep(sleeps: &Line) -> bool {
-    sleeps.0.swap(0, Ordering::AcqRel) != 0
+    sleeps.0.fetch_add(0, Ordering::AcqRel) != 0
 }
 
 #[cfg(all(test, not(loom)))]
@@ -206,11 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeper_is_told_of_once() {
+    fn a_sleeper_is_told_of_until_it_is_awake() {
         let words = Words::new();
         let writer = WriterIndex::new();
         ReaderIndex::arm(&words);
         assert!(writer.publish(&words));
+        assert!(writer.publish(&words));
+        ReaderIndex::disarm(&words);
         assert!(!writer.publish(&words));
     }
 

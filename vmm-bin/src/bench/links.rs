@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, VcpuId};
-use plugin_runtime::PluginCommand;
+use plugin_runtime::{PluginCommand, Transport};
 use vmm_core::{Claim, Command, Event, Machine, Notice, Resume, Service, State, StateKind, Stepping, StopReason};
 
 use super::guest::{self, Case};
@@ -21,11 +21,16 @@ pub(super) enum Link {
     ChannelThread,
     /// The channels of a machine, and from there the pipes to a plugin process.
     Pipe,
+    /// The same over rings whose waiters sleep at once.
+    RingSleep,
+    /// The same over rings as they are by default: whose waiters look for a while first, where there are processors for it.
+    RingPoll,
 }
 
 impl Link {
     /// All, beginning with the one the others are compared with.
-    pub(super) const ALL: [Self; 4] = [Self::Bare, Self::ChannelInline, Self::ChannelThread, Self::Pipe];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Bare, Self::ChannelInline, Self::ChannelThread, Self::Pipe, Self::RingSleep, Self::RingPoll];
 
     /// What people call it.
     pub(super) fn name(self) -> &'static str {
@@ -34,6 +39,8 @@ impl Link {
             Self::ChannelInline => "channel-inline",
             Self::ChannelThread => "channel-thread",
             Self::Pipe => "pipe",
+            Self::RingSleep => "ring-sleep",
+            Self::RingPoll => "ring-poll",
         }
     }
 
@@ -43,7 +50,9 @@ impl Link {
             Self::Bare => bare(hypervisor, case),
             Self::ChannelInline => channel(hypervisor, case, Stepping::Inline),
             Self::ChannelThread => channel(hypervisor, case, Stepping::Threaded),
-            Self::Pipe => pipe(hypervisor, case),
+            Self::Pipe => process(hypervisor, case, Transport::Pipe, None),
+            Self::RingSleep => process(hypervisor, case, Transport::Ring, Some(0)),
+            Self::RingPoll => process(hypervisor, case, Transport::Ring, None),
         }
     }
 }
@@ -101,15 +110,15 @@ fn answer(event: Event) -> Command {
     })
 }
 
-fn pipe(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
+fn process(hypervisor: &dyn Hypervisor, case: Case, transport: Transport, poll_us: Option<u32>) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
     let config = plugin_runtime::Config {
         vcpus: NonZeroU32::MIN,
         exit_timeout: None,
         vcpu_cgroup: None,
-        transport: Default::default(),
-        poll_us: None,
+        transport,
+        poll_us,
         tap: None,
     };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
