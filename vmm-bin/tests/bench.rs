@@ -15,7 +15,7 @@ on_each_backend! {
 }
 
 const CASES: [&str; 2] = ["sync-write", "sync-read"];
-const LINKS: [&str; 4] = ["bare", "channel-inline", "channel-thread", "pipe"];
+const LINKS: [&str; 6] = ["bare", "channel-inline", "channel-thread", "pipe", "ring-sleep", "ring-poll"];
 
 fn bench(backend: Backend, args: &[&str]) -> Ended {
     let args = ["bench", "-n", "200", "--hypervisor", backend.name()].into_iter().chain(args.iter().copied());
