@@ -35,6 +35,10 @@ complete -c outboard -n "__fish_outboard_needs_command" -f -a "help" -d 'Print t
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin -d 'The plugin\'s executable' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s p -l params -d 'An argument for the plugin, handed over as it is, before those after `--`; may be given more than once' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l exit-timeout -d 'How long the plugin may take to answer an access, in seconds, fractions allowed; without it, as long as it likes' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l transport -d 'How exits reach the plugin: `auto` takes rings in shared memory where the plugin\'s library knows them' -r -f -a "auto\t'Rings where the plugin\'s library knows them, else pipes'
+pipe\t'Pipes'
+ring\t'Rings; a plugin that asks for pipes is refused'"
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l poll-us -d 'How long, in microseconds, either side of a ring looks before it sleeps; 0 never looks. Without it, what suits the processors there are. OUTBOARD_POLL_US in the plugin\'s environment says it for the plugin\'s side' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s c -l cpus -d 'Number of vCPUs, 1 to 254' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'

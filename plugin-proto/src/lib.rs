@@ -7,6 +7,7 @@
 //! - [`messages`] are the protobuf messages, generated from `proto/plugin.proto`.
 //! - [`main_framing`] puts one message into one datagram of the main socket.
 //! - [`vcpu_framing`] puts requests and responses into a vCPU's two pipes.
+//! - [`ring`] is a vCPU's channel in shared memory, which both sides may agree on in place of the pipes.
 //! - [`limits`] names the sizes and counts the protocol fixes.
 //!
 //! ```
@@ -26,10 +27,14 @@ mod error;
 pub mod limits;
 pub mod main_framing;
 pub mod messages;
+pub mod ring;
 #[cfg(feature = "strategies")]
 pub mod strategies;
 pub mod vcpu_framing;
 
 pub use error::Error;
 pub use main_framing::{decode_main_request, decode_main_response, encode_main_request, encode_main_response};
-pub use vcpu_framing::{ResponseReader, decode_vcpu_request, encode_vcpu_request, encode_vcpu_response};
+pub use vcpu_framing::{
+    ResponseReader, decode_vcpu_request, decode_vcpu_response, encode_bare_vcpu_response, encode_vcpu_request,
+    encode_vcpu_response,
+};

@@ -47,8 +47,8 @@ pub fn vcpu_response() -> impl Strategy<Value = VcpuResponse> {
 /// Any alternative of a main request.
 pub fn main_request_message() -> impl Strategy<Value = main_request::Message> {
     use main_request::{
-        CheckExtension, Destroy, GetState, MemoryDirtyLog, Message, PauseVcpus, ReserveRange, SetIdentityMapAddr,
-        SetIrq, SetIrqRouting, SetState, StateSet,
+        CheckExtension, Destroy, GetState, GetVcpuRings, MemoryDirtyLog, Message, Negotiate, PauseVcpus, ReserveRange,
+        SetIdentityMapAddr, SetIrq, SetIrqRouting, SetState, StateSet,
     };
     prop_oneof![
         create().prop_map(Message::Create),
@@ -77,6 +77,8 @@ pub fn main_request_message() -> impl Strategy<Value = main_request::Message> {
         Just(Message::Start(Default::default())),
         call_hint().prop_map(Message::SetCallHint),
         message!(MemoryDirtyLog { id: any::<u32>() }).prop_map(Message::DirtyLog),
+        message!(Negotiate { version: any::<u32>(), features: any::<u64>() }).prop_map(Message::Negotiate),
+        message!(GetVcpuRings { first: any::<u32>() }).prop_map(Message::GetVcpuRings),
     ]
 }
 

@@ -71,6 +71,28 @@ pub fn encode_vcpu_response(response: &VcpuResponse, bytes: &mut Vec<u8>) -> Res
     append(response, bytes)
 }
 
+/// Replaces what is in `bytes` with `response` alone, for a channel that keeps messages apart by itself. There may be no bytes:
+/// those of the empty message.
+///
+/// # Errors
+/// [`Error::TooLong`] past [`MAX_RESPONSE`], [`Error::Encode`].
+pub fn encode_bare_vcpu_response(response: &VcpuResponse, bytes: &mut Vec<u8>) -> Result<(), Error> {
+    bytes.clear();
+    let length = response.compute_size();
+    if length > MAX_RESPONSE as u64 {
+        return Err(Error::TooLong { message: VcpuResponse::NAME, length, limit: MAX_RESPONSE });
+    }
+    append(response, bytes)
+}
+
+/// Reads the one response in `bytes`.
+///
+/// # Errors
+/// [`Error::TooLong`] past [`MAX_RESPONSE`], [`Error::Decode`].
+pub fn decode_vcpu_response(bytes: &[u8]) -> Result<VcpuResponse, Error> {
+    if bytes.is_empty() { Ok(VcpuResponse::new()) } else { decode(bytes, MAX_RESPONSE, &RESPONSE_PACKED) }
+}
+
 /// Gathers the bytes of a vCPU's response pipe and gives out whole messages.
 ///
 /// Feed it what each `read` gave, of any size, and take messages until there is none. A stream that went wrong cannot be
@@ -125,8 +147,7 @@ impl ResponseReader {
         let Some((message, after)) = message.split_at_checked(length) else {
             return Ok(None);
         };
-        let response =
-            if message.is_empty() { VcpuResponse::new() } else { decode(message, MAX_RESPONSE, &RESPONSE_PACKED)? };
+        let response = decode_vcpu_response(message)?;
         self.taken = self.bytes.len().saturating_sub(after.len());
         Ok(Some(response))
     }

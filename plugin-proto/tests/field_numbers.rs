@@ -13,7 +13,7 @@ use protobuf::reflect::{MessageDescriptor, ReflectFieldRef};
 /// `u64*` for packed lists, and the name of a message, with `*` when repeated.
 const MESSAGES: &str = "
 CpuidEntry: 1 function u32, 3 has_index bool, 4 index u32, 5 eax u32, 6 ebx u32, 7 ecx u32, 8 edx u32
-MainRequest: 1 create MainRequest.Create, 2 destroy MainRequest.Destroy, 3 new_connection MainRequest.NewConnection, 4 get_shutdown_eventfd MainRequest.GetShutdownEventfd, 5 check_extension MainRequest.CheckExtension, 6 get_supported_cpuid MainRequest.CpuidRequest, 7 get_emulated_cpuid MainRequest.CpuidRequest, 8 get_msr_index_list MainRequest.MsrListRequest, 9 get_net_config MainRequest.GetNetConfig, 10 reserve_range MainRequest.ReserveRange, 11 set_irq MainRequest.SetIrq, 12 set_irq_routing MainRequest.SetIrqRouting, 13 get_state MainRequest.GetState, 14 set_state MainRequest.SetState, 15 set_identity_map_addr MainRequest.SetIdentityMapAddr, 16 pause_vcpus MainRequest.PauseVcpus, 17 get_vcpus MainRequest.GetVcpus, 18 start MainRequest.Start, 19 set_call_hint MainRequest.SetCallHint, 101 dirty_log MainRequest.MemoryDirtyLog
+MainRequest: 1 create MainRequest.Create, 2 destroy MainRequest.Destroy, 3 new_connection MainRequest.NewConnection, 4 get_shutdown_eventfd MainRequest.GetShutdownEventfd, 5 check_extension MainRequest.CheckExtension, 6 get_supported_cpuid MainRequest.CpuidRequest, 7 get_emulated_cpuid MainRequest.CpuidRequest, 8 get_msr_index_list MainRequest.MsrListRequest, 9 get_net_config MainRequest.GetNetConfig, 10 reserve_range MainRequest.ReserveRange, 11 set_irq MainRequest.SetIrq, 12 set_irq_routing MainRequest.SetIrqRouting, 13 get_state MainRequest.GetState, 14 set_state MainRequest.SetState, 15 set_identity_map_addr MainRequest.SetIdentityMapAddr, 16 pause_vcpus MainRequest.PauseVcpus, 17 get_vcpus MainRequest.GetVcpus, 18 start MainRequest.Start, 19 set_call_hint MainRequest.SetCallHint, 101 dirty_log MainRequest.MemoryDirtyLog, 200 negotiate MainRequest.Negotiate, 201 get_vcpu_rings MainRequest.GetVcpuRings
 MainRequest.Create: 1 id u32, 2 io_event MainRequest.Create.IoEvent, 3 memory MainRequest.Create.Memory, 4 irq_event MainRequest.Create.IrqEvent
 MainRequest.Create.IoEvent: 1 space enum, 2 address u64, 3 length u32, 4 datamatch u64
 MainRequest.Create.Memory: 1 offset u64, 2 start u64, 3 length u64, 4 read_only bool, 5 dirty_log bool
@@ -40,7 +40,9 @@ MainRequest.Start:
 MainRequest.SetCallHint: 1 space enum, 2 address u64, 3 on_write bool, 4 hints MainRequest.SetCallHint.RegHint*
 MainRequest.SetCallHint.RegHint: 1 match_rax bool, 2 match_rbx bool, 3 match_rcx bool, 4 match_rdx bool, 5 rax u64, 6 rbx u64, 7 rcx u64, 8 rdx u64, 9 send_sregs bool, 10 send_debugregs bool
 MainRequest.MemoryDirtyLog: 1 id u32
-MainResponse: 1 errno s32, 2 create MainResponse.Create, 3 destroy MainResponse.Destroy, 4 new_connection MainResponse.NewConnection, 5 get_shutdown_eventfd MainResponse.GetShutdownEventfd, 6 check_extension MainResponse.CheckExtension, 7 get_supported_cpuid MainResponse.CpuidResponse, 8 get_emulated_cpuid MainResponse.CpuidResponse, 9 get_msr_index_list MainResponse.MsrListResponse, 10 get_net_config MainResponse.GetNetConfig, 11 reserve_range MainResponse.ReserveRange, 12 set_irq MainResponse.SetIrq, 13 set_irq_routing MainResponse.SetIrqRouting, 14 get_state MainResponse.GetState, 15 set_state MainResponse.SetState, 16 set_identity_map_addr MainResponse.SetIdentityMapAddr, 17 pause_vcpus MainResponse.PauseVcpus, 18 get_vcpus MainResponse.GetVcpus, 19 start MainResponse.Start, 20 set_call_hint MainResponse.SetCallHint, 101 dirty_log MainResponse.MemoryDirtyLog
+MainRequest.Negotiate: 1 version u32, 2 features u64
+MainRequest.GetVcpuRings: 1 first u32
+MainResponse: 1 errno s32, 2 create MainResponse.Create, 3 destroy MainResponse.Destroy, 4 new_connection MainResponse.NewConnection, 5 get_shutdown_eventfd MainResponse.GetShutdownEventfd, 6 check_extension MainResponse.CheckExtension, 7 get_supported_cpuid MainResponse.CpuidResponse, 8 get_emulated_cpuid MainResponse.CpuidResponse, 9 get_msr_index_list MainResponse.MsrListResponse, 10 get_net_config MainResponse.GetNetConfig, 11 reserve_range MainResponse.ReserveRange, 12 set_irq MainResponse.SetIrq, 13 set_irq_routing MainResponse.SetIrqRouting, 14 get_state MainResponse.GetState, 15 set_state MainResponse.SetState, 16 set_identity_map_addr MainResponse.SetIdentityMapAddr, 17 pause_vcpus MainResponse.PauseVcpus, 18 get_vcpus MainResponse.GetVcpus, 19 start MainResponse.Start, 20 set_call_hint MainResponse.SetCallHint, 101 dirty_log MainResponse.MemoryDirtyLog, 200 negotiate MainResponse.Negotiate, 201 get_vcpu_rings MainResponse.GetVcpuRings
 MainResponse.Create:
 MainResponse.Destroy:
 MainResponse.NewConnection:
@@ -60,6 +62,8 @@ MainResponse.GetVcpus:
 MainResponse.Start:
 MainResponse.SetCallHint:
 MainResponse.MemoryDirtyLog: 1 bitmap bytes
+MainResponse.Negotiate: 1 version u32, 2 features u64
+MainResponse.GetVcpuRings: 1 vcpus u32
 VcpuRequest: 1 wait VcpuRequest.Wait, 2 resume VcpuRequest.Resume, 3 get_state VcpuRequest.GetState, 4 set_state VcpuRequest.SetState, 5 get_msrs VcpuRequest.GetMsrs, 6 set_msrs VcpuRequest.SetMsrs, 7 set_cpuid VcpuRequest.SetCpuid, 8 shutdown VcpuRequest.Shutdown, 9 get_hyperv_cpuid VcpuRequest.CpuidRequest, 10 enable_capability VcpuRequest.EnableCapability
 VcpuRequest.Wait:
 VcpuRequest.Resume: 1 data bytes, 2 regs bytes, 3 sregs bytes, 4 debugregs bytes

@@ -16,6 +16,8 @@ impl Errno {
     pub(crate) const NODATA: Self = Self(libc::ENODATA);
     pub(crate) const NOENT: Self = Self(libc::ENOENT);
     pub(crate) const NOSPC: Self = Self(libc::ENOSPC);
+    pub(crate) const BUSY: Self = Self(libc::EBUSY);
+    pub(crate) const PIPE: Self = Self(libc::EPIPE);
     pub(crate) const NOTTY: Self = Self(libc::ENOTTY);
     pub(crate) const PROTO: Self = Self(libc::EPROTO);
     pub(crate) const TOOBIG: Self = Self(libc::E2BIG);

@@ -19,16 +19,22 @@ mod log_budget;
 mod main_requests;
 mod objects;
 mod pipe_pump;
+mod plugin_pump;
+mod polling;
 mod process;
 mod quota;
 mod seccomp;
+mod ring_pump;
 mod shutdown_event;
 mod signals;
 mod stderr_log;
 mod supervisor;
 mod tap;
 mod unread;
+mod vcpu_links;
 mod vcpu_pipes;
+mod vcpu_ring;
+mod vcpu_words;
 mod vm_state;
 mod wire;
 
@@ -62,6 +68,18 @@ impl PluginCommand {
     }
 }
 
+/// How exits reach a plugin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Over rings in shared memory where the plugin's library knows them, else over pipes.
+    #[default]
+    Auto,
+    /// Over pipes.
+    Pipe,
+    /// Over rings: a plugin that asks for pipes is refused.
+    Ring,
+}
+
 /// What a VM is run with.
 #[derive(Debug)]
 pub struct Config {
@@ -71,6 +89,10 @@ pub struct Config {
     pub exit_timeout: Option<Duration>,
     /// What each vCPU's thread joins before its vCPU runs.
     pub vcpu_cgroup: Option<Arc<Cgroup>>,
+    /// How exits reach the plugin.
+    pub transport: Transport,
+    /// How long, in microseconds, either side of a ring looks before it sleeps; `None` for what suits the processors there are.
+    pub poll_us: Option<u32>,
     /// The network device that the plugin gets when it asks for one.
     pub tap: Option<Tap>,
     /// What keeps the plugin from all that it was not given.

@@ -11,20 +11,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use hypervisor::{Direction, Gsi, Hypervisor, Route, VcpuId, Vm};
-use plugin_proto::limits::MAX_VCPUS;
+use plugin_proto::limits::{MAX_RESPONSE_FDS, MAX_VCPUS};
 use plugin_proto::messages::main_request::Message;
 use plugin_proto::messages::main_request::set_irq_routing::route::Route as WireRoute;
 use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
+use plugin_proto::ring;
 use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
 
+use crate::Transport;
 use crate::connection::{self, Connection, Request};
 use crate::errno::Errno;
 use crate::objects::Objects;
 use crate::quota;
 use crate::shutdown_event::ShutdownEvent;
 use crate::tap::Tap;
-use crate::vcpu_pipes::VcpuPipes;
+use crate::vcpu_links::VcpuLinks;
 use crate::vm_state;
 use crate::wire::{cpuid_to_wire, space_from_wire};
 
@@ -34,7 +36,11 @@ pub(crate) struct PluginVm<'h> {
     pub(crate) machine: Machine,
     pub(crate) owner: OwnerId,
     pub(crate) shutdown: ShutdownEvent,
-    pub(crate) pipes: Vec<Arc<VcpuPipes>>,
+    /// The vCPUs' channels, until the plugin is hung up on.
+    pub(crate) links: Option<Arc<VcpuLinks>>,
+    transport: Transport,
+    /// Pipes were handed out, so there will be no rings.
+    pipes_taken: bool,
     tap: Option<Tap>,
     objects: Objects,
     reservations: usize,
@@ -91,7 +97,8 @@ impl<'h> PluginVm<'h> {
         hypervisor: &'h dyn Hypervisor,
         machine: Machine,
         owner: OwnerId,
-        pipes: Vec<Arc<VcpuPipes>>,
+        links: Arc<VcpuLinks>,
+        transport: Transport,
         tap: Option<Tap>,
     ) -> crate::Result<Self> {
         Ok(Self {
@@ -99,7 +106,9 @@ impl<'h> PluginVm<'h> {
             machine,
             owner,
             shutdown: ShutdownEvent::new()?,
-            pipes,
+            links: Some(links),
+            transport,
+            pipes_taken: false,
             tap,
             objects: Objects::default(),
             reservations: 0,
@@ -176,6 +185,8 @@ impl<'h> PluginVm<'h> {
                 let answer = main_response::MemoryDirtyLog { bitmap, ..Default::default() };
                 Ok(Given::message(Response::DirtyLog(answer)))
             }
+            Message::Negotiate(offer) => self.negotiate(&offer),
+            Message::GetVcpuRings(get) => self.vcpu_rings(get.first),
             _ => Err(Errno::NOTTY),
         }
     }
@@ -249,19 +260,56 @@ impl<'h> PluginVm<'h> {
         Ok(Given::nothing())
     }
 
-    fn vcpus(&self) -> Outcome {
-        if self.pipes.len() > MAX_VCPUS {
+    fn vcpus(&mut self) -> Outcome {
+        let links = self.links.as_ref().ok_or(Errno::PIPE)?;
+        if links.rings().is_some() || self.transport == Transport::Ring {
+            return Err(Errno::BUSY);
+        }
+        if links.pipes.len() > MAX_VCPUS {
             tracing::warn!(
-                vcpus = self.pipes.len(),
+                vcpus = links.pipes.len(),
                 "a plugin of protocol version 0 gets at most {MAX_VCPUS} vCPUs: run it with --cpus {MAX_VCPUS} or less"
             );
             return Err(Errno::TOOBIG);
         }
         let mut fds = Vec::new();
-        for pipes in &self.pipes {
+        for pipes in &links.pipes {
             fds.extend(pipes.plugin_ends().map_err(|error| Errno::from(&error))?);
         }
+        self.pipes_taken = true;
         Ok(Given::descriptors(fds))
+    }
+
+    /// Agrees on what both sides can, beyond version 0.
+    fn negotiate(&self, offer: &main_request::Negotiate) -> Outcome {
+        let links = self.links.as_ref().ok_or(Errno::PIPE)?;
+        let can = if self.transport == Transport::Pipe { 0 } else { ring::FEATURE_RINGS };
+        let features = if offer.version >= ring::VERSION { offer.features & can } else { 0 };
+        let answer = main_response::Negotiate { version: ring::VERSION, features, ..Default::default() };
+        let fds = match features & ring::FEATURE_RINGS {
+            0 => Vec::new(),
+            _ => vec![links.lifeline().map_err(|error| Errno::from(&error))?],
+        };
+        Ok(Given { message: Some(Response::Negotiate(answer)), fds, then: None })
+    }
+
+    /// The rings of the vCPUs from `first` on, as many as a response carries.
+    fn vcpu_rings(&self, first: u32) -> Outcome {
+        let links = self.links.as_ref().ok_or(Errno::PIPE)?;
+        if self.transport == Transport::Pipe {
+            return Err(Errno::NOTTY);
+        }
+        if links.rings().is_none() && (self.started || self.pipes_taken) {
+            return Err(Errno::BUSY);
+        }
+        let rings = links.make_rings().map_err(|error| Errno::from(&error))?;
+        let wanted = usize::try_from(first).ok().and_then(|first| rings.get(first..)).ok_or(Errno::INVAL)?;
+        let fds = wanted.iter().take(MAX_RESPONSE_FDS).map(|ring| ring.descriptor());
+        let fds = fds.collect::<std::io::Result<Vec<_>>>().map_err(|error| Errno::from(&error))?;
+        // 254 at most.
+        let vcpus = u32::try_from(rings.len()).unwrap_or(u32::MAX);
+        let answer = main_response::GetVcpuRings { vcpus, ..Default::default() };
+        Ok(Given { message: Some(Response::GetVcpuRings(answer)), fds, then: None })
     }
 
     fn start(&mut self) -> Outcome {
@@ -334,6 +382,8 @@ fn empty_response(request: &Message) -> Option<Response> {
         Message::Start(_) => Response::Start(Default::default()),
         Message::SetCallHint(_) => Response::SetCallHint(Default::default()),
         Message::DirtyLog(_) => Response::DirtyLog(Default::default()),
+        Message::Negotiate(_) => Response::Negotiate(Default::default()),
+        Message::GetVcpuRings(_) => Response::GetVcpuRings(Default::default()),
         _ => return None,
     })
 }
@@ -361,8 +411,8 @@ mod tests {
         let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None, cgroup: None };
         let (mut machine, _) = Machine::new(mock().create_vm().unwrap(), &config).unwrap();
         let (owner, _) = machine.attach_far_ends("test").unwrap();
-        let pipes = (0..vcpus).map(|_| Arc::new(VcpuPipes::new().unwrap())).collect();
-        PluginVm::new(mock(), machine, owner, pipes, None).unwrap()
+        let links = Arc::new(VcpuLinks::new(vcpus, None).unwrap());
+        PluginVm::new(mock(), machine, owner, links, Transport::Auto, None).unwrap()
     }
 
     fn ask(vm: &mut PluginVm, message: Message, fd: Option<OwnedFd>) -> i32 {

@@ -11,21 +11,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use hypervisor::{Access, Capability, Direction, kvm_cpuid_entry2, kvm_msr_entry};
 use plugin_proto::limits::MAX_REQUEST;
 use plugin_proto::messages::vcpu_request::Message;
-use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request, vcpu_response};
+use plugin_proto::messages::{VcpuRequest, VcpuResponse};
 use plugin_proto::{decode_vcpu_request, encode_vcpu_response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno as OsErrno, retry_on_intr};
-use thiserror::Error as ThisError;
-use vmm_core::{Attached, Bytes, Command, Event, LinkError, Pump, Resume, State, StopSignal};
+use vmm_core::{Command, Event, LinkError, Pump, StopSignal};
 
 use crate::errno::Errno;
 use crate::vcpu_pipes::VcpuPipes;
-use crate::wire::{
-    cpuid_from_wire, cpuid_to_wire, debug_regs_from_bytes, regs_from_bytes, space_to_wire, sregs_from_bytes,
-    state_from_bytes, state_kind, state_to_bytes, to_bytes,
+use crate::vcpu_words::{
+    Asked, Fault, Setting, access_response, attach, command, cpuid_response, done_response, hyperv_call_response,
+    hyperv_synic_response, init_response, msrs_response, paused_response, posted_response, refusal, setting_of,
+    state_response,
 };
 
 /// One vCPU's pump. A request of the plugin's is read only while the vCPU waits for it.
@@ -36,38 +35,6 @@ pub(crate) struct PipePump {
     outgoing: Vec<u8>,
     /// What the request that the vCPU was last given is about to set: its answer is named for it.
     setting: Option<Setting>,
-}
-
-/// The requests that set something and are answered by an errno alone.
-#[derive(Clone, Copy, Debug)]
-enum Setting {
-    State,
-    Msrs,
-    Cpuid,
-    Capability,
-}
-
-/// What a plugin can do to break its link.
-#[derive(Debug, ThisError)]
-enum Fault {
-    #[error("vCPU request: {0}")]
-    Decode(plugin_proto::Error),
-    #[error("vCPU response: {0}")]
-    Encode(plugin_proto::Error),
-    #[error("resume with {0} of a wrong size")]
-    ResumeSize(&'static str),
-    #[error("reading a vCPU pipe: {0}")]
-    Read(OsErrno),
-    #[error("writing a vCPU pipe: {0}")]
-    Write(OsErrno),
-    #[error("waiting for a vCPU pipe: {0}")]
-    Poll(OsErrno),
-}
-
-impl From<Fault> for LinkError {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(Box::new(fault))
-    }
 }
 
 type Result<T> = std::result::Result<T, LinkError>;
@@ -92,7 +59,7 @@ impl Pump for PipePump {
             Event::Paused { user } => self.respond(&paused_response(user), deadline)?,
             Event::State(state) => self.respond(&state_response(state), deadline)?,
             Event::Done(done) => {
-                let response = self.done_response(done);
+                let response = done_response(self.setting.take(), done);
                 self.respond(&response, deadline)?;
             }
             Event::Msrs(values) => self.respond(&msrs_response(values), deadline)?,
@@ -110,14 +77,6 @@ impl Pump for PipePump {
             }
         }
     }
-}
-
-/// What a request is about.
-enum Asked {
-    /// The vCPU.
-    Vcpu(Command),
-    /// Nothing that the vCPU has to hear of: here is the answer.
-    Nothing { answer: VcpuResponse },
 }
 
 impl PipePump {
@@ -149,19 +108,6 @@ impl PipePump {
                 Err(errno) => return Err(Fault::Read(errno).into()),
             }
         }
-    }
-
-    /// The answer to the request that set something.
-    fn done_response(&mut self, done: hypervisor::Result<()>) -> VcpuResponse {
-        let mut response = VcpuResponse::new();
-        response.errno = done.map_or_else(|error| Errno::from(&error).0, |()| 0);
-        match self.setting.take() {
-            Some(Setting::Msrs) => drop(response.mut_set_msrs()),
-            Some(Setting::Cpuid) => drop(response.mut_set_cpuid()),
-            Some(Setting::Capability) => drop(response.mut_enable_capability()),
-            Some(Setting::State) | None => drop(response.mut_set_state()),
-        }
-        response
     }
 
     /// Writes a response, by one `write` unless the pipe is nearly full.
@@ -197,172 +143,4 @@ fn wait_for(pipe: BorrowedFd<'_>, flags: PollFlags, stop: &StopSignal, deadline:
             Err(errno) => return Err(Fault::Poll(errno).into()),
         }
     }
-}
-
-fn command(request: VcpuRequest) -> Result<Asked> {
-    let refused = |message: &Message, errno| Ok(Asked::Nothing { answer: refusal(Some(message), errno) });
-    match request.message {
-        Some(Message::Resume(resume)) => Ok(Asked::Vcpu(Command::Resume(resume_from_wire(resume)?))),
-        Some(Message::Shutdown(_)) => Ok(Asked::Vcpu(Command::Stop)),
-        Some(ref message @ Message::GetState(ref get)) => match state_kind(get.set) {
-            Ok(kind) => Ok(Asked::Vcpu(Command::Get(kind))),
-            Err(errno) => refused(message, errno),
-        },
-        Some(ref message @ Message::SetState(ref set)) => {
-            match state_kind(set.set).and_then(|kind| state_from_bytes(kind, &set.state)) {
-                Ok(state) => Ok(Asked::Vcpu(Command::Set(state))),
-                Err(errno) => refused(message, errno),
-            }
-        }
-        Some(Message::GetMsrs(get)) => Ok(Asked::Vcpu(Command::GetMsrs(get.entry_indices))),
-        Some(Message::SetMsrs(set)) => {
-            let entry = |entry: vcpu_request::MsrEntry| kvm_msr_entry {
-                index: entry.index,
-                data: entry.data,
-                ..Default::default()
-            };
-            Ok(Asked::Vcpu(Command::SetMsrs(set.entries.into_iter().map(entry).collect())))
-        }
-        Some(Message::SetCpuid(set)) => Ok(Asked::Vcpu(Command::SetCpuid(cpuid_from_wire(&set.entries)))),
-        Some(Message::GetHypervCpuid(_)) => Ok(Asked::Vcpu(Command::GetHypervCpuid)),
-        Some(ref message @ Message::EnableCapability(ref enable)) => match Capability::from_number(enable.capability) {
-            Some(capability) => Ok(Asked::Vcpu(Command::EnableCapability(capability))),
-            None => refused(message, Errno::INVAL),
-        },
-        Some(ref message @ Message::Wait(_)) => refused(message, Errno::PROTO),
-        message => Ok(Asked::Nothing { answer: refusal(message.as_ref(), Errno::NOTTY) }),
-    }
-}
-
-fn resume_from_wire(resume: vcpu_request::Resume) -> Result<Resume> {
-    let wrong = |what| move |_: Errno| LinkError::from(Fault::ResumeSize(what));
-    let given = |bytes: &[u8]| (!bytes.is_empty()).then_some(());
-    let regs = given(&resume.regs).map(|()| regs_from_bytes(&resume.regs)).transpose().map_err(wrong("regs"))?;
-    let sregs = given(&resume.sregs).map(|()| sregs_from_bytes(&resume.sregs)).transpose().map_err(wrong("sregs"))?;
-    let debug_regs = given(&resume.debugregs).map(|()| debug_regs_from_bytes(&resume.debugregs));
-    let debug_regs = debug_regs.transpose().map_err(wrong("debugregs"))?;
-    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs, debug_regs })
-}
-
-fn init_response() -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    response.mut_wait().set_init(vcpu_response::wait::Init::new());
-    response
-}
-
-fn access_response(access: &Access, data: &[u8]) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    let io = response.mut_wait().mut_io();
-    io.space = space_to_wire(access.space()).into();
-    io.address = access.address();
-    io.is_write = access.direction() == Direction::Write;
-    // A read tells its length by as many zeros.
-    io.data = match access.direction() {
-        Direction::Write => data.to_vec(),
-        Direction::Read => vec![0; access.len()],
-    };
-    response
-}
-
-fn attach(response: &mut VcpuResponse, attached: &Attached) {
-    let io = response.mut_wait().mut_io();
-    if let Some(regs) = &attached.regs {
-        io.regs = to_bytes(regs);
-    }
-    if let Some(sregs) = &attached.sregs {
-        io.sregs = to_bytes(&**sregs);
-    }
-    if let Some(debug_regs) = &attached.debug_regs {
-        io.debugregs = to_bytes(&**debug_regs);
-    }
-}
-
-fn hyperv_call_response(input: u64, [params0, params1]: [u64; 2]) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    let call = vcpu_response::wait::HypervCall { input, params0, params1, ..Default::default() };
-    response.mut_wait().set_hyperv_call(call);
-    response
-}
-
-fn hyperv_synic_response(msr: u32, control: u64, evt_page: u64, msg_page: u64) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    let synic = vcpu_response::wait::HypervSynic { msr, control, evt_page, msg_page, ..Default::default() };
-    response.mut_wait().set_hyperv_synic(synic);
-    response
-}
-
-fn msrs_response(values: hypervisor::Result<Vec<u64>>) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    match values {
-        Ok(values) => response.mut_get_msrs().entry_data = values,
-        Err(error) => {
-            response.errno = Errno::from(&error).0;
-            response.mut_get_msrs();
-        }
-    }
-    response
-}
-
-fn cpuid_response(entries: hypervisor::Result<Vec<kvm_cpuid_entry2>>) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    match entries {
-        Ok(entries) => response.mut_get_hyperv_cpuid().entries = cpuid_to_wire(&entries),
-        Err(error) => {
-            response.errno = Errno::from(&error).0;
-            response.mut_get_hyperv_cpuid();
-        }
-    }
-    response
-}
-
-fn setting_of(request: &Message) -> Option<Setting> {
-    match request {
-        Message::SetState(_) => Some(Setting::State),
-        Message::SetMsrs(_) => Some(Setting::Msrs),
-        Message::SetCpuid(_) => Some(Setting::Cpuid),
-        Message::EnableCapability(_) => Some(Setting::Capability),
-        _ => None,
-    }
-}
-
-fn posted_response(access: &Access, data: &[u8]) -> VcpuResponse {
-    let mut response = access_response(access, data);
-    response.mut_wait().mut_io().no_resume = true;
-    response
-}
-
-fn paused_response(user: u64) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    response.mut_wait().mut_user().user = user;
-    response
-}
-
-fn state_response(state: hypervisor::Result<State>) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    match state {
-        Ok(state) => response.mut_get_state().state = state_to_bytes(&state),
-        Err(error) => {
-            response.errno = Errno::from(&error).0;
-            response.mut_get_state();
-        }
-    }
-    response
-}
-
-/// An answer that says only why not; its oneof is that of the request, where the protocol has one.
-fn refusal(request: Option<&Message>, errno: Errno) -> VcpuResponse {
-    let mut response = VcpuResponse::new();
-    response.errno = errno.0;
-    match request {
-        Some(Message::Wait(_)) => drop(response.mut_wait()),
-        Some(Message::GetState(_)) => drop(response.mut_get_state()),
-        Some(Message::SetState(_)) => drop(response.mut_set_state()),
-        Some(Message::GetMsrs(_)) => drop(response.mut_get_msrs()),
-        Some(Message::SetMsrs(_)) => drop(response.mut_set_msrs()),
-        Some(Message::SetCpuid(_)) => drop(response.mut_set_cpuid()),
-        Some(Message::GetHypervCpuid(_)) => drop(response.mut_get_hyperv_cpuid()),
-        Some(Message::EnableCapability(_)) => drop(response.mut_enable_capability()),
-        _ => {}
-    }
-    response
 }

@@ -19,13 +19,13 @@ use crate::error::{Error, Result};
 use crate::jail::Sandbox;
 use crate::log_budget::{Admission, LogBudget};
 use crate::main_requests::{PluginVm, Then};
-use crate::pipe_pump::PipePump;
+use crate::plugin_pump::PluginPump;
 use crate::process::{Heard, PluginProcess};
 use crate::quota;
 use crate::seccomp::{Filter, Listener, OnViolation};
 use crate::signals::Signals;
 use crate::stderr_log::{Left, StderrLog};
-use crate::vcpu_pipes::VcpuPipes;
+use crate::vcpu_links::VcpuLinks;
 use crate::{Config, PluginCommand};
 
 /// What an epoll event is about: one of these, or a connection's number from `FIRST_CONNECTION` on.
@@ -75,13 +75,12 @@ impl<'h> Supervisor<'h> {
         let machine_config =
             vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout, cgroup: config.vcpu_cgroup };
         let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &machine_config)?;
-        let pipes = (0..config.vcpus.get()).map(|_| VcpuPipes::new().map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        let links = Arc::new(VcpuLinks::new(config.vcpus.get(), config.poll_us)?);
         let stop = machine.stop_signal().clone();
         let owner = machine.attach(&name, Stepping::Inline, |vcpu| {
-            // `pipes` has one element a vCPU.
-            Box::new(PipePump::new(Arc::clone(&pipes[vcpu.index()]), stop.clone()))
+            Box::new(PluginPump::new(Arc::clone(&links), vcpu.index(), stop.clone()))
         })?;
-        let vm = PluginVm::new(hypervisor, machine, owner, pipes, config.tap)?;
+        let vm = PluginVm::new(hypervisor, machine, owner, links, config.transport, config.tap)?;
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
         let on_violation = match &config.sandbox {
@@ -207,9 +206,9 @@ impl<'h> Supervisor<'h> {
                 self.vm.shutdown.fire();
             }
             Due::HangUp => {
-                // The pumps hold the pipes too, and go with the vCPUs' threads.
+                // The pumps hold the channels too, and go with the vCPUs' threads.
                 self.vm.machine.join();
-                self.vm.pipes.clear();
+                self.vm.links = None;
                 self.connections.clear();
             }
             Due::Kill => self.plugin.kill(),

@@ -14,6 +14,8 @@ fn run_program(path: &str, args: &[&str]) -> Result<(), Error> {
         vcpus: NonZeroU32::new(2).unwrap(),
         exit_timeout: None,
         vcpu_cgroup: None,
+        transport: Default::default(),
+        poll_us: None,
         tap: None,
         sandbox: Sandbox::None,
         confine: false,

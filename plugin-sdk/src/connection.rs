@@ -6,11 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use plugin_proto::limits::{FDS_PER_VCPU, MAX_RESPONSE};
-use plugin_proto::messages::main_request::PauseVcpus;
+use plugin_proto::messages::main_request::{GetVcpuRings, Negotiate, PauseVcpus};
 use plugin_proto::messages::{MainRequest, main_request, main_response};
-use plugin_proto::{decode_main_response, encode_main_request};
+use plugin_proto::{decode_main_response, encode_main_request, ring};
+use rustix::io::Errno;
 
+use crate::pipe_link::PipeLink;
+use crate::ring_link::RingLink;
 use crate::transport::Inheritance;
+use crate::vcpu::Link;
 use crate::{Error, Vcpu, env, transport};
 
 /// A connection to the VMM.
@@ -118,13 +122,54 @@ impl Connection {
     }
 
     fn fetch_vcpus(&mut self) -> Result<Vec<Vcpu>, Error> {
+        match self.negotiate()? {
+            Some(lifeline) => self.fetch_rings(Arc::new(lifeline)),
+            None => self.fetch_pipes(),
+        }
+    }
+
+    /// Asks for rings: the descriptor that tells of the VMM's end, where it has them. One of version 0 does not know the
+    /// request.
+    fn negotiate(&mut self) -> Result<Option<OwnedFd>, Error> {
+        let offer = Negotiate { version: ring::VERSION, features: ring::FEATURE_RINGS, ..Default::default() };
+        match ask!(self, "negotiate", Negotiate(offer)) {
+            Ok((answer, fds)) if answer.features & ring::FEATURE_RINGS != 0 => {
+                exactly(fds).map(|[lifeline]| Some(lifeline))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.errno() == Some(Errno::NOTTY.raw_os_error()) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fetch_rings(&mut self, lifeline: Arc<OwnedFd>) -> Result<Vec<Vcpu>, Error> {
+        let mut vcpus = Vec::new();
+        loop {
+            // There are at most 254.
+            let get = GetVcpuRings { first: vcpus.len() as u32, ..Default::default() };
+            let (answer, memfds) = ask!(self, "get_vcpu_rings", GetVcpuRings(get))?;
+            if memfds.is_empty() {
+                return Err(Error::unexpected("no rings"));
+            }
+            for memfd in memfds {
+                let link = RingLink::new(&memfd, Arc::clone(&lifeline))?;
+                vcpus.push(Vcpu::new(vcpus.len(), Link::Ring(link)));
+            }
+            if vcpus.len() >= answer.vcpus as usize {
+                return Ok(vcpus);
+            }
+        }
+    }
+
+    fn fetch_pipes(&mut self) -> Result<Vec<Vcpu>, Error> {
         let (_, fds) = ask!(self, "get_vcpus", GetVcpus(Default::default()))?;
         if fds.len() % FDS_PER_VCPU != 0 {
             return Err(Error::unexpected(format!("{} ends of pipes", fds.len())));
         }
         let mut ends = fds.into_iter();
         let pairs = std::iter::from_fn(|| Some((ends.next()?, ends.next()?)));
-        Ok(pairs.enumerate().map(|(index, (requests, responses))| Vcpu::new(index, requests, responses)).collect())
+        let link = |(requests, responses)| Link::Pipe(PipeLink::new(requests, responses));
+        Ok(pairs.map(link).enumerate().map(|(index, link)| Vcpu::new(index, link)).collect())
     }
 
     /// Starts the VM: every vCPU reports [`Event::Init`](crate::Event::Init), and runs when all have been resumed from it.

@@ -88,7 +88,7 @@
 //!
 //! # System calls
 //!
-//! Talking to the VMM takes `sendmsg`, `recvmsg`, `read`, `write`, `close` and memory management, and nothing else, so a plugin
+//! Talking to the VMM takes `sendmsg`, `recvmsg`, `read`, `write`, `close`, `futex` and memory management, and nothing else, so a plugin
 //! may lock itself down to those. Making [`GuestMemory`] takes more, and is best done first. In builds with debug
 //! assertions the standard library also asks, by `fcntl`, whether a descriptor is open when it closes it.
 
@@ -111,8 +111,10 @@ mod mapping;
 mod memory;
 mod net;
 mod objects;
+mod pipe_link;
 mod ranges;
 mod registers;
+mod ring_link;
 mod state;
 mod system;
 mod transport;

@@ -2,6 +2,7 @@
 
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs};
 use plugin_proto::messages::vcpu_response::wait::Io;
+use plugin_proto::ring::Body;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::Error;
@@ -36,6 +37,16 @@ impl Registers {
     }
 }
 
+impl Registers {
+    pub(crate) fn from_body(body: &Body<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            regs: Known::attached(body.regs.map_or(&[], |bytes| &bytes[..]))?,
+            sregs: Known::attached(body.sregs.map_or(&[], |bytes| &bytes[..]))?,
+            debugregs: Known::attached(body.debug_regs.map_or(&[], |bytes| &bytes[..]))?,
+        })
+    }
+}
+
 impl<T: FromBytes + IntoBytes + Immutable> Known<T> {
     /// No bytes are no registers.
     fn attached(bytes: &[u8]) -> Result<Self, Error> {
@@ -43,10 +54,10 @@ impl<T: FromBytes + IntoBytes + Immutable> Known<T> {
     }
 
     /// The bytes for a resume: none where nothing waits to be set.
-    pub(crate) fn to_set(&self) -> Vec<u8> {
+    pub(crate) fn to_set(&self) -> &[u8] {
         match self {
-            Self::Nothing | Self::Attached(_) => Vec::new(),
-            Self::Set(value) => value.as_bytes().to_vec(),
+            Self::Nothing | Self::Attached(_) => &[],
+            Self::Set(value) => value.as_bytes(),
         }
     }
 }

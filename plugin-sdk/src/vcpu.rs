@@ -1,16 +1,15 @@
-//! A vCPU's channel: a pipe for requests and a pipe for responses.
+//! A vCPU: what it reports, and how it is let go.
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
 
-use plugin_proto::messages::vcpu_request::{self, Resume};
-use plugin_proto::messages::vcpu_response::wait::{Exit, Io};
-use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_response};
-use plugin_proto::{ResponseReader, encode_vcpu_request};
+use plugin_proto::messages::vcpu_response::wait::Io;
+use plugin_proto::messages::{vcpu_request, vcpu_response};
 
 use crate::event::{Event, HypervCallInput, Posted, SynicWrite};
+use crate::pipe_link::PipeLink;
 use crate::registers::Registers;
-use crate::{Access, Error, transport};
+use crate::ring_link::RingLink;
+use crate::{Access, Error};
 
 /// Sends the request `$variant` and takes the answer that bears its name.
 macro_rules! ask {
@@ -25,19 +24,12 @@ macro_rules! ask {
 }
 pub(crate) use ask;
 
-/// Bytes asked for by one read: an access with registers attached fits several times.
-const READ_SIZE: usize = 8192;
-
 /// A vCPU, as its plugin sees it: it reports events, and after most of them it stands still until it is resumed.
 ///
 /// Each may live on a thread of its own. Its channel carries one request at a time, so it has one owner.
 pub struct Vcpu {
     index: usize,
-    requests: OwnedFd,
-    responses: OwnedFd,
-    reader: ResponseReader,
-    read_buffer: Box<[u8]>,
-    write_buffer: Vec<u8>,
+    link: Link,
     phase: Phase,
     pub(crate) stop: Stop,
 }
@@ -46,6 +38,21 @@ impl fmt::Debug for Vcpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vcpu").field("index", &self.index).field("phase", &self.phase).finish_non_exhaustive()
     }
+}
+
+/// What carries its events and requests.
+pub(crate) enum Link {
+    Pipe(PipeLink),
+    Ring(RingLink),
+}
+
+/// What a link brings while the vCPU runs.
+#[allow(clippy::large_enum_variant, reason = "a box would cost every exit an allocation")]
+pub(crate) enum Arrival {
+    /// A write that the guest did not wait for.
+    Posted(Posted),
+    /// The vCPU has stopped.
+    Stop(Stop),
 }
 
 /// What the vCPU is doing, as far as the plugin has been told.
@@ -80,17 +87,9 @@ pub(crate) enum Reason {
 }
 
 impl Vcpu {
-    pub(crate) fn new(index: usize, requests: OwnedFd, responses: OwnedFd) -> Self {
-        Self {
-            index,
-            requests,
-            responses,
-            reader: ResponseReader::new(),
-            read_buffer: vec![0; READ_SIZE].into(),
-            write_buffer: Vec::new(),
-            phase: Phase::Silent,
-            stop: Stop { reason: Reason::Init, data: Vec::new(), registers: Registers::default() },
-        }
+    pub(crate) fn new(index: usize, link: Link) -> Self {
+        let stop = Stop { reason: Reason::Init, data: Vec::new(), registers: Registers::default() };
+        Self { index, link, phase: Phase::Silent, stop }
     }
 
     /// Its number, from 0; the bit that stands for it in the mask of a pause.
@@ -108,7 +107,9 @@ impl Vcpu {
     /// [`Error::HungUp`] at the end of the VM, or the channel's failure.
     pub fn wait(&mut self) -> Result<Event<'_>, Error> {
         if self.phase == Phase::Silent {
-            self.send(vcpu_request::Message::Wait(Default::default()))?;
+            if let Link::Pipe(pipe) = &mut self.link {
+                pipe.introduce()?;
+            }
             self.phase = Phase::Running;
         }
         if self.phase == Phase::Running
@@ -130,27 +131,14 @@ impl Vcpu {
 
     /// Takes the next wait response: a posted write, or the stop, which is noted.
     fn next_stop(&mut self) -> Result<Option<Posted>, Error> {
-        let exit = match self.receive("wait")? {
-            vcpu_response::Message::Wait(wait) => wait.exit,
-            other => return Err(Error::unexpected(format!("{other:?} in place of a wait response"))),
+        let arrival = match &mut self.link {
+            Link::Pipe(pipe) => pipe.next_stop()?,
+            Link::Ring(ring) => ring.next_stop()?,
         };
-        self.stop = match exit {
-            Some(Exit::Init(_)) => Stop::at(Reason::Init),
-            Some(Exit::User(user)) => Stop::at(Reason::Paused(user.user)),
-            Some(Exit::Io(io)) if io.no_resume => return Posted::of(io).map(Some),
-            Some(Exit::Io(io)) => Stop::of(io)?,
-            Some(Exit::HypervCall(call)) => Stop::at(Reason::HypervCall(HypervCallInput {
-                input: call.input,
-                params: [call.params0, call.params1],
-            })),
-            Some(Exit::HypervSynic(synic)) => Stop::at(Reason::HypervSynic(SynicWrite {
-                msr: synic.msr,
-                control: synic.control,
-                event_page: synic.evt_page,
-                message_page: synic.msg_page,
-            })),
-            other => return Err(Error::unexpected(format!("the exit {other:?}"))),
-        };
+        match arrival {
+            Arrival::Posted(posted) => return Ok(Some(posted)),
+            Arrival::Stop(stop) => self.stop = stop,
+        }
         self.phase = Phase::Stopped;
         Ok(None)
     }
@@ -158,13 +146,10 @@ impl Vcpu {
     /// Lets the guest run on from a stop. `data` is what a read returns.
     pub(crate) fn resume(&mut self, data: &[u8]) -> Result<(), Error> {
         let registers = &self.stop.registers;
-        self.send(vcpu_request::Message::Resume(Resume {
-            data: data.to_vec(),
-            regs: registers.regs.to_set(),
-            sregs: registers.sregs.to_set(),
-            debugregs: registers.debugregs.to_set(),
-            ..Default::default()
-        }))?;
+        match &mut self.link {
+            Link::Pipe(pipe) => pipe.resume(data, registers)?,
+            Link::Ring(ring) => ring.resume(data, registers)?,
+        }
         self.phase = Phase::Running;
         Ok(())
     }
@@ -176,44 +161,21 @@ impl Vcpu {
         name: &'static str,
         request: vcpu_request::Message,
     ) -> Result<vcpu_response::Message, Error> {
-        self.send(request)?;
-        self.receive(name)
-    }
-
-    fn send(&mut self, message: vcpu_request::Message) -> Result<(), Error> {
-        let request = VcpuRequest { message: Some(message), ..Default::default() };
-        encode_vcpu_request(&request, &mut self.write_buffer)?;
-        transport::write(self.requests.as_fd(), &self.write_buffer)
-    }
-
-    fn receive(&mut self, request: &'static str) -> Result<vcpu_response::Message, Error> {
-        let response = self.next_response()?;
-        Error::check(request, response.errno)?;
-        response.message.ok_or_else(|| Error::unexpected(format!("nothing in the answer to {request}")))
-    }
-
-    fn next_response(&mut self) -> Result<VcpuResponse, Error> {
-        loop {
-            if let Some(response) = self.reader.next_response()? {
-                return Ok(response);
-            }
-            match transport::read(self.responses.as_fd(), &mut self.read_buffer)? {
-                0 => {
-                    self.reader.finish()?;
-                    return Err(Error::HungUp);
-                }
-                length => self.reader.feed(&self.read_buffer[..length]),
-            }
-        }
+        let response = match &mut self.link {
+            Link::Pipe(pipe) => pipe.exchange(request)?,
+            Link::Ring(ring) => ring.exchange(request)?,
+        };
+        Error::check(name, response.errno)?;
+        response.message.ok_or_else(|| Error::unexpected(format!("nothing in the answer to {name}")))
     }
 }
 
 impl Stop {
-    fn at(reason: Reason) -> Self {
+    pub(crate) fn at(reason: Reason) -> Self {
         Self { reason, data: Vec::new(), registers: Registers::default() }
     }
 
-    fn of(io: Io) -> Result<Self, Error> {
+    pub(crate) fn of(io: Io) -> Result<Self, Error> {
         let access = Access::of(&io)?;
         Ok(Self {
             reason: if io.is_write { Reason::Write(access) } else { Reason::Read(access) },

@@ -115,8 +115,10 @@ fn vcpus_come_in_order_and_once() {
 #[test]
 fn vcpus_that_were_refused_may_be_asked_for_again() {
     let (vmm, mut connection) = FakeVmm::new();
+    vmm.knows_no_rings();
     vmm.refuse(EPERM);
     assert!(matches!(connection.vcpus(), Err(Error::Refused { request: "get_vcpus", .. })));
+    vmm.request();
     vmm.request();
     assert_eq!(vmm.vcpus(&mut connection, 1).len(), 1);
 }
@@ -161,6 +163,7 @@ fn a_wrong_number_of_descriptors_is_an_error() {
     }
     for count in [1, 34] {
         let (vmm, mut connection) = FakeVmm::new();
+        vmm.knows_no_rings();
         vmm.answer(Response::GetVcpus(Default::default()), &vec![reader.as_fd(); count]);
         let refused = connection.vcpus();
         assert!(matches!(refused, Err(Error::Unexpected { .. })), "{count}: {refused:?}");

@@ -53,7 +53,7 @@ const MAIN: &[MainCall] = &[
     ("set_state", |c| c.set_clock(&Default::default())),
     ("set_identity_map_addr", |c| c.set_identity_map_address(0x1000)),
     ("pause_vcpus", |c| c.pause_vcpus(1, 1)),
-    ("get_vcpus", |c| c.vcpus().map(drop)),
+    ("negotiate", |c| c.vcpus().map(drop)),
     ("start", Connection::start),
     ("set_call_hint", |c| {
         let address = NonZeroU64::MIN;

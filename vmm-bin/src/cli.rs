@@ -9,6 +9,8 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint, value_parser};
 
+use plugin_runtime::Transport;
+
 use crate::backend::{Choice, KvmOptions};
 use crate::bench::guest::Case;
 use crate::jail_args::JailArgs;
@@ -46,10 +48,12 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Measure what an exit costs on each way to the one who answers it
     ///
-    /// Five links are compared: `bare`, answered where the vCPU is run; `channel-inline` and `channel-thread`, answered
-    /// in this process behind the channels of a machine, on the vCPU's own thread or on another; and `pipe`, answered by
-    /// a plugin process in its jail, `pipe-unjailed` by one without. `start` is the time until such a process makes its first
-    /// request; its ratio is to a start without a jail. A time is from one guest entry to the next. Rounds of one block a link, in rotating order, keep
+    /// Seven links are compared: `bare`, answered where the vCPU is run; `channel-inline` and `channel-thread`, answered
+    /// in this process behind the channels of a machine, on the vCPU's own thread or on another; `pipe`, answered by a
+    /// plugin process in its jail over pipes, `pipe-unjailed` by one without; `ring-sleep` and `ring-poll`, by one in its
+    /// jail over rings in shared memory whose waiters sleep at once, or look first. `start` is the time until such a
+    /// process makes its first request; its ratio is to a start without a jail. A time is from one guest entry to the
+    /// next. Rounds of one block a link, in rotating order, keep
     /// what disturbs the host from hitting one link alone; the first round warms up and does not count. The ratio is the
     /// median over rounds of the block's median against that of `bare` in the same round.
     Bench(BenchArgs),
@@ -101,6 +105,13 @@ pub(crate) struct RunArgs {
     /// How long the plugin may take to answer an access, in seconds, fractions allowed; without it, as long as it likes
     #[arg(long, value_name = "SECONDS", help_heading = "Plugin", value_parser = seconds)]
     pub(crate) exit_timeout: Option<Duration>,
+    /// How exits reach the plugin: `auto` takes rings in shared memory where the plugin's library knows them
+    #[arg(long, value_enum, help_heading = "Plugin", default_value = "auto")]
+    pub(crate) transport: TransportChoice,
+    /// How long, in microseconds, either side of a ring looks before it sleeps; 0 never looks. Without it, what suits the
+    /// processors there are. OUTBOARD_POLL_US in the plugin's environment says it for the plugin's side
+    #[arg(long, value_name = "N", help_heading = "Plugin", value_parser = value_parser!(u32).range(..=10_000))]
+    pub(crate) poll_us: Option<u32>,
     /// Number of vCPUs, 1 to 254
     #[arg(short, long, value_name = "N", help_heading = "Machine", default_value = "1",
           value_parser = value_parser!(u32).range(1..=254).try_map(NonZeroU32::try_from))]
@@ -133,6 +144,27 @@ pub(crate) struct RunArgs {
     /// Arguments for the plugin, handed over as they are
     #[arg(last = true, value_name = "PLUGIN ARGS", help_heading = "Plugin")]
     pub(crate) plugin_args: Vec<OsString>,
+}
+
+/// The names of [`Transport`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum TransportChoice {
+    /// Rings where the plugin's library knows them, else pipes
+    Auto,
+    /// Pipes
+    Pipe,
+    /// Rings; a plugin that asks for pipes is refused
+    Ring,
+}
+
+impl From<TransportChoice> for Transport {
+    fn from(choice: TransportChoice) -> Self {
+        match choice {
+            TransportChoice::Auto => Self::Auto,
+            TransportChoice::Pipe => Self::Pipe,
+            TransportChoice::Ring => Self::Ring,
+        }
+    }
 }
 
 impl RunArgs {

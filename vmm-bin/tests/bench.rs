@@ -15,7 +15,8 @@ on_each_backend! {
 }
 
 const CASES: [&str; 2] = ["sync-write", "sync-read"];
-const LINKS: [&str; 5] = ["bare", "channel-inline", "channel-thread", "pipe-unjailed", "pipe"];
+const LINKS: [&str; 7] =
+    ["bare", "channel-inline", "channel-thread", "pipe-unjailed", "pipe", "ring-sleep", "ring-poll"];
 
 fn bench(backend: Backend, args: &[&str]) -> Ended {
     let args =

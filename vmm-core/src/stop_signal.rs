@@ -3,16 +3,17 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
+use rustix::thread::futex;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::error::{Error, Result};
 
-/// The wish that a machine's threads end, in three forms for those who look, those who wait on a channel, and those
-/// who wait on a descriptor. It is set once and never taken back.
+/// The wish that a machine's threads end, in four forms for those who look, and those who wait on a channel, on a
+/// descriptor or on a word. It is set once and never taken back.
 #[derive(Clone, Debug)]
 pub struct StopSignal {
     shared: Arc<Shared>,
@@ -20,7 +21,8 @@ pub struct StopSignal {
 
 #[derive(Debug)]
 struct Shared {
-    set: AtomicBool,
+    /// 0, and then 1.
+    set: AtomicU32,
     /// Dropped to close the channel.
     keep_open: Mutex<Option<Sender<Infallible>>>,
     channel: Receiver<Infallible>,
@@ -33,20 +35,27 @@ impl StopSignal {
         let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
             .map_err(|source| Error::EventFd { purpose: "stopping a machine", source })?;
         let (sender, channel) = crossbeam_channel::bounded(0);
-        let shared = Shared { set: AtomicBool::new(false), keep_open: Mutex::new(Some(sender)), channel, event };
+        let shared = Shared { set: AtomicU32::new(0), keep_open: Mutex::new(Some(sender)), channel, event };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Whether the machine ends.
     pub fn is_set(&self) -> bool {
-        self.shared.set.load(Ordering::SeqCst)
+        self.shared.set.load(Ordering::SeqCst) != 0
     }
 
     pub(crate) fn set(&self) {
-        self.shared.set.store(true, Ordering::SeqCst);
+        self.shared.set.store(1, Ordering::SeqCst);
+        // The word is there, so this cannot fail.
+        let _ = futex::wake(&self.shared.set, futex::Flags::PRIVATE, i32::MAX as u32);
         self.shared.keep_open.lock().take();
         // An eventfd that is full already is readable, which is all that is wanted.
         let _ = self.shared.event.write(1);
+    }
+
+    /// A word that is 0 until the signal is set, when those who wait on it by a private futex are woken.
+    pub fn word(&self) -> &AtomicU32 {
+        &self.shared.set
     }
 
     /// A channel that carries nothing and is closed by the signal.

@@ -98,12 +98,19 @@ impl FakeVmm {
         (request.message.unwrap(), fds)
     }
 
+    /// Refuses to negotiate, as one of version 0 does.
+    pub(crate) fn knows_no_rings(&self) {
+        self.refuse(rustix::io::Errno::NOTTY.raw_os_error());
+    }
+
     /// Hands `count` vCPUs over `connection`.
     pub(crate) fn vcpus(&self, connection: &mut Connection, count: usize) -> Vec<(FakeVcpu, Vcpu)> {
         let (ours, theirs): (Vec<_>, Vec<_>) = (0..count).map(|_| FakeVcpu::pipes()).unzip();
         let ends: Vec<_> = theirs.iter().flatten().map(OwnedFd::as_fd).collect();
+        self.knows_no_rings();
         self.answer(main_response::Message::GetVcpus(Default::default()), &ends);
         let vcpus = connection.vcpus().unwrap();
+        assert!(matches!(self.request().0, main_request::Message::Negotiate(_)));
         assert!(matches!(self.request().0, main_request::Message::GetVcpus(_)));
         ours.into_iter().zip(vcpus).collect()
     }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, VcpuId};
 use plugin_runtime::jail::JailConfig;
-use plugin_runtime::{PluginCommand, Sandbox};
+use plugin_runtime::{PluginCommand, Sandbox, Transport};
 use vmm_core::{Claim, Command, Event, Machine, Notice, Resume, Service, State, StateKind, Stepping, StopReason};
 
 use super::guest::{self, Case};
@@ -24,12 +24,23 @@ pub(super) enum Link {
     PipeUnjailed,
     /// The same in its jail, as plugins run by default.
     Pipe,
+    /// The same over rings whose waiters sleep at once.
+    RingSleep,
+    /// The same over rings as they are by default: whose waiters look for a while first, where there are processors for it.
+    RingPoll,
 }
 
 impl Link {
     /// All, beginning with the one the others are compared with.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Bare, Self::ChannelInline, Self::ChannelThread, Self::PipeUnjailed, Self::Pipe];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Bare,
+        Self::ChannelInline,
+        Self::ChannelThread,
+        Self::PipeUnjailed,
+        Self::Pipe,
+        Self::RingSleep,
+        Self::RingPoll,
+    ];
     /// Those with a process to start, beginning with the one the other is compared with.
     pub(super) const PROCESSES: [Self; 2] = [Self::PipeUnjailed, Self::Pipe];
 
@@ -41,6 +52,8 @@ impl Link {
             Self::ChannelThread => "channel-thread",
             Self::PipeUnjailed => "pipe-unjailed",
             Self::Pipe => "pipe",
+            Self::RingSleep => "ring-sleep",
+            Self::RingPoll => "ring-poll",
         }
     }
 
@@ -50,8 +63,10 @@ impl Link {
             Self::Bare => bare(hypervisor, case),
             Self::ChannelInline => channel(hypervisor, case, Stepping::Inline),
             Self::ChannelThread => channel(hypervisor, case, Stepping::Threaded),
-            Self::PipeUnjailed => pipe(hypervisor, case, Sandbox::None),
-            Self::Pipe => pipe(hypervisor, case, Sandbox::Jail(Box::new(JailConfig::with_filter()?))),
+            Self::PipeUnjailed => process(hypervisor, case, Sandbox::None, Transport::Pipe, None),
+            Self::Pipe => process(hypervisor, case, jail()?, Transport::Pipe, None),
+            Self::RingSleep => process(hypervisor, case, jail()?, Transport::Ring, Some(0)),
+            Self::RingPoll => process(hypervisor, case, jail()?, Transport::Ring, None),
         }
     }
 }
@@ -109,13 +124,26 @@ fn answer(event: Event) -> Command {
     })
 }
 
-fn pipe(hypervisor: &dyn Hypervisor, case: Case, sandbox: Sandbox) -> Result<(), Failure> {
+/// The jail in which plugins run by default.
+fn jail() -> Result<Sandbox, Failure> {
+    Ok(Sandbox::Jail(Box::new(JailConfig::with_filter()?)))
+}
+
+fn process(
+    hypervisor: &dyn Hypervisor,
+    case: Case,
+    sandbox: Sandbox,
+    transport: Transport,
+    poll_us: Option<u32>,
+) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
     let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
     let config = plugin_runtime::Config {
         vcpus: NonZeroU32::MIN,
         exit_timeout: None,
         vcpu_cgroup: None,
+        transport,
+        poll_us,
         tap: None,
         sandbox,
         confine: true,

@@ -21,7 +21,15 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Error> {
     let path = std::env::current_exe().map_err(Error::system("finding this program's own file"))?;
     let plugin = PluginCommand { path, args: ["demo-plugin", hypervisor.name()].map(OsString::from).to_vec() };
     let sandbox = Sandbox::Jail(Box::new(JailConfig { stdio: true, ..JailConfig::with_filter()? }));
-    let config =
-        Config { vcpus: NonZeroU32::MIN, exit_timeout: None, vcpu_cgroup: None, tap: None, sandbox, confine: true };
+    let config = Config {
+        vcpus: NonZeroU32::MIN,
+        exit_timeout: None,
+        vcpu_cgroup: None,
+        transport: Default::default(),
+        poll_us: None,
+        tap: None,
+        sandbox,
+        confine: true,
+    };
     Ok(plugin_runtime::run(&*hypervisor, &plugin, config)?)
 }

@@ -69,7 +69,9 @@ fn call(plugin: &Program, backend: Backend, guest: &Guest, options: &[&str]) -> 
 }
 
 fn connections(backend: Backend) {
-    passes_with("connections", backend, &Guest::new(), &["-c", "3"]);
+    for transport in ["pipe", "ring"] {
+        passes_with("connections", backend, &Guest::new(), &["-c", "3", "--transport", transport]);
+    }
 }
 
 fn system(backend: Backend) {
@@ -176,7 +178,7 @@ fn a_vcpu_that_is_waited_for_outlives_the_last_connection(backend: Backend) {
 }
 
 fn many_vcpus(backend: Backend) {
-    passes_with("many_vcpus", backend, &Guest::new(), &["-c", "17"]);
+    passes_with("many_vcpus", backend, &Guest::new(), &["-c", "17", "--transport", "pipe"]);
 }
 
 fn net(backend: Backend) {
@@ -196,10 +198,16 @@ fn net(backend: Backend) {
 }
 
 fn only_the_system_calls_of_the_protocol(backend: Backend) {
-    let debug: &[_] = if cfg!(debug_assertions) { &["-DDEBUG_LIBRARY"] } else { &[] };
     let guest = Guest::new().output(0x10, 1).forever();
-    if let Some(plugin) = compile("seccomp", backend, debug) {
-        call(&plugin, backend, &guest, &[]).run().assert_success();
+    for (transport, flag) in [("pipe", "-DPIPES"), ("ring", "-DRINGS")] {
+        let mut flags = vec![flag];
+        if cfg!(debug_assertions) {
+            flags.push("-DDEBUG_LIBRARY");
+        }
+        if let Some(plugin) = compile("seccomp", backend, &flags) {
+            // The plugin sleeps and wakes at each exit.
+            call(&plugin, backend, &guest, &["--transport", transport, "--poll-us", "0"]).run().assert_success();
+        }
     }
 }
 

@@ -56,10 +56,11 @@ int main(void)
 		EQUAL(event.kind, CROSVM_VCPU_EVENT_KIND_INIT);
 	}
 
-	/* The last one closes the vCPUs' pipes too. */
+	/* The last one closes the vCPUs' pipes too, or the one descriptor behind their rings. */
 	before = open_descriptors();
 	OK(crosvm_destroy_connection(&first));
-	EQUAL(open_descriptors(), before - 1 - 2 * 3);
+	int closed = before - open_descriptors();
+	CHECK(closed == 1 + 2 * 3 || closed == 1 + 1);
 	REFUSED(EBUSY, crosvm_connect(&first));
 	return 0;
 }

@@ -20,6 +20,9 @@ static void lock_down(void)
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		ALLOW(sendmsg), ALLOW(recvmsg), ALLOW(read), ALLOW(write), ALLOW(close),
 		ALLOW(mmap), ALLOW(munmap), ALLOW(mremap), ALLOW(brk), ALLOW(madvise), ALLOW(mprotect),
+#ifdef RINGS
+		ALLOW(futex), ALLOW(sched_yield),
+#endif
 #ifdef DEBUG_LIBRARY
 		/* Where it has debug assertions, the standard library asks whether what it closes is open. */
 		ALLOW(fcntl),

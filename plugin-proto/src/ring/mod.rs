@@ -1,0 +1,45 @@
+//! A vCPU's channel in shared memory: two rings of records, one each way.
+//!
+//! Both sides map one memfd, which the VMM makes and seals. A ring has one writer and one reader. Neither believes the
+//! other: each keeps its own position to itself, holds the other's against what is possible, and copies a record out
+//! before it looks at it. `docs/protocol.md` tells the layout and the order of things.
+//!
+//! - [`Mapping`] is the memory, and the one place with unsafe code;
+//! - [`Writer`] and [`Reader`] are the ends of one direction; how they wait is their [`Waiter`]'s business;
+//! - [`Header`] begins every record, [`Body`] is what follows it.
+
+#[cfg(not(loom))]
+mod end;
+mod fault;
+mod index;
+#[cfg(not(loom))]
+mod mapping;
+mod record;
+
+#[cfg(not(loom))]
+pub use end::{Reader, Waiter, Writer, wake};
+pub use fault::Fault;
+#[cfg(not(loom))]
+pub use mapping::{Direction, Mapping};
+pub use record::{Body, DEBUG_REGS_BYTES, Flags, Header, Outgoing, REGS_BYTES, SREGS_BYTES, ToPlugin, ToVmm};
+
+/// The version of the ring protocol, which `negotiate` agrees on.
+pub const VERSION: u32 = 1;
+
+/// The feature bit of `negotiate` that stands for rings.
+pub const FEATURE_RINGS: u64 = 1;
+
+/// Bytes that a ring holds, a power of two.
+pub const CAPACITY: u32 = 0x8000;
+
+/// Where the first ring's bytes begin in the memfd; before them lie the words that both sides wait on.
+pub const DATA_OFFSET: usize = 0x1000;
+
+/// Bytes of the memfd.
+pub const SIZE: usize = DATA_OFFSET + 2 * CAPACITY as usize;
+
+/// Records begin at multiples of it: a cache line.
+pub const ALIGNMENT: u32 = 64;
+
+/// Most bytes behind a header. A record may be longer than its ring: it is then read while it is written.
+pub const MAX_PAYLOAD: usize = 0x40000;

@@ -1,0 +1,149 @@
+//! The rings between two threads, and against a peer that writes what it likes.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail like tests")]
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::thread;
+use std::time::Duration;
+
+use plugin_proto::ring::{
+    Body, CAPACITY, Direction, Fault, Header, MAX_PAYLOAD, Mapping, Outgoing, Reader, SIZE, ToVmm, Waiter, Writer,
+};
+use proptest::prelude::*;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::thread::futex;
+
+fn memfd() -> OwnedFd {
+    let memfd = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&memfd, SIZE as u64).unwrap();
+    memfd
+}
+
+fn mapping() -> Arc<Mapping> {
+    Arc::new(Mapping::new(memfd().as_fd()).unwrap())
+}
+
+fn ends(mapping: &Arc<Mapping>) -> (Writer, Reader) {
+    (Writer::new(Arc::clone(mapping), Direction::ToVmm), Reader::new(Arc::clone(mapping), Direction::ToVmm))
+}
+
+/// Sleeps until it is woken.
+struct Patient {
+    spins: u32,
+}
+
+impl Waiter for Patient {
+    type Error = Fault;
+
+    fn spins(&mut self) -> u32 {
+        self.spins
+    }
+
+    fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Fault> {
+        let _ = futex::wait(word, futex::Flags::empty(), expected, None);
+        Ok(())
+    }
+}
+
+/// Gives up where it would have to sleep.
+struct Impatient;
+
+impl Waiter for Impatient {
+    type Error = Fault;
+
+    fn spins(&mut self) -> u32 {
+        0
+    }
+
+    fn sleep(&mut self, _: &AtomicU32, _: u32) -> Result<(), Fault> {
+        Err(Fault::Closed)
+    }
+}
+
+fn message(length: usize, seed: u8) -> Vec<u8> {
+    (0..length).map(|index| (index as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
+
+    /// Records of all lengths, also longer than the ring, arrive whole and in order, spinning or sleeping.
+    #[test]
+    fn records_of_all_lengths_arrive(
+        lengths in prop::collection::vec(prop_oneof![0usize..200, 0..5000usize, 30_000..70_000usize], 1..60),
+        spins in prop_oneof![Just(0), Just(2000)],
+    ) {
+        let mapping = mapping();
+        let (mut writer, mut reader) = ends(&mapping);
+        let sent = lengths.clone();
+        let thread = thread::spawn(move || {
+            for (seed, length) in sent.into_iter().enumerate() {
+                writer.write(&Outgoing::message(2, &message(length, seed as u8)), &mut Patient { spins }).unwrap();
+            }
+        });
+        let mut payload = Vec::new();
+        for (seed, length) in lengths.into_iter().enumerate() {
+            let header = reader.read(&mut payload, &mut Patient { spins }).unwrap();
+            prop_assert_eq!(header.kind, ToVmm::Request as u32);
+            prop_assert_eq!(&payload, &message(length, seed as u8));
+        }
+        thread.join().unwrap();
+    }
+
+    /// Whatever a peer writes anywhere into the memory, a reader or writer ends with a record or a fault.
+    #[test]
+    fn scribbling_ends_in_a_record_or_a_fault(
+        scribbles in prop::collection::vec((0..SIZE / 8, any::<u64>()), 1..50),
+        near in prop::collection::vec((0usize..0x600 / 8, 0u64..0x9000), 0..20),
+    ) {
+        let memfd = memfd();
+        let mapping = Arc::new(Mapping::new(memfd.as_fd()).unwrap());
+        let (mut writer, mut reader) = ends(&mapping);
+        let mut payload = Vec::new();
+        for (word, value) in scribbles.into_iter().chain(near) {
+            rustix::io::pwrite(&memfd, &value.to_ne_bytes(), word as u64 * 8).unwrap();
+            let _ = reader.read(&mut payload, &mut Impatient);
+            prop_assert!(payload.len() <= MAX_PAYLOAD);
+            let _ = writer.write(&Outgoing::bare(Header::default()), &mut Impatient);
+        }
+    }
+}
+
+#[test]
+fn a_writer_waits_for_room() {
+    let mapping = mapping();
+    let (mut writer, mut reader) = ends(&mapping);
+    let record = Outgoing::with_body(Header { kind: 1, ..Header::default() }, Body::default());
+    for _ in 0..CAPACITY / 64 {
+        writer.write(&record, &mut Impatient).unwrap();
+    }
+    assert_eq!(writer.write(&record, &mut Impatient), Err(Fault::Closed));
+
+    let mut payload = Vec::new();
+    for _ in 0..CAPACITY / 64 {
+        reader.read(&mut payload, &mut Impatient).unwrap();
+    }
+    assert_eq!(reader.read(&mut payload, &mut Impatient), Err(Fault::Closed));
+}
+
+#[test]
+fn a_sleeping_reader_is_woken_by_the_end() {
+    let mapping = mapping();
+    let mut reader = Reader::new(Arc::clone(&mapping), Direction::ToPlugin);
+    let thread = thread::spawn(move || reader.read(&mut Vec::new(), &mut Patient { spins: 0 }));
+    thread::sleep(Duration::from_millis(1));
+    mapping.close_by_vmm();
+    assert_eq!(thread.join().unwrap(), Err(Fault::Closed));
+}
+
+#[test]
+fn a_record_longer_than_allowed_is_a_fault() {
+    let mapping = mapping();
+    let (mut writer, mut reader) = ends(&mapping);
+    let header = Header { kind: 2, payload: MAX_PAYLOAD as u32 + 1, ..Header::default() };
+    writer.write(&Outgoing::bare(header), &mut Impatient).unwrap();
+    let fault = reader.read(&mut Vec::new(), &mut Impatient);
+    assert_eq!(fault, Err(Fault::BadLength { kind: 2, length: MAX_PAYLOAD as u32 + 1 }));
+}

@@ -1,0 +1,85 @@
+//! How long to look at a ring before sleeping.
+
+use std::time::Instant;
+
+use plugin_proto::ring::Mapping;
+
+/// Microseconds that are looked for at most where nothing else was asked for: some times what waking a sleeper takes.
+const DEFAULT_US: u32 = 50;
+/// Vain waits in a row after which there is a rest.
+const STRIKES: u32 = 4;
+/// Waits without looking, after that.
+const REST: u32 = 64;
+
+/// The budget of a VM's links, in looks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Polling {
+    spins: u32,
+    spins_a_microsecond: u32,
+    adapts: bool,
+}
+
+impl Polling {
+    /// As many microseconds as asked for; else some where each vCPU and each thread of the plugin that serves one can have a
+    /// processor, and none where they would look in each other's time.
+    pub(crate) fn new(vcpus: u32, poll_us: Option<u32>) -> Self {
+        let spins_a_microsecond = measure();
+        // It heeds the affinity mask and the control group's quota.
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        let fits = vcpus.saturating_mul(2) <= processors;
+        let us = poll_us.unwrap_or(if fits { DEFAULT_US } else { 0 });
+        Self { spins: us.saturating_mul(spins_a_microsecond), spins_a_microsecond, adapts: poll_us.is_none() }
+    }
+
+    /// Lets the plugin's side know.
+    pub(crate) fn tell(&self, mapping: &Mapping) {
+        mapping.set_spins(self.spins);
+        mapping.set_spins_a_microsecond(self.spins_a_microsecond);
+    }
+}
+
+/// One link's budget, which rests when looking was in vain.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    polling: Polling,
+    strikes: u32,
+    rest: u32,
+}
+
+impl Budget {
+    pub(crate) fn new(polling: Polling) -> Self {
+        Self { polling, strikes: 0, rest: 0 }
+    }
+
+    /// How many times to look now.
+    pub(crate) fn spins(&mut self) -> u32 {
+        if self.rest > 0 {
+            self.rest = self.rest.saturating_sub(1);
+            return 0;
+        }
+        if self.polling.adapts && self.strikes >= STRIKES {
+            self.strikes = 0;
+            self.rest = REST;
+        }
+        // A wait that does not come to sleep takes it back.
+        self.polling.spins
+    }
+
+    /// Whether the wait that ended came to sleep.
+    pub(crate) fn waited(&mut self, slept: bool) {
+        if self.rest == 0 {
+            self.strikes = if slept { self.strikes.saturating_add(1) } else { 0 };
+        }
+    }
+}
+
+/// How many looks take a microsecond here, at least one.
+fn measure() -> u32 {
+    const LOOKS: u32 = 2000;
+    let begun = Instant::now();
+    for _ in 0..LOOKS {
+        std::hint::spin_loop();
+    }
+    let nanoseconds = begun.elapsed().as_nanos().max(1);
+    u32::try_from(u128::from(LOOKS).saturating_mul(1000) / nanoseconds).unwrap_or(u32::MAX).clamp(1, 1000)
+}

@@ -1,0 +1,265 @@
+//! A vCPU's exits over its rings.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use hypervisor::{Access, AddressSpace, Direction};
+use plugin_proto::messages::VcpuResponse;
+use plugin_proto::ring::{self, Body, Flags, Header, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer};
+use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
+use rustix::io::Errno as OsErrno;
+use rustix::thread::{ClockId, futex};
+use rustix::time::{Timespec, clock_gettime};
+use vmm_core::{Attached, Bytes, Command, Event, LinkError, Pump, Resume, StopSignal};
+use zerocopy::IntoBytes;
+
+use crate::polling::{Budget, Polling};
+use crate::vcpu_ring::VcpuRing;
+use crate::vcpu_words::{
+    Asked, Fault, Setting, command, cpuid_response, done_response, msrs_response, setting_of, state_response,
+};
+use crate::wire::{debug_regs_from_bytes, regs_from_bytes, sregs_from_bytes};
+
+/// How long a wait lasts at most where the kernel cannot wait on two words: so late a stop may be seen.
+const BOUND: Duration = Duration::from_millis(50);
+
+/// One vCPU's pump.
+pub(crate) struct RingPump {
+    writer: Writer,
+    reader: Reader,
+    stop: StopSignal,
+    budget: Budget,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    setting: Option<Setting>,
+    /// Kept open as long as the vCPU runs.
+    _ring: Arc<VcpuRing>,
+}
+
+type Result<T> = std::result::Result<T, LinkError>;
+
+impl RingPump {
+    pub(crate) fn new(ring: Arc<VcpuRing>, polling: Polling, stop: StopSignal) -> Self {
+        Self {
+            writer: Writer::new(Arc::clone(&ring.mapping), ring::Direction::ToPlugin),
+            reader: Reader::new(Arc::clone(&ring.mapping), ring::Direction::ToVmm),
+            stop,
+            budget: Budget::new(polling),
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            setting: None,
+            _ring: ring,
+        }
+    }
+
+    fn write(&mut self, record: &Outgoing<'_>, deadline: Option<Instant>) -> Result<()> {
+        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+        self.writer.write(record, &mut wait).map(drop).map_err(WaitError::into_link_error)
+    }
+
+    fn bare(&mut self, kind: ToPlugin, address: u64, words: [u64; 5], deadline: Option<Instant>) -> Result<()> {
+        let header = Header { kind: kind as u32, address, words, ..Header::default() };
+        self.write(&Outgoing::bare(header), deadline)
+    }
+
+    fn respond(&mut self, response: &VcpuResponse, deadline: Option<Instant>) -> Result<()> {
+        let mut bytes = std::mem::take(&mut self.outgoing);
+        encode_bare_vcpu_response(response, &mut bytes).map_err(Fault::Encode)?;
+        let written = self.write(&Outgoing::message(ToPlugin::Response as u32, &bytes), deadline);
+        self.outgoing = bytes;
+        written
+    }
+
+    fn access(
+        &mut self,
+        kind: ToPlugin,
+        access: &Access,
+        data: &[u8],
+        attached: &Attached,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
+        let flags = if access.space() == AddressSpace::Mmio { Flags::MMIO } else { 0 };
+        let header = Header { kind: kind as u32, flags, address: access.address(), ..Header::default() };
+        let body = Body {
+            data,
+            regs: attached.regs.as_ref().and_then(|regs| regs.as_bytes().try_into().ok()),
+            sregs: attached.sregs.as_ref().and_then(|sregs| sregs.as_bytes().try_into().ok()),
+            debug_regs: attached.debug_regs.as_ref().and_then(|regs| regs.as_bytes().try_into().ok()),
+        };
+        let mut record = Outgoing::with_body(header, body);
+        if kind == ToPlugin::Read {
+            // At most a page.
+            record.header.data = u32::try_from(access.len()).unwrap_or_default();
+        }
+        self.write(&record, deadline)
+    }
+
+    /// The plugin's next command.
+    fn next(&mut self, deadline: Option<Instant>) -> Result<Command> {
+        loop {
+            let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+            let read = self.reader.read(&mut self.incoming, &mut wait);
+            let slept = wait.slept;
+            let header = read.map_err(WaitError::into_link_error)?;
+            self.budget.waited(slept);
+            match ToVmm::try_from(header.kind).map_err(Fault::Ring)? {
+                ToVmm::Resume => return resume(&header, &self.incoming).map(Command::Resume),
+                ToVmm::Request => {
+                    let request = decode_vcpu_request(&self.incoming).map_err(Fault::Decode)?;
+                    let setting = request.message.as_ref().and_then(setting_of);
+                    match command(request)? {
+                        Asked::Vcpu(command) => {
+                            self.setting = setting;
+                            return Ok(command);
+                        }
+                        Asked::Nothing { answer } => self.respond(&answer, deadline)?,
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Pump for RingPump {
+    fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
+        match event {
+            Event::Access { access, data, attached } => {
+                let kind = match access.direction() {
+                    Direction::Read => ToPlugin::Read,
+                    Direction::Write => ToPlugin::Write,
+                };
+                self.access(kind, &access, &data, &attached, deadline)?;
+            }
+            Event::Posted { access, data } => {
+                self.access(ToPlugin::Posted, &access, &data, &Attached::default(), deadline)?;
+                return Ok(None);
+            }
+            Event::Init => self.bare(ToPlugin::Init, 0, [0; 5], deadline)?,
+            Event::Paused { user } => self.bare(ToPlugin::Paused, user, [0; 5], deadline)?,
+            Event::HypervCall { input, params: [first, second] } => {
+                self.bare(ToPlugin::HypervCall, input, [first, second, 0, 0, 0], deadline)?;
+            }
+            Event::HypervSynic { msr, control, evt_page, msg_page } => {
+                let words = [control, evt_page, msg_page, 0, 0];
+                self.bare(ToPlugin::HypervSynic, msr.into(), words, deadline)?;
+            }
+            Event::State(state) => self.respond(&state_response(state), deadline)?,
+            Event::Done(done) => {
+                let response = done_response(self.setting.take(), done);
+                self.respond(&response, deadline)?;
+            }
+            Event::Msrs(values) => self.respond(&msrs_response(values), deadline)?,
+            Event::Cpuid(entries) => self.respond(&cpuid_response(entries), deadline)?,
+        }
+        self.next(deadline).map(Some)
+    }
+}
+
+fn resume(header: &Header, payload: &[u8]) -> Result<Resume> {
+    let body = header.body(payload).map_err(Fault::Ring)?;
+    let wrong = |what| move |_| LinkError::from(Fault::ResumeSize(what));
+    Ok(Resume {
+        data: Bytes::from_slice(body.data),
+        regs: body.regs.map(|bytes| regs_from_bytes(bytes)).transpose().map_err(wrong("regs"))?,
+        sregs: body.sregs.map(|bytes| sregs_from_bytes(bytes)).transpose().map_err(wrong("sregs"))?,
+        debug_regs: body
+            .debug_regs
+            .map(|bytes| debug_regs_from_bytes(bytes))
+            .transpose()
+            .map_err(wrong("debugregs"))?,
+    })
+}
+
+/// Why a wait ended without what was waited for.
+enum WaitError {
+    Link(LinkError),
+    Ring(ring::Fault),
+}
+
+impl From<ring::Fault> for WaitError {
+    fn from(fault: ring::Fault) -> Self {
+        Self::Ring(fault)
+    }
+}
+
+impl WaitError {
+    fn into_link_error(self) -> LinkError {
+        match self {
+            Self::Link(error) => error,
+            Self::Ring(ring::Fault::Closed) => LinkError::HungUp,
+            Self::Ring(fault) => Fault::Ring(fault).into(),
+        }
+    }
+}
+
+/// One wait of a vCPU for its plugin: for the ring's word, which the plugin can write, and the machine's stop, which it cannot.
+struct Wait<'a> {
+    stop: &'a StopSignal,
+    budget: &'a mut Budget,
+    deadline: Option<Instant>,
+    slept: bool,
+}
+
+/// Set where the kernel cannot wait on two words (before Linux 5.16).
+static ONE_WORD_ONLY: AtomicBool = AtomicBool::new(false);
+
+impl Waiter for Wait<'_> {
+    type Error = WaitError;
+
+    fn spins(&mut self) -> u32 {
+        self.budget.spins()
+    }
+
+    fn sleep(&mut self, word: &AtomicU32, expected: u32) -> std::result::Result<(), WaitError> {
+        self.slept = true;
+        if self.stop.is_set() {
+            return Err(WaitError::Link(LinkError::Stopped));
+        }
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(WaitError::Link(LinkError::TimedOut));
+        }
+        let slept = if ONE_WORD_ONLY.load(Ordering::Relaxed) {
+            let bound = left.map_or(BOUND, |left| left.min(BOUND));
+            // It fits.
+            let bound = Timespec::try_from(bound).ok();
+            futex::wait(word, futex::Flags::empty(), expected, bound.as_ref())
+        } else {
+            sleep_on_both(word, expected, self.stop.word(), left)
+        };
+        match slept {
+            Ok(()) | Err(OsErrno::AGAIN | OsErrno::INTR | OsErrno::TIMEDOUT) => Ok(()),
+            Err(OsErrno::NOSYS) => {
+                ONE_WORD_ONLY.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(errno) => Err(WaitError::Link(Fault::Futex(errno).into())),
+        }
+    }
+}
+
+fn sleep_on_both(word: &AtomicU32, expected: u32, stop: &AtomicU32, left: Option<Duration>) -> rustix::io::Result<()> {
+    let wait = |word: &AtomicU32, expected: u32, flags| {
+        let mut wait = futex::Wait::new();
+        wait.val = expected.into();
+        wait.uaddr = futex::WaitPtr::new(word.as_ptr().cast());
+        wait.flags = flags;
+        wait
+    };
+    let size = futex::WaitFlags::SIZE_U32;
+    let waits = [wait(word, expected, size), wait(stop, 0, size | futex::WaitFlags::PRIVATE)];
+    // The end is a point in time here. One too far for the kernel is as good as none.
+    let end = left.and_then(|left| {
+        let now = clock_gettime(ClockId::Monotonic);
+        now.checked_add(Timespec::try_from(left).ok()?)
+    });
+    futex::waitv(&waits, futex::WaitvFlags::empty(), end.as_ref(), ClockId::Monotonic).map(drop)
+}

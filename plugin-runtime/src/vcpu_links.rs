@@ -1,0 +1,60 @@
+//! The channels between a VM's vCPUs and its plugin: pipes, or the rings that it asked for in their place.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::error::{Error, Result};
+use crate::polling::Polling;
+use crate::vcpu_pipes::VcpuPipes;
+use crate::vcpu_ring::VcpuRing;
+
+/// All channels of a VM. Which of the two kinds carries exits is decided once, before the start.
+#[derive(Debug)]
+pub(crate) struct VcpuLinks {
+    pub(crate) pipes: Vec<Arc<VcpuPipes>>,
+    rings: OnceLock<Vec<Arc<VcpuRing>>>,
+    /// Ends with this process: nobody else has its other end, and nothing is written into it.
+    lifeline: OwnedFd,
+    _alive: OwnedFd,
+    polling: Polling,
+}
+
+impl VcpuLinks {
+    pub(crate) fn new(vcpus: u32, poll_us: Option<u32>) -> Result<Self> {
+        let pipes = (0..vcpus).map(|_| VcpuPipes::new().map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        let (lifeline, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(Error::set_up("making the rings' lifeline"))?;
+        // The plugin looks at it without waiting.
+        fcntl_setfl(&lifeline, OFlags::NONBLOCK).map_err(Error::set_up("making the rings' lifeline non-blocking"))?;
+        Ok(Self { pipes, rings: OnceLock::new(), lifeline, _alive: alive, polling: Polling::new(vcpus, poll_us) })
+    }
+
+    pub(crate) fn lifeline(&self) -> std::io::Result<OwnedFd> {
+        self.lifeline.try_clone()
+    }
+
+    /// The rings, made when they are first asked for: from then on they carry the exits.
+    pub(crate) fn make_rings(&self) -> std::io::Result<&[Arc<VcpuRing>]> {
+        if let Some(rings) = self.rings.get() {
+            return Ok(rings);
+        }
+        let make = |_: &Arc<VcpuPipes>| {
+            let ring = VcpuRing::new()?;
+            self.polling.tell(&ring.mapping);
+            Ok(Arc::new(ring))
+        };
+        let rings = self.pipes.iter().map(make).collect::<std::io::Result<Vec<_>>>()?;
+        Ok(self.rings.get_or_init(|| rings))
+    }
+
+    /// The rings, if they carry the exits.
+    pub(crate) fn rings(&self) -> Option<&[Arc<VcpuRing>]> {
+        self.rings.get().map(Vec::as_slice)
+    }
+
+    pub(crate) fn polling(&self) -> Polling {
+        self.polling
+    }
+}

@@ -1,0 +1,193 @@
+//! A vCPU's channel in shared memory.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
+use plugin_proto::ring::{
+    Body, Direction, Fault, Flags, Header, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer,
+};
+use plugin_proto::{decode_vcpu_response, encode_vcpu_request};
+use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+use crate::event::{HypervCallInput, Posted, SynicWrite};
+use crate::registers::{Known, Registers};
+use crate::vcpu::{Arrival, Reason, Stop};
+use crate::{Access, AddressSpace, Error};
+
+/// How long a sleep lasts at most: so late the end of a VMM is noticed that was killed and could not say so.
+const BOUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// In the environment: microseconds to look before sleeping.
+const POLL_VARIABLE: &str = "OUTBOARD_POLL_US";
+
+/// Vain waits in a row after which there is a rest from looking.
+const STRIKES: u32 = 4;
+/// Waits without looking, after that.
+const REST: u32 = 64;
+
+pub(crate) struct RingLink {
+    writer: Writer,
+    reader: Reader,
+    payload: Vec<u8>,
+    encoded: Vec<u8>,
+    wait: Wait,
+}
+
+impl RingLink {
+    pub(crate) fn new(memfd: &OwnedFd, lifeline: Arc<OwnedFd>) -> Result<Self, Error> {
+        let mapping =
+            Arc::new(Mapping::new(memfd.as_fd()).map_err(|source| Error::system("mapping a vCPU's rings", source))?);
+        let asked = std::env::var(POLL_VARIABLE).ok().and_then(|text| text.parse().ok());
+        Ok(Self {
+            writer: Writer::new(Arc::clone(&mapping), Direction::ToVmm),
+            reader: Reader::new(Arc::clone(&mapping), Direction::ToPlugin),
+            payload: Vec::new(),
+            encoded: Vec::new(),
+            wait: Wait { mapping, lifeline, asked, slept: false, strikes: 0, rest: 0 },
+        })
+    }
+
+    fn read(&mut self) -> Result<Header, Error> {
+        self.wait.slept = false;
+        let header = self.reader.read(&mut self.payload, &mut self.wait)?;
+        self.wait.take_note();
+        Ok(header)
+    }
+
+    fn write(&mut self, record: &Outgoing<'_>) -> Result<(), Error> {
+        if self.reader.is_closed() {
+            return Err(Error::HungUp);
+        }
+        self.writer.write(record, &mut self.wait).map(drop)
+    }
+
+    /// Takes the next record of what the guest does.
+    pub(crate) fn next_stop(&mut self) -> Result<Arrival, Error> {
+        let header = self.read()?;
+        let [first, second, third, ..] = header.words;
+        Ok(Arrival::Stop(match ToPlugin::try_from(header.kind)? {
+            ToPlugin::Init => Stop::at(Reason::Init),
+            ToPlugin::Paused => Stop::at(Reason::Paused(header.address)),
+            ToPlugin::HypervCall => {
+                Stop::at(Reason::HypervCall(HypervCallInput { input: header.address, params: [first, second] }))
+            }
+            ToPlugin::HypervSynic => Stop::at(Reason::HypervSynic(SynicWrite {
+                // The number of an MSR has 32 bits.
+                msr: header.address as u32,
+                control: first,
+                event_page: second,
+                message_page: third,
+            })),
+            kind @ (ToPlugin::Read | ToPlugin::Write | ToPlugin::Posted) => {
+                let body = header.body(&self.payload)?;
+                let space = if header.flags & Flags::MMIO == 0 { AddressSpace::Pio } else { AddressSpace::Mmio };
+                let access = Access { space, address: header.address, length: header.data as usize };
+                let data = body.data.to_vec();
+                match kind {
+                    ToPlugin::Posted => return Ok(Arrival::Posted(Posted { access, data })),
+                    ToPlugin::Read => {
+                        Stop { reason: Reason::Read(access), data, registers: Registers::from_body(&body)? }
+                    }
+                    _ => Stop { reason: Reason::Write(access), data, registers: Registers::from_body(&body)? },
+                }
+            }
+            ToPlugin::Response => return Err(Error::unexpected("an answer to no request")),
+        }))
+    }
+
+    pub(crate) fn resume(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {
+        let header = Header { kind: ToVmm::Resume as u32, ..Header::default() };
+        let body = Body {
+            data,
+            regs: part(&registers.regs),
+            sregs: part(&registers.sregs),
+            debug_regs: part(&registers.debugregs),
+        };
+        self.write(&Outgoing::with_body(header, body))
+    }
+
+    /// Sends a request that is answered at once, and takes the answer.
+    pub(crate) fn exchange(&mut self, request: vcpu_request::Message) -> Result<VcpuResponse, Error> {
+        let request = VcpuRequest { message: Some(request), ..Default::default() };
+        let mut encoded = std::mem::take(&mut self.encoded);
+        encode_vcpu_request(&request, &mut encoded)?;
+        self.write(&Outgoing::message(ToVmm::Request as u32, &encoded))?;
+        self.encoded = encoded;
+        let header = self.read()?;
+        match ToPlugin::try_from(header.kind)? {
+            ToPlugin::Response => Ok(decode_vcpu_response(&self.payload)?),
+            other => Err(Error::unexpected(format!("{other:?} in place of an answer"))),
+        }
+    }
+}
+
+/// The bytes of registers that wait to be set.
+fn part<T, const N: usize>(known: &Known<T>) -> Option<&[u8; N]>
+where
+    T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
+{
+    known.to_set().try_into().ok()
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Closed => Self::HungUp,
+            fault => Self::unexpected(fault.to_string()),
+        }
+    }
+}
+
+/// How this side waits. It makes no system call but `futex` and `read`, for plugins have seccomp policies of their own; so time is
+/// counted in looks, of which the VMM says how many a microsecond takes.
+struct Wait {
+    mapping: Arc<Mapping>,
+    lifeline: Arc<OwnedFd>,
+    asked: Option<u32>,
+    slept: bool,
+    strikes: u32,
+    rest: u32,
+}
+
+impl Wait {
+    fn take_note(&mut self) {
+        if self.rest > 0 {
+            self.rest -= 1;
+        } else if self.slept {
+            self.strikes += 1;
+            if self.strikes >= STRIKES {
+                (self.strikes, self.rest) = (0, REST);
+            }
+        } else {
+            self.strikes = 0;
+        }
+    }
+}
+
+impl Waiter for Wait {
+    type Error = Error;
+
+    fn spins(&mut self) -> u32 {
+        match self.asked {
+            Some(us) => us.saturating_mul(self.mapping.spins_a_microsecond()),
+            None if self.rest > 0 => 0,
+            None => self.mapping.spins(),
+        }
+    }
+
+    fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Error> {
+        self.slept = true;
+        match futex::wait(word, futex::Flags::empty(), expected, Some(&BOUND)) {
+            Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(Errno::TIMEDOUT) => match rustix::io::read(&self.lifeline, &mut [0; 1][..]) {
+                Ok(0) => Err(Error::HungUp),
+                _ => Ok(()),
+            },
+            Err(errno) => Err(Error::system("waiting for a vCPU's ring", errno)),
+        }
+    }
+}
