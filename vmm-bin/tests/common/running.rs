@@ -41,11 +41,12 @@ impl Running {
     /// Starts it in a process group of its own.
     pub(super) fn start(mut outboard: Outboard) -> Self {
         let stdin = std::mem::replace(&mut outboard.stdin, Stdio::null());
-        outboard.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let stderr = outboard.stderr.take().unwrap_or_else(Stdio::piped);
+        outboard.command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).process_group(0);
         let started = Instant::now();
         let mut child = leftover::spawn(&mut outboard.command);
         let stdout = lines(child.stdout.take().unwrap());
-        let stderr = lines(child.stderr.take().unwrap());
+        let stderr = child.stderr.take().map_or_else(|| lines(std::io::empty()), lines);
         Self { outboard, child, started, stdout, stderr, seen: Vec::new() }
     }
 
