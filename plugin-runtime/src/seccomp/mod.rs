@@ -17,6 +17,8 @@ mod policy;
 #[cfg(test)]
 mod process_tests;
 mod rule;
+#[cfg(test)]
+mod traced;
 mod vmm;
 
 pub use filter::{Filter, OnViolation};
