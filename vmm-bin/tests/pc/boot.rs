@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -15,6 +16,9 @@ on_each_backend! {
 }
 
 const SECTOR: usize = 512;
+
+/// SeaBIOS is some seconds of interpreted instructions, on the mock and where KVM interprets protected mode too.
+const BOOT: Duration = Duration::from_secs(180);
 
 /// The disk's first sector. It reads the second, writes it to the third, shows the text in it, sends back one byte that it
 /// receives, and resets the PC.
@@ -60,7 +64,7 @@ fn a_program_on_the_disk_is_booted_and_uses_disk_screen_and_serial_port(backend:
     let Some(pc) = pc(backend, "bios.bin", test, &options, &["--disk", disk.path()]) else { return };
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let mut running = pc.stdin(reader).start();
-    running.await_line("Text from the second sector.\r");
+    running.await_line_within("Text from the second sector.\r", BOOT);
     File::from(writer).write_all(b"x").unwrap();
     let ended = running.end();
     ended.assert_success();
