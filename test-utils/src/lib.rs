@@ -95,6 +95,7 @@
 
 pub mod conformance;
 pub mod differential;
+pub mod faults;
 pub mod guest;
 pub mod kvm;
 pub mod machine;
