@@ -14,6 +14,9 @@ mod end;
 mod errno;
 mod error;
 mod fpu_bytes;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod jail;
 mod log_budget;
 mod main_requests;
@@ -23,8 +26,8 @@ mod plugin_pump;
 mod polling;
 mod process;
 mod quota;
-mod seccomp;
 mod ring_pump;
+mod seccomp;
 mod shutdown_event;
 mod signals;
 mod stderr_log;
