@@ -99,7 +99,7 @@ impl Plan {
         Self {
             seed: random.next(),
             // In turns, so that with two backends in turns too four rounds have all there are.
-            transport: if round / 2 % 2 == 0 { Transport::Pipe } else { Transport::Ring },
+            transport: if (round / 2).is_multiple_of(2) { Transport::Pipe } else { Transport::Ring },
             poll_us: random.pick([None, Some(0), Some(20)]),
             jailed,
             ending,

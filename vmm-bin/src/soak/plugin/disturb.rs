@@ -17,7 +17,10 @@ use crate::soak::tally::Count;
 /// What one of them does until it is to stop.
 type Work = fn(&mut Disturber) -> Result<(), Failure>;
 
-const ALL: [(&str, Work, fn(&Paces) -> Duration); 6] = [
+/// How long it rests at most.
+type Pace = fn(&Paces) -> Duration;
+
+const ALL: [(&str, Work, Pace); 6] = [
     ("pauses", pause, |paces| paces.pauses),
     ("memory", remap, |paces| paces.memory),
     ("ranges", change_ranges, |paces| paces.ranges),
