@@ -24,8 +24,8 @@ fn soak(backend: Backend, args: &[&str]) -> Outboard {
 
 /// The number in front of `name` among the closing lines.
 fn number(ended: &Ended, name: &str) -> u64 {
-    let line = ended.stdout.iter().find_map(|line| line.strip_suffix(name));
-    line.unwrap_or_else(|| panic!("no {name:?}: {ended:#?}")).trim().parse().unwrap()
+    let number = ended.stdout.iter().find_map(|line| line.strip_suffix(name)?.trim().parse().ok());
+    number.unwrap_or_else(|| panic!("no {name:?}: {ended:#?}"))
 }
 
 fn a_soak_runs_rounds_and_tells_how_many_of_each_kind(backend: Backend) {
