@@ -76,7 +76,7 @@ impl Rule {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Comparison {
     /// Whether it holds for a call with these arguments.
     pub(super) fn holds(&self, arguments: &[u64; 6]) -> bool {
