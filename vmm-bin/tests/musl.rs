@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -53,9 +54,19 @@ fn rustc() -> Command {
     command
 }
 
-/// The folder with both SDKs' libraries for musl; `None` after `test` was told of as skipped, where Rust has no musl.
-fn libraries(test: &str) -> Option<&'static Path> {
-    static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+/// Both SDKs, built for musl.
+struct Built {
+    /// With the libraries, and in `deps` those they depend on.
+    folder: PathBuf,
+    /// Where what ran at compile time lies.
+    of_the_host: PathBuf,
+    /// What a C program unwinds with: that of GCC wants glibc.
+    unwinder: PathBuf,
+}
+
+/// Both SDKs, built for musl; `None` after `test` was told of as skipped, where Rust has no musl.
+fn sdks(test: &str) -> Option<&'static Built> {
+    static BUILT: LazyLock<Option<Built>> = LazyLock::new(|| {
         let standard_library = run(rustc().args(["--print", "target-libdir"]));
         if !Path::new(&standard_library).exists() {
             return None;
@@ -64,12 +75,16 @@ fn libraries(test: &str) -> Option<&'static Path> {
         let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
         let options = ["build", "--quiet", "--locked", "-p", "plugin-sdk", "-p", "plugin-capi", "--target", TARGET];
         run(Command::new(cargo).current_dir(repository()).args(options).arg("--target-dir").arg(&folder));
-        Some(folder.join(TARGET).join("debug"))
+        Some(Built {
+            of_the_host: folder.join("debug/deps"),
+            folder: folder.join(TARGET).join("debug"),
+            unwinder: Path::new(&standard_library).join("self-contained/libunwind.a"),
+        })
     });
-    if FOLDER.is_none() {
+    if BUILT.is_none() {
         skipped(&format!("(no Rust target {TARGET}) musl::{test}"), &"rustup target add would add it");
     }
-    FOLDER.as_deref()
+    BUILT.as_ref()
 }
 
 /// Runs each example, built by `build` from its name to the path given, in its jail.
@@ -85,11 +100,13 @@ fn each_example_prints_what_it_should(backend: Backend, build: impl Fn(&str, &Pa
 }
 
 fn a_plugin_in_rust_runs(backend: Backend) {
-    let Some(libraries) = libraries(&format!("a_plugin_in_rust_runs on {}", backend.name())) else { return };
-    let sdk = format!("plugin_sdk={}", libraries.join("libplugin_sdk.rlib").display());
+    let Some(sdks) = sdks(&format!("a_plugin_in_rust_runs on {}", backend.name())) else { return };
+    let sdk = format!("plugin_sdk={}", sdks.folder.join("libplugin_sdk.rlib").display());
     each_example_prints_what_it_should(backend, |name, plugin| {
         let source = Path::new("examples").join(name).with_extension("rs");
-        run(rustc().arg("-L").arg(libraries.join("deps")).args(["--extern", &sdk]).arg(source).arg("-o").arg(plugin));
+        let folders = [&sdks.folder.join("deps"), &sdks.of_the_host];
+        let folders = folders.iter().flat_map(|folder| [OsStr::new("-L"), folder.as_os_str()]);
+        run(rustc().args(folders).args(["--extern", &sdk]).arg(source).arg("-o").arg(plugin));
     });
 }
 
@@ -98,19 +115,14 @@ fn in_c(backend: Backend, test: &str, options: &[&str]) {
     if let Err(error) = leftover::output(Command::new("musl-gcc").arg("--version")) {
         return skipped(&format!("(no musl-gcc) musl::{test}"), &error);
     }
-    let Some(libraries) = libraries(&test) else { return };
+    let Some(sdks) = sdks(&test) else { return };
     each_example_prints_what_it_should(backend, |name, plugin| {
-        let source = repository().join("examples/c").join(name).with_extension("c");
-        let headers = repository().join("plugin-sdk/capi/include");
-        let library = libraries.join("libcrosvm_plugin.a");
-        run(Command::new("musl-gcc")
-            .args(options)
-            .arg("-I")
-            .arg(headers)
-            .arg(source)
-            .arg(library)
-            .arg("-o")
-            .arg(plugin));
+        // The kernel's headers are there for glibc, and come last.
+        let kernel = ["-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"];
+        let mut compiler = Command::new("musl-gcc");
+        compiler.args(options).args(kernel).arg("-I").arg(repository().join("plugin-sdk/capi/include"));
+        compiler.arg(repository().join("examples/c").join(name).with_extension("c"));
+        run(compiler.arg(sdks.folder.join("libcrosvm_plugin.a")).arg(&sdks.unwinder).arg("-o").arg(plugin));
     });
 }
 
@@ -118,7 +130,7 @@ fn a_static_plugin_in_c_runs(backend: Backend) {
     in_c(backend, "a_static_plugin_in_c_runs", &["-static"]);
 }
 
-/// It has musl's loader, and the libc of the compiler's package.
+/// Its loader is musl's.
 fn a_plugin_in_c_with_a_shared_libc_runs(backend: Backend) {
     in_c(backend, "a_plugin_in_c_with_a_shared_libc_runs", &[]);
 }
