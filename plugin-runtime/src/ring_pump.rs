@@ -62,18 +62,18 @@ impl RingPump {
 
     fn write(&mut self, record: &Outgoing<'_>, deadline: Option<Instant>) -> Result<()> {
         let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
-        self.writer.write(record, &mut wait).map(drop).map_err(WaitError::into_link_error)
+        self.writer.write(record, &mut wait).map_err(WaitError::into_link_error)
     }
 
     fn bare(&mut self, kind: ToPlugin, address: u64, words: [u64; 5], deadline: Option<Instant>) -> Result<()> {
-        let header = Header { kind: kind as u32, address, words, ..Header::default() };
+        let header = Header { kind: kind as u16, address, words, ..Header::default() };
         self.write(&Outgoing::bare(header), deadline)
     }
 
     fn respond(&mut self, response: &VcpuResponse, deadline: Option<Instant>) -> Result<()> {
         let mut bytes = std::mem::take(&mut self.outgoing);
         encode_bare_vcpu_response(response, &mut bytes).map_err(Fault::Encode)?;
-        let written = self.write(&Outgoing::message(ToPlugin::Response as u32, &bytes), deadline);
+        let written = self.write(&Outgoing::message(ToPlugin::Response as u16, &bytes), deadline);
         self.outgoing = bytes;
         written
     }
@@ -87,7 +87,7 @@ impl RingPump {
         deadline: Option<Instant>,
     ) -> Result<()> {
         let flags = if access.space() == AddressSpace::Mmio { Flags::MMIO } else { 0 };
-        let header = Header { kind: kind as u32, flags, address: access.address(), ..Header::default() };
+        let header = Header { kind: kind as u16, flags, address: access.address(), ..Header::default() };
         let body = Body {
             data,
             regs: attached.regs.as_ref().and_then(|regs| regs.as_bytes().try_into().ok()),

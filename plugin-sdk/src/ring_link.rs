@@ -59,10 +59,10 @@ impl RingLink {
     }
 
     fn write(&mut self, record: &Outgoing<'_>) -> Result<(), Error> {
-        if self.reader.is_closed() {
+        if self.wait.mapping.is_closed() {
             return Err(Error::HungUp);
         }
-        self.writer.write(record, &mut self.wait).map(drop)
+        self.writer.write(record, &mut self.wait)
     }
 
     /// Takes the next record of what the guest does.
@@ -100,7 +100,7 @@ impl RingLink {
     }
 
     pub(crate) fn resume(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {
-        let header = Header { kind: ToVmm::Resume as u32, ..Header::default() };
+        let header = Header { kind: ToVmm::Resume as u16, ..Header::default() };
         let body = Body {
             data,
             regs: part(&registers.regs),
@@ -115,7 +115,7 @@ impl RingLink {
         let request = VcpuRequest { message: Some(request), ..Default::default() };
         let mut encoded = std::mem::take(&mut self.encoded);
         encode_vcpu_request(&request, &mut encoded)?;
-        self.write(&Outgoing::message(ToVmm::Request as u32, &encoded))?;
+        self.write(&Outgoing::message(ToVmm::Request as u16, &encoded))?;
         self.encoded = encoded;
         let header = self.read()?;
         match ToPlugin::try_from(header.kind)? {
