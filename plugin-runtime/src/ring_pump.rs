@@ -18,7 +18,7 @@ use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
 use rustix::io::Errno as OsErrno;
 use rustix::thread::{ClockId, futex};
 use rustix::time::{Timespec, clock_gettime};
-use vmm_core::{Attached, Bytes, Command, Event, LinkError, Pump, Resume, StopSignal};
+use vmm_core::{Attached, Bytes, Command, Event, LinkError, Looks, Pump, Resume, StopSignal};
 use zerocopy::IntoBytes;
 
 use crate::polling::{Budget, Polling};
@@ -129,6 +129,10 @@ impl RingPump {
 }
 
 impl Pump for RingPump {
+    fn tells_looks(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
         match event {
             Event::Access { access, data, attached } => {
@@ -175,6 +179,11 @@ fn resume(header: &Header, payload: &[u8]) -> Result<Resume> {
             .map(|bytes| debug_regs_from_bytes(bytes))
             .transpose()
             .map_err(wrong("debugregs"))?,
+        seen: Looks {
+            regs: header.flags & Flags::SAW_REGS != 0,
+            sregs: header.flags & Flags::SAW_SREGS != 0,
+            debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
+        },
     })
 }
 

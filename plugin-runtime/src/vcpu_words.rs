@@ -122,7 +122,7 @@ pub(crate) fn resume_from_wire(resume: vcpu_request::Resume) -> Result<Resume> {
     let sregs = given(&resume.sregs).map(|()| sregs_from_bytes(&resume.sregs)).transpose().map_err(wrong("sregs"))?;
     let debug_regs = given(&resume.debugregs).map(|()| debug_regs_from_bytes(&resume.debugregs));
     let debug_regs = debug_regs.transpose().map_err(wrong("debugregs"))?;
-    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs, debug_regs })
+    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs, debug_regs, ..Resume::default() })
 }
 
 pub(crate) fn init_response() -> VcpuResponse {

@@ -15,7 +15,7 @@ use rustix::time::Timespec;
 
 use crate::event::{HypervCallInput, Posted, SynicWrite};
 use crate::registers::{Known, Registers};
-use crate::vcpu::{Arrival, Reason, Stop};
+use crate::vcpu::{Reason, Stop};
 use crate::{Access, AddressSpace, Error};
 
 /// How long a sleep lasts at most: so late the end of a VMM is noticed that was killed and could not say so.
@@ -65,17 +65,17 @@ impl RingLink {
         self.writer.write(record, &mut self.wait)
     }
 
-    /// Takes the next record of what the guest does.
-    pub(crate) fn next_stop(&mut self) -> Result<Arrival, Error> {
+    /// Takes the next record of what the guest does: a posted write, or what is put into `stop`.
+    pub(crate) fn next_stop(&mut self, stop: &mut Stop) -> Result<Option<Posted>, Error> {
         let header = self.read()?;
         let [first, second, third, ..] = header.words;
-        Ok(Arrival::Stop(match ToPlugin::try_from(header.kind)? {
-            ToPlugin::Init => Stop::at(Reason::Init),
-            ToPlugin::Paused => Stop::at(Reason::Paused(header.address)),
+        match ToPlugin::try_from(header.kind)? {
+            ToPlugin::Init => stop.renew(Reason::Init),
+            ToPlugin::Paused => stop.renew(Reason::Paused(header.address)),
             ToPlugin::HypervCall => {
-                Stop::at(Reason::HypervCall(HypervCallInput { input: header.address, params: [first, second] }))
+                stop.renew(Reason::HypervCall(HypervCallInput { input: header.address, params: [first, second] }));
             }
-            ToPlugin::HypervSynic => Stop::at(Reason::HypervSynic(SynicWrite {
+            ToPlugin::HypervSynic => stop.renew(Reason::HypervSynic(SynicWrite {
                 // The number of an MSR has 32 bits.
                 msr: header.address as u32,
                 control: first,
@@ -86,21 +86,21 @@ impl RingLink {
                 let body = header.body(&self.payload)?;
                 let space = if header.flags & Flags::MMIO == 0 { AddressSpace::Pio } else { AddressSpace::Mmio };
                 let access = Access { space, address: header.address, length: header.data as usize };
-                let data = body.data.to_vec();
                 match kind {
-                    ToPlugin::Posted => return Ok(Arrival::Posted(Posted { access, data })),
-                    ToPlugin::Read => {
-                        Stop { reason: Reason::Read(access), data, registers: Registers::from_body(&body)? }
-                    }
-                    _ => Stop { reason: Reason::Write(access), data, registers: Registers::from_body(&body)? },
+                    ToPlugin::Posted => return Ok(Some(Posted { access, data: body.data.to_vec() })),
+                    ToPlugin::Read => stop.renew(Reason::Read(access)),
+                    _ => stop.renew(Reason::Write(access)),
                 }
+                stop.data.extend_from_slice(body.data);
+                stop.registers.attach(&body)?;
             }
             ToPlugin::Response => return Err(Error::unexpected("an answer to no request")),
-        }))
+        }
+        Ok(None)
     }
 
     pub(crate) fn resume(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {
-        let header = Header { kind: ToVmm::Resume as u16, ..Header::default() };
+        let header = Header { kind: ToVmm::Resume as u16, flags: registers.seen, ..Header::default() };
         let body = Body {
             data,
             regs: part(&registers.regs),

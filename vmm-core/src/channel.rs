@@ -8,6 +8,7 @@ use hypervisor::{
 use smallvec::SmallVec;
 
 use crate::error::LinkError;
+use crate::prediction::Looks;
 
 /// An access's data: up to 16 bytes without an allocation, longer ones only for string instructions.
 pub type Bytes = SmallVec<[u8; 16]>;
@@ -23,7 +24,7 @@ pub enum Event {
         access: Access,
         /// What the guest writes; empty for a read.
         data: Bytes,
-        /// What the owner's [hint](crate::CallHint) asks to be told with it.
+        /// What the owner's [hint](crate::CallHint) asks to be told with it, or it has been asking for.
         attached: Attached,
     },
     /// The guest called Hyper-V. The vCPU waits for a [`Resume`] whose data is the call's result, 8 bytes.
@@ -120,6 +121,8 @@ pub struct Resume {
     pub sregs: Option<Box<kvm_sregs>>,
     /// Debug registers to set, after `sregs`.
     pub debug_regs: Option<Box<kvm_debugregs>>,
+    /// Which of the registers that came with the access the owner has looked at.
+    pub seen: Looks,
 }
 
 /// Which state of a vCPU.

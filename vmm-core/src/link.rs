@@ -15,6 +15,8 @@ pub(crate) struct Link {
     /// The far end and its pump, where this thread steps it.
     inline: Option<(FarEnd, Box<dyn Pump>)>,
     stop: StopSignal,
+    /// Whether the owner tells what it looked at.
+    pub(crate) tells_looks: bool,
 }
 
 impl Link {
@@ -25,12 +27,18 @@ impl Link {
         pump: Box<dyn Pump>,
         stop: StopSignal,
     ) -> Self {
-        Self { events, commands, inline: Some((far, pump)), stop }
+        let tells_looks = pump.tells_looks();
+        Self { events, commands, inline: Some((far, pump)), stop, tells_looks }
     }
 
     /// A link at whose far end another thread stands.
-    pub(crate) fn threaded(events: Sender<Event>, commands: Receiver<Command>, stop: StopSignal) -> Self {
-        Self { events, commands, inline: None, stop }
+    pub(crate) fn threaded(
+        events: Sender<Event>,
+        commands: Receiver<Command>,
+        stop: StopSignal,
+        tells_looks: bool,
+    ) -> Self {
+        Self { events, commands, inline: None, stop, tells_looks }
     }
 
     /// Sends an event that wants no command, and sees that it is carried.

@@ -1,5 +1,6 @@
 //! The way of an exit: whose it is, what they ask of the vCPU, and the answer.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hypervisor::{Access, Direction, Exit, MAX_ACCESS_BYTES, Vcpu};
@@ -11,6 +12,7 @@ use crate::deferred::Deferred;
 use crate::error::LinkError;
 use crate::notice::StopReason;
 use crate::owner::OwnerId;
+use crate::prediction::Looks;
 use crate::vcpu_loop::{Result, VcpuLoop, final_reason};
 
 /// What an access nobody claimed reads.
@@ -22,6 +24,15 @@ const HYPERV_RESULT_BYTES: usize = 8;
 /// Who gets what the guest says to Hyper-V: that has no address to be claimed, so it is the owner attached first.
 pub(crate) const HYPERV_OWNER: OwnerId = OwnerId::new(0);
 
+/// What an owner is asked.
+struct Asked<'a> {
+    event: Event,
+    /// The access that waits for the answer.
+    access: Option<&'a Access>,
+    /// What came with it though no hint wants it.
+    attached: Looks,
+}
+
 impl VcpuLoop {
     /// Sees an exit that leaves something pending through, with all fragments of its instruction if registers are to be
     /// set behind it.
@@ -32,7 +43,8 @@ impl VcpuLoop {
                 Exit::Access(access) => self.access(&access, &mut deferred)?,
                 Exit::HypervCall { input, params } => {
                     let event = Event::HypervCall { input, params };
-                    self.consult_read(HYPERV_OWNER, event, None, HYPERV_RESULT_BYTES, &mut deferred)?;
+                    let asked = Asked { event, access: None, attached: Looks::default() };
+                    self.consult_read(HYPERV_OWNER, asked, HYPERV_RESULT_BYTES, &mut deferred)?;
                     Some(HYPERV_OWNER)
                 }
                 exit => return Err(final_reason(exit)),
@@ -49,17 +61,17 @@ impl VcpuLoop {
 
     /// Routes one access to whom it belongs, and answers it.
     fn access(&mut self, access: &Access, deferred: &mut Deferred) -> Result<Option<OwnerId>> {
-        let claim = self.shared.map.claim_on(access.space(), access.address());
+        let claim = self.claims.claim_on(&self.shared.map, access.space(), access.address());
         match (claim, access.direction()) {
             (Some(Claim { owner, service: Service::Synchronous }), Direction::Read) => {
-                let event = self.access_event(access, Some(deferred))?;
-                self.consult_read(owner, event, Some(access), access.len(), deferred)?;
+                let asked = self.access_event(owner, access, Some(deferred))?;
+                self.consult_read(owner, asked, access.len(), deferred)?;
             }
             (Some(Claim { owner, service: Service::Synchronous }), Direction::Write) => {
                 // Behind a read of the same instruction a write is unfinished business too.
                 let mut deferred = Some(deferred).filter(|deferred| !deferred.is_empty());
-                let event = self.access_event(access, deferred.as_deref_mut())?;
-                let resume = self.consult(owner, event, Some(access), deferred.as_deref_mut())?;
+                let Asked { event, access, attached } = self.access_event(owner, access, deferred.as_deref_mut())?;
+                let resume = self.consult(owner, event, access, attached, deferred.as_deref_mut())?;
                 match deferred {
                     Some(deferred) => defer(resume, deferred),
                     None => self.apply(owner, resume)?,
@@ -78,39 +90,59 @@ impl VcpuLoop {
     fn consult_read(
         &mut self,
         owner: OwnerId,
-        event: Event,
-        access: Option<&Access>,
+        asked: Asked<'_>,
         len: usize,
         deferred: &mut Deferred,
     ) -> Result<()> {
-        let mut resume = self.consult(owner, event, access, Some(deferred))?;
-        resume.data.resize(len, 0);
+        let Asked { event, access, attached } = asked;
+        let mut resume = self.consult(owner, event, access, attached, Some(deferred))?;
+        if resume.data.len() != len {
+            resume.data.resize(len, 0);
+        }
         self.vcpu.answer(&resume.data)?;
         defer(resume, deferred);
         Ok(())
     }
 
-    /// The event of an access, with the registers attached that the hint asks for.
-    fn access_event(&self, access: &Access, deferred: Option<&mut Deferred>) -> Result<Event> {
+    /// The event of an access, with the registers attached that the hint asks for, or that its owner has been asking for.
+    fn access_event<'a>(
+        &mut self,
+        owner: OwnerId,
+        access: &'a Access,
+        deferred: Option<&mut Deferred>,
+    ) -> Result<Asked<'a>> {
         let data = Bytes::from_slice(self.vcpu.access_data());
-        let hint = self.shared.hint.read();
-        let attached = match hint.as_ref().filter(|hint| hint.is_about(access)) {
-            Some(hint) => self.attach(hint, deferred)?,
-            None => Attached::default(),
-        };
-        Ok(Event::Access { access: *access, data, attached })
+        let hint = if self.shared.has_hint.load(Ordering::SeqCst) { Some(self.shared.hint.read()) } else { None };
+        let hinted = hint.as_deref().and_then(Option::as_ref).filter(|hint| hint.is_about(access));
+        let mut attached = Attached::default();
+        let mut unasked = Looks::default();
+        if let Some(hint) = hinted {
+            attached = self.attach_hinted(hint, deferred)?;
+        } else if self.owners.get(owner.index()).is_some_and(|(_, link)| link.tells_looks) {
+            unasked = self.predictions.of(access);
+            if unasked.any() {
+                attached = self.attach(unasked, deferred)?;
+            }
+        }
+        drop(hint);
+        Ok(Asked { event: Event::Access { access: *access, data, attached }, access: Some(access), attached: unasked })
     }
 
-    fn attach(&self, hint: &CallHint, deferred: Option<&mut Deferred>) -> hypervisor::Result<Attached> {
+    fn attach_hinted(&self, hint: &CallHint, deferred: Option<&mut Deferred>) -> hypervisor::Result<Attached> {
         let mut throwaway = Deferred::default();
-        // What was attached within a read was seen by the owner, as if it had asked.
         let seen = deferred.unwrap_or(&mut throwaway);
-        let regs = seen.regs(&*self.vcpu)?;
-        let detail = hint.detail(&regs).unwrap_or_default();
+        let detail = hint.detail(&seen.regs(&*self.vcpu)?).unwrap_or_default();
+        self.attach(Looks { regs: true, sregs: detail.sregs, debug_regs: detail.debug_regs }, Some(seen))
+    }
+
+    /// What was attached within a read was seen by the owner, as if it had asked.
+    fn attach(&self, which: Looks, deferred: Option<&mut Deferred>) -> hypervisor::Result<Attached> {
+        let mut throwaway = Deferred::default();
+        let seen = deferred.unwrap_or(&mut throwaway);
         Ok(Attached {
-            regs: Some(regs),
-            sregs: detail.sregs.then(|| seen.sregs(&*self.vcpu)).transpose()?,
-            debug_regs: detail.debug_regs.then(|| seen.debug_regs(&*self.vcpu)).transpose()?,
+            regs: which.regs.then(|| seen.regs(&*self.vcpu)).transpose()?,
+            sregs: which.sregs.then(|| seen.sregs(&*self.vcpu)).transpose()?,
+            debug_regs: which.debug_regs.then(|| seen.debug_regs(&*self.vcpu)).transpose()?,
         })
     }
 
@@ -134,6 +166,7 @@ impl VcpuLoop {
         owner: OwnerId,
         event: Event,
         access: Option<&Access>,
+        attached: Looks,
         mut deferred: Option<&mut Deferred>,
     ) -> Result<Resume> {
         // The owner may take any time over what is no access.
@@ -144,10 +177,26 @@ impl VcpuLoop {
         };
         let failed = |error| link_reason(error, name, access);
         link.send(event).map_err(failed)?;
+        let mut asked = Looks::default();
         loop {
             let answer = match link.receive(deadline).map_err(failed)? {
-                Command::Resume(resume) => return Ok(resume),
-                Command::Get(kind) => Event::State(get(&*self.vcpu, kind, deferred.as_deref_mut())),
+                Command::Resume(resume) => {
+                    if let Some(access) = access.filter(|_| attached.any()) {
+                        let seen = resume.seen.or(asked);
+                        self.predictions.told(access, attached, seen);
+                        if let Some(deferred) = deferred {
+                            deferred.forget_unseen(attached, seen);
+                        }
+                    }
+                    return Ok(resume);
+                }
+                Command::Get(kind) => {
+                    asked.note(kind);
+                    if let Some(access) = access.filter(|_| link.tells_looks) {
+                        self.predictions.asked(access, kind);
+                    }
+                    Event::State(get(&*self.vcpu, kind, deferred.as_deref_mut()))
+                }
                 Command::Set(state) => Event::Done(set(&mut *self.vcpu, state, deferred.as_deref_mut())),
                 Command::GetMsrs(indices) => Event::Msrs(self.vcpu.msrs(&indices)),
                 // However many were taken, that is no error.
