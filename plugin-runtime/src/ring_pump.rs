@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use hypervisor::{Access, AddressSpace, Direction};
+use hypervisor::{Access, AddressSpace, Direction, kvm_regs};
 use plugin_proto::messages::VcpuResponse;
 use plugin_proto::ring::{self, Body, Flags, Header, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer};
 use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
@@ -40,6 +40,8 @@ pub(crate) struct RingPump {
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     setting: Option<Setting>,
+    /// The box that the registers of the access came in.
+    spare_regs: Option<Box<kvm_regs>>,
     /// Kept open as long as the vCPU runs.
     _ring: Arc<VcpuRing>,
 }
@@ -56,6 +58,7 @@ impl RingPump {
             incoming: Vec::new(),
             outgoing: Vec::new(),
             setting: None,
+            spare_regs: None,
             _ring: ring,
         }
     }
@@ -111,7 +114,9 @@ impl RingPump {
             let header = read.map_err(WaitError::into_link_error)?;
             self.budget.waited(slept);
             match ToVmm::try_from(header.kind).map_err(Fault::Ring)? {
-                ToVmm::Resume => return resume(&header, &self.incoming).map(Command::Resume),
+                ToVmm::Resume => {
+                    return resume(&header, &self.incoming, self.spare_regs.take()).map(Command::Resume);
+                }
                 ToVmm::Request => {
                     let request = decode_vcpu_request(&self.incoming).map_err(Fault::Decode)?;
                     let setting = request.message.as_ref().and_then(setting_of);
@@ -141,6 +146,7 @@ impl Pump for RingPump {
                     Direction::Write => ToPlugin::Write,
                 };
                 self.access(kind, &access, &data, &attached, deadline)?;
+                self.spare_regs = attached.regs;
             }
             Event::Posted { access, data } => {
                 self.access(ToPlugin::Posted, &access, &data, &Attached::default(), deadline)?;
@@ -167,12 +173,20 @@ impl Pump for RingPump {
     }
 }
 
-fn resume(header: &Header, payload: &[u8]) -> Result<Resume> {
+fn resume(header: &Header, payload: &[u8], mut spare: Option<Box<kvm_regs>>) -> Result<Resume> {
     let body = header.body(payload).map_err(Fault::Ring)?;
     let wrong = |what| move |_| LinkError::from(Fault::ResumeSize(what));
+    let regs = match body.regs {
+        Some(bytes) => {
+            let mut regs = spare.take().unwrap_or_default();
+            *regs = regs_from_bytes(bytes).map_err(wrong("regs"))?;
+            Some(regs)
+        }
+        None => None,
+    };
     Ok(Resume {
         data: Bytes::from_slice(body.data),
-        regs: body.regs.map(|bytes| regs_from_bytes(bytes)).transpose().map_err(wrong("regs"))?,
+        regs,
         sregs: body.sregs.map(|bytes| sregs_from_bytes(bytes)).transpose().map_err(wrong("sregs"))?,
         debug_regs: body
             .debug_regs
@@ -184,6 +198,7 @@ fn resume(header: &Header, payload: &[u8]) -> Result<Resume> {
             sregs: header.flags & Flags::SAW_SREGS != 0,
             debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
         },
+        spare,
     })
 }
 

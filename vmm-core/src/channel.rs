@@ -70,8 +70,8 @@ pub enum Event {
 /// Registers that come with an access unasked.
 #[derive(Debug, Default)]
 pub struct Attached {
-    /// General registers.
-    pub regs: Option<kvm_regs>,
+    /// General registers. Their box goes back with the resume.
+    pub regs: Option<Box<kvm_regs>>,
     /// Segment and control registers.
     pub sregs: Option<Box<kvm_sregs>>,
     /// Debug registers.
@@ -116,13 +116,15 @@ pub struct Resume {
     /// What a read returns: missing bytes are zero, surplus ones are cut.
     pub data: Bytes,
     /// General registers to set.
-    pub regs: Option<kvm_regs>,
+    pub regs: Option<Box<kvm_regs>>,
     /// Segment and control registers to set, after `regs`.
     pub sregs: Option<Box<kvm_sregs>>,
     /// Debug registers to set, after `sregs`.
     pub debug_regs: Option<Box<kvm_debugregs>>,
     /// Which of the registers that came with the access the owner has looked at.
     pub seen: Looks,
+    /// The box of the registers that came with the access, if it is in use for nothing else: the next ones come in it.
+    pub spare: Option<Box<kvm_regs>>,
 }
 
 /// Which state of a vCPU.
@@ -150,7 +152,7 @@ pub enum StateKind {
 #[derive(Clone, Debug)]
 pub enum State {
     /// General registers.
-    Regs(kvm_regs),
+    Regs(Box<kvm_regs>),
     /// Segment and control registers.
     Sregs(Box<kvm_sregs>),
     /// x87 and SSE registers.
@@ -180,6 +182,9 @@ pub struct FarEnd {
 
 /// More than two parties that talk in turn ever have under way.
 const CAPACITY: usize = 16;
+
+// Each event and command is moved through a channel, so large parts are boxed.
+const _: () = assert!(size_of::<Event>() <= 96 && size_of::<Command>() <= 96);
 
 /// The vCPU's ends and the owner's.
 pub(crate) fn pair() -> (Sender<Event>, Receiver<Command>, FarEnd) {

@@ -61,25 +61,31 @@ impl Link {
     /// The owner's next command.
     pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Command, LinkError> {
         loop {
+            // What this thread steps has said nothing before it is stepped.
+            if self.inline.is_some() {
+                self.check_wait(deadline)?;
+                self.step_inline(deadline)?;
+            }
             match self.commands.try_recv() {
                 Ok(Command::Fail(error)) => return Err(error),
                 Ok(command) => return Ok(command),
                 Err(TryRecvError::Disconnected) => return Err(LinkError::HungUp),
                 Err(TryRecvError::Empty) => {}
             }
-            if self.stop.is_set() {
-                return Err(LinkError::Stopped);
-            }
-            // One who asks without end is never waited for.
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Err(LinkError::TimedOut);
-            }
-            if self.inline.is_some() {
-                self.step_inline(deadline)?;
-            } else {
-                self.wait(deadline)?;
-            }
+            self.check_wait(deadline)?;
+            self.wait(deadline)?;
         }
+    }
+
+    fn check_wait(&self, deadline: Option<Instant>) -> Result<(), LinkError> {
+        if self.stop.is_set() {
+            return Err(LinkError::Stopped);
+        }
+        // One who asks without end is never waited for.
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(LinkError::TimedOut);
+        }
+        Ok(())
     }
 
     /// Steps the pump, where this thread does, with the event that was sent last.

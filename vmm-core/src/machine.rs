@@ -177,14 +177,18 @@ impl Machine {
             let vcpu = self.vm.create_vcpu(id)?;
             control.set_kick(vcpu.kick_handle());
             let (shared, control) = (Arc::clone(&self.shared), Arc::clone(control));
-            loops.push((id, VcpuLoop {
-                vcpu,
-                owners: links,
-                shared,
-                control,
-                claims: ClaimCache::default(),
-                predictions: Predictions::new(),
-            }));
+            loops.push((
+                id,
+                VcpuLoop {
+                    vcpu,
+                    owners: links,
+                    shared,
+                    control,
+                    claims: ClaimCache::default(),
+                    predictions: Predictions::new(),
+                    spare_regs: None,
+                },
+            ));
         }
         for (vcpu, vcpu_loop) in loops {
             let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || vcpu_loop.run());
@@ -214,7 +218,7 @@ impl Machine {
     pub fn set_call_hint(&self, hint: Option<CallHint>) {
         let mut shared = self.shared.hint.write();
         self.shared.has_hint.store(hint.is_some(), Ordering::SeqCst);
-        *shared = hint;
+        *shared = hint.map(Arc::new);
     }
 
     /// Tells all vCPUs and pumps to end, wherever they wait. None enters the guest again.

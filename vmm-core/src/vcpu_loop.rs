@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hypervisor::{Exit, Vcpu};
+use hypervisor::{Exit, Vcpu, kvm_regs};
 use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
@@ -32,6 +32,8 @@ pub(crate) struct VcpuLoop {
     pub(crate) control: Arc<Control>,
     pub(crate) claims: ClaimCache,
     pub(crate) predictions: Predictions,
+    /// For the next registers that come with an access.
+    pub(crate) spare_regs: Option<Box<kvm_regs>>,
 }
 
 /// What the vCPUs of a machine have in common.
@@ -45,7 +47,7 @@ pub(crate) struct Shared {
     /// Whether there is a hint.
     pub(crate) has_hint: AtomicBool,
     /// Which access comes with registers attached.
-    pub(crate) hint: RwLock<Option<CallHint>>,
+    pub(crate) hint: RwLock<Option<Arc<CallHint>>>,
     /// What each vCPU's thread joins first.
     pub(crate) cgroup: Option<Arc<Cgroup>>,
 }
