@@ -94,7 +94,8 @@ impl Link {
             // A vCPU steps its pump only when it has said something.
             let event = far.events.try_recv().map_err(|_| LinkError::HungUp)?;
             if let Some(command) = pump.step(event, deadline)? {
-                far.commands.send(command).map_err(|_| LinkError::HungUp)?;
+                // It was empty: a pump gives a command for an event, and the vCPU has taken all before.
+                far.commands.try_send(command).map_err(|_| LinkError::HungUp)?;
             }
         }
         Ok(())

@@ -228,6 +228,9 @@ impl<'a> Outgoing<'a> {
             header.flags |= Flags::DEBUG_REGS;
             *debug_regs = bytes;
         }
+        if header.flags & (Flags::REGS | Flags::SREGS | Flags::DEBUG_REGS) == 0 && data.is_empty() {
+            return Self { header, parts };
+        }
         header.payload = parts.iter().map(|part| part.len().next_multiple_of(size_of::<u64>()) as u32).sum();
         Self { header, parts }
     }
