@@ -242,6 +242,10 @@ impl Waiter for Wait<'_> {
         self.budget.spins()
     }
 
+    fn relax(&mut self, looks: u32) {
+        self.budget.relax(looks);
+    }
+
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> std::result::Result<(), WaitError> {
         self.slept = true;
         if self.stop.is_set() {

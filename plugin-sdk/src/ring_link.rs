@@ -24,6 +24,10 @@ const BOUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// In the environment: microseconds to look before sleeping.
 const POLL_VARIABLE: &str = "OUTBOARD_POLL_US";
 
+/// Microseconds after which, again and again, a look is followed by letting others run: longer than what a guest that does nothing
+/// else takes from one exit to the next.
+const YIELD_US: u32 = 16;
+
 /// Vain waits in a row after which there is a rest from looking.
 const STRIKES: u32 = 4;
 /// Waits without looking, after that.
@@ -176,6 +180,15 @@ impl Waiter for Wait {
             Some(us) => us.saturating_mul(self.mapping.spins_a_microsecond()),
             None if self.rest > 0 => 0,
             None => self.mapping.spins(),
+        }
+    }
+
+    fn relax(&mut self, looks: u32) {
+        let turn = self.mapping.spins_a_microsecond().saturating_mul(YIELD_US);
+        if looks.checked_rem(turn) == turn.checked_sub(1) {
+            rustix::thread::sched_yield();
+        } else {
+            std::hint::spin_loop();
         }
     }
 

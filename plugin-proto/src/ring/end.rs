@@ -17,6 +17,12 @@ pub trait Waiter {
     /// How many times to look before sleeping.
     fn spins(&mut self) -> u32;
 
+    /// Spends the time between two of those looks; `looks` came before.
+    ///
+    /// Now and then it should let the other side run, for it may wait for this very processor: two that only sleep and wake
+    /// each other there are never moved apart, two that want to run are.
+    fn relax(&mut self, looks: u32);
+
     /// Sleeps while `word` is `expected`, until it is woken, or for a while. Returning early is no harm.
     ///
     /// # Errors
@@ -112,12 +118,12 @@ impl Writer {
     fn make_room<W: Waiter>(&mut self, bytes: u32, waiter: &mut W) -> Result<(), W::Error> {
         let mapping = Arc::clone(&self.mapping);
         let words = mapping.words(self.direction);
-        for _ in 0..waiter.spins().saturating_add(1) {
+        for looks in 0..waiter.spins().saturating_add(1) {
             self.index.look(words)?;
             if self.has_room(bytes) {
                 return Ok(());
             }
-            std::hint::spin_loop();
+            waiter.relax(looks);
         }
         loop {
             arm(&words.writer_sleeps);
@@ -216,8 +222,8 @@ impl Reader {
     /// Waits for the record in slot `at`: its first word.
     fn await_record<W: Waiter>(&mut self, at: usize, waiter: &mut W) -> Result<u64, W::Error> {
         self.release();
-        for _ in 0..waiter.spins() {
-            std::hint::spin_loop();
+        for looks in 0..waiter.spins() {
+            waiter.relax(looks);
             if let Some(first) = self.look(at) {
                 return Ok(first);
             }
