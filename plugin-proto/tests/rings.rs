@@ -41,10 +41,6 @@ impl Waiter for Patient {
         self.spins
     }
 
-    fn relax(&mut self, _: u32) {
-        std::hint::spin_loop();
-    }
-
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Fault> {
         let _ = futex::wait(word, futex::Flags::empty(), expected, None);
         Ok(())
@@ -60,8 +56,6 @@ impl Waiter for Impatient {
     fn spins(&mut self) -> u32 {
         0
     }
-
-    fn relax(&mut self, _: u32) {}
 
     fn sleep(&mut self, _: &AtomicU32, _: u32) -> Result<(), Fault> {
         Err(Fault::Closed)

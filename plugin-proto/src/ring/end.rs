@@ -21,7 +21,10 @@ pub trait Waiter {
     ///
     /// Now and then it should let the other side run, for it may wait for this very processor: two that only sleep and wake
     /// each other there are never moved apart, two that want to run are.
-    fn relax(&mut self, looks: u32);
+    fn relax(&mut self, looks: u32) {
+        let _ = looks;
+        std::hint::spin_loop();
+    }
 
     /// Sleeps while `word` is `expected`, until it is woken, or for a while. Returning early is no harm.
     ///
