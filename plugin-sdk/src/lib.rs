@@ -82,7 +82,7 @@
 //! When the VM ends, the eventfd of [`Connection::shutdown_eventfd`] becomes readable, and about a second later the VMM
 //! closes every channel: calls then fail with [`Error::HungUp`]. A plugin that returns from `main` ends the VM.
 //!
-//! A vCPU's requests go through a pipe, where writing after the VMM's end raises `SIGPIPE`. Rust programs ignore that
+//! Where a vCPU's requests go through a pipe, writing after the VMM's end raises `SIGPIPE`. Rust programs ignore that
 //! signal from their start, so the write fails with [`Error::HungUp`] instead. A program whose `main` is not Rust's must
 //! ignore it itself.
 //!

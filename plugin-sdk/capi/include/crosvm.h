@@ -20,8 +20,9 @@
  * vCPU's thread and another thread with a connection need no lock. File descriptors that come from the VMM are not
  * close-on-exec.
  *
- * A vCPU's requests go through a pipe. When the VMM has gone, writing there raises SIGPIPE, which ends a process unless
- * it ignores the signal or handles it: signal(SIGPIPE, SIG_IGN) makes it -EPIPE.
+ * Where the VMM knows no shared memory, a vCPU's requests go through a pipe. When the VMM has gone, writing there raises
+ * SIGPIPE, which ends a process unless it ignores the signal or handles it: signal(SIGPIPE, SIG_IGN) makes it -EPIPE, as
+ * it is without a pipe.
  */
 #ifndef CROSVM_H
 #define CROSVM_H

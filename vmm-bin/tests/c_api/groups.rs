@@ -161,20 +161,21 @@ fn connections_and_reservations_come_and_go(backend: Backend) {
 }
 
 /// A program that stays until the VMM hangs up, which is too long.
-fn stays(name: &str, backend: Backend, options: &[&str]) {
+fn stays(name: &str, backend: Backend, flags: &[&str], options: &[&str]) {
     let guest = Guest::new().output(0x10, 1).halt();
-    let Some(plugin) = compile(name, backend, &[]) else { return };
+    let Some(plugin) = compile(name, backend, flags) else { return };
     let ended = call(&plugin, backend, &guest, options).run();
     ended.assert_failure(&["did not exit in time"]).assert_no_panic();
     assert_eq!(ended.stdout, ["all as it should be"], "{ended:#?}");
 }
 
 fn end(backend: Backend) {
-    stays("end", backend, &["-c", "2"]);
+    stays("end", backend, &["-DPIPES"], &["-c", "2", "--transport", "pipe"]);
+    stays("end", backend, &[], &["-c", "2", "--transport", "ring"]);
 }
 
 fn a_vcpu_that_is_waited_for_outlives_the_last_connection(backend: Backend) {
-    stays("last_connection", backend, &[]);
+    stays("last_connection", backend, &[], &[]);
 }
 
 fn many_vcpus(backend: Backend) {
