@@ -1,6 +1,8 @@
 //! KVM, where this machine has it.
 
+use std::env;
 use std::fmt::Display;
+use std::fs::OpenOptions;
 use std::io::Write;
 
 use hypervisor::kvm::Kvm;
@@ -16,8 +18,20 @@ pub fn kvm_or_skip(test: &str) -> Option<Kvm> {
     }
 }
 
-/// Reports `test` as skipped on standard error, past the test harness's capture.
+/// Reports `test` as skipped on standard error, past the test harness's capture, and in the file that `OUTBOARD_SKIPS`
+/// names.
+///
+/// # Panics
+///
+/// If there is such a name and the file cannot be written.
 pub fn skipped(test: &str, why: &dyn Display) {
-    // In one piece, among the lines of other tests. A closed standard error must not fail the test.
-    let _ = std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes());
+    // In one piece, among the lines of other tests.
+    let line = format!("SKIPPED {test}: {why}\n");
+    // A closed standard error must not fail the test.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(path) = env::var_os("OUTBOARD_SKIPS") {
+        let file = OpenOptions::new().append(true).create(true).open(&path);
+        let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        assert!(written.is_ok(), "{}: {written:?}", path.display());
+    }
 }
