@@ -1,6 +1,5 @@
 //! Guest memory that is not what it should be, or changes while it is mapped.
 
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
