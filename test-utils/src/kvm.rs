@@ -7,7 +7,8 @@ use std::io::Write;
 
 use hypervisor::kvm::Kvm;
 
-/// KVM, or `None` after `test` was reported as skipped on standard error, past the test harness's capture.
+/// KVM, or `None` after `test` was reported as [skipped]. A test beside one for the mock is named `CRATE::...::kvm::...`, and
+/// one that has run on the mock already ends in `, the half for KVM`; every other needs a line in `.ci/kvm-only`.
 pub fn kvm_or_skip(test: &str) -> Option<Kvm> {
     match Kvm::open() {
         Ok(kvm) => Some(kvm),
