@@ -33,7 +33,8 @@ fn with_too_little_address_space_the_end_is_clear(backend: Backend) {
     for options in [&["--transport", "ring"][..], &["--transport", "pipe", "--disable-sandbox"]] {
         let mut tally = Tally::new(format!("{} starts with little address space, {options:?}", backend.name()));
         // From 4 MiB, which is less than a program has, in steps of a quarter to 4 GiB.
-        let sizes = std::iter::successors(Some(4u64 << 20), |size| Some(size + size / 4).filter(|size| size >> 32 == 0));
+        let sizes =
+            std::iter::successors(Some(4u64 << 20), |size| Some(size + size / 4).filter(|size| size >> 32 == 0));
         let mut well = Vec::new();
         for most in sizes.skip_while(|most| !is_loaded(*most)) {
             let steps = format!("{BOOTED} resume serve=20 exit=0");

@@ -126,7 +126,7 @@ impl Running {
     pub(crate) fn kill(mut self) -> Vec<String> {
         let heir = self.heir();
         self.child.kill().unwrap();
-        self.is_killed(heir)
+        self.end_killed(heir)
     }
 
     /// The plugin, or its jail's init, which is this process's to wait for where `outboard` is killed.
@@ -136,7 +136,7 @@ impl Running {
     }
 
     /// Waits for the end of `outboard`, which is being killed, and of its plugin: what that still printed.
-    pub(crate) fn is_killed(mut self, Heir { pidfd, reaper }: Heir) -> Vec<String> {
+    pub(crate) fn end_killed(mut self, Heir { pidfd, reaper }: Heir) -> Vec<String> {
         if !is_readable_in_time(&pidfd_open(self.pid(), PidfdFlags::empty()).unwrap()) {
             self.give_up("it lives on");
         }

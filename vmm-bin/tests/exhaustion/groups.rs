@@ -126,7 +126,7 @@ fn a_vmm_that_its_group_has_no_more_memory_for_refuses_or_takes_its_plugin_along
         tally.count();
         let Some(answer) = sent.ok().and_then(|()| driven.main.receive()) else {
             // The kernel has killed it, and with it all of its jail.
-            driven.running.is_killed(heir);
+            driven.running.end_killed(heir);
             return;
         };
         if answer.errno != 0 {
