@@ -127,7 +127,7 @@ fn serve(mut vcpu: Vcpu, exits: u32) -> Result<(), Failure> {
             Event::Posted(posted) => check(due % 3 == 2, &posted.data, &mut due)?,
             Event::Read(read) => {
                 let answer = due.to_le_bytes();
-                check(due % 3 == 0, &answer, &mut due)?;
+                check(due.is_multiple_of(3), &answer, &mut due)?;
                 read.answer(&answer)?;
             }
             Event::Paused(mut paused) => {
