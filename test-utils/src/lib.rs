@@ -83,6 +83,7 @@
 //! # What else is here
 //!
 //! * [`machine`]: the machine of above, also with several vCPUs, on KVM, or with a script of exits in place of code;
+//! * [`fake`]: a plugin whose brain is the test;
 //! * [`faults`]: the Nth operation of a backend, or the Nth system call, fails with a chosen errno;
 //! * [`guest`]: programs that are machine code and mock script in one;
 //! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;
@@ -97,6 +98,7 @@
 
 pub mod conformance;
 pub mod differential;
+pub mod fake;
 pub mod faults;
 pub mod guest;
 pub mod kvm;
