@@ -58,8 +58,13 @@ impl Running {
 
     /// Waits until `wanted` is printed.
     pub(crate) fn await_line(&mut self, wanted: &str) {
+        self.await_line_within(wanted, LIMIT);
+    }
+
+    /// [`await_line`](Self::await_line), with as much as `limit` between two lines.
+    pub(crate) fn await_line_within(&mut self, wanted: &str, limit: Duration) {
         loop {
-            match self.stdout.recv_timeout(LIMIT) {
+            match self.stdout.recv_timeout(limit) {
                 Ok(line) => {
                     let found = line == wanted;
                     self.seen.push(line);
