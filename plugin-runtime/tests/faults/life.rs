@@ -92,7 +92,7 @@ fn ask_for_everything(vm: &mut Connection, told: &Told) -> Result<(), Error> {
     let program = Program::new().mov(5).output(PORT, 4).input(PORT, 2);
     memory.write(0, &program.output(POSTED, 1).output(HINTED, 1).output(DONE, 1).code())?;
     let flags = MemoryFlags { dirty_log: true, ..MemoryFlags::default() };
-    twice(told, || vm.map_memory(&memory, 0..0x1000, ENTRY, MemoryFlags::default()))?;
+    let _code = twice(told, || vm.map_memory(&memory, 0..0x1000, ENTRY, MemoryFlags::default()))?;
     let logged = twice(told, || vm.map_memory(&memory, 0x1000..0x2000, ENTRY + 0x1000, flags))?;
     let doorbell = twice(told, || vm.create_io_event(AddressSpace::Mmio, 0xf000, WriteMatch::Any))?;
     let irq = twice(told, || vm.create_irq_event(5))?;
