@@ -74,7 +74,7 @@ fn whatever_fails_is_named_and_undone() {
         let (told, ()) = scenario(Transport::Pipe, &kvm, |run| run());
         assert_eq!(told, [""; 0], "without a fault");
         each_call_of(Transport::Pipe, &kvm, Call::IOCTL, &["KVM_", "refused ", "connection dropped: sending"]);
-        each_call_of(Transport::Pipe, &kvm, Call::MMAP, &["kvm_run", "refused create"]);
+        each_call_of(Transport::Pipe, &kvm, Call::MMAP, &["kvm_run", "KVM_CREATE_VCPU", "refused create"]);
     }
 }
 
