@@ -41,7 +41,7 @@ fn execute(cli: &Cli) -> Result<(), Error> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::DemoPlugin { backend } => demo::plugin::run(backend),
-        Command::BenchPlugin { case } => bench::plugin::run(*case),
+        Command::BenchPlugin(args) => bench::plugin::run(*args),
         Command::Generate { man, completions } => generate::run(man, completions),
     }
 }

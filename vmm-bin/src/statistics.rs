@@ -12,9 +12,25 @@ pub(crate) fn median(mut values: Vec<u64>) -> u64 {
     percentile(&values, 50)
 }
 
-/// Nanoseconds for people: `850 ns`, `7.1 µs`.
+/// From where to where chance moves the median: with a probability of 95 % the median of ever more values lies between these
+/// two (the binomial distribution's interval, approximated). Of fewer than 9 values these are the least and the greatest.
+pub(crate) fn interval(mut values: Vec<u64>) -> (u64, u64) {
+    values.sort_unstable();
+    let count = values.len() as f64;
+    // What is negative becomes 0.
+    let outside = ((count - 1.96 * count.sqrt() - 1.0) / 2.0) as usize;
+    let within = values.get(outside..values.len().saturating_sub(outside)).unwrap_or_default();
+    (within.first().copied().unwrap_or(0), within.last().copied().unwrap_or(0))
+}
+
+/// Nanoseconds for people: `850 ns`, `7.1 µs`, `12.5 ms`, `1.2 s`.
 pub(crate) fn time(nanoseconds: u64) -> String {
-    if nanoseconds < 1000 { format!("{nanoseconds} ns") } else { format!("{:.1} µs", nanoseconds as f64 / 1000.0) }
+    match (nanoseconds, nanoseconds as f64) {
+        (0..1000, _) => format!("{nanoseconds} ns"),
+        (1000..1_000_000, float) => format!("{:.1} µs", float / 1e3),
+        (1_000_000..1_000_000_000, float) => format!("{:.1} ms", float / 1e6),
+        (_, float) => format!("{:.1} s", float / 1e9),
+    }
 }
 
 #[cfg(test)]
@@ -38,9 +54,20 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_in_ns_or_in_us() {
+    fn of_nine_values_all_but_the_outermost_are_within_the_noise() {
+        assert_eq!(interval((1..=9).rev().collect()), (2, 8));
+        assert_eq!(interval((1..=8).collect()), (1, 8));
+        assert_eq!(interval((1..=20).collect()), (6, 15));
+        assert_eq!(interval(vec![5]), (5, 5));
+        assert_eq!(interval(vec![]), (0, 0));
+    }
+
+    #[test]
+    fn times_are_told_in_a_unit_that_fits() {
         assert_eq!(time(999), "999 ns");
         assert_eq!(time(1000), "1.0 µs");
         assert_eq!(time(7149), "7.1 µs");
+        assert_eq!(time(12_500_000), "12.5 ms");
+        assert_eq!(time(1_240_000_000), "1.2 s");
     }
 }
