@@ -24,6 +24,8 @@ pub(crate) fn init(wish: &Logging) -> Result<(), Error> {
         .with_target(false)
         .with_ansi(io::stderr().is_terminal() && !no_color)
         .with_writer(io::stderr)
+        // That a line could not be written would be told on standard error too, by a macro that panics where it cannot.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .init();
     Ok(())

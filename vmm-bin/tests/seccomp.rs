@@ -6,12 +6,8 @@ mod common;
 
 use std::path::Path;
 
-use common::{Backend, Driven, Ended, Outboard, on_each_backend, talker};
+use common::{Ended, Outboard};
 use tempfile::TempDir;
-
-on_each_backend! {
-    a_running_vmm_has_no_capability_no_new_privileges_and_a_filter
-}
 
 /// The built-in policy.
 const BUILT_IN: &str = include_str!("../../plugin-runtime/src/seccomp/plugin.policy");
@@ -68,24 +64,4 @@ fn a_bad_policy_is_named_with_its_line_and_token() {
     ended.assert_failure(&["plugin.policy, line 3:", "`TCGETZ`"]);
     let ended = run_shell(&["--seccomp-policy-dir", "/nonexistent"], "exit 0");
     ended.assert_failure(&["/nonexistent/plugin.policy", "No such file or directory"]);
-}
-
-fn a_running_vmm_has_no_capability_no_new_privileges_and_a_filter(backend: Backend) {
-    let vm = Driven::with(backend, &talker(), &["--disable-sandbox"]);
-    let _vcpus = vm.running(&[]);
-    let tasks = format!("/proc/{}/task", vm.running.pid());
-    let tasks: Vec<_> = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path()).collect();
-    assert!(tasks.len() >= 2, "the supervisor and a vCPU: {tasks:?}");
-    for task in tasks {
-        let status = std::fs::read_to_string(task.join("status")).unwrap();
-        let value = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.strip_prefix(":")).unwrap().trim().to_owned()
-        };
-        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            assert_eq!(value(set), "0000000000000000", "{set} of {}", task.display());
-        }
-        assert_eq!((value("NoNewPrivs"), value("Seccomp")), ("1".into(), "2".into()), "{}", task.display());
-    }
-    vm.finish();
 }

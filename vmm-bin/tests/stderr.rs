@@ -1,10 +1,15 @@
 //! What a plugin writes to standard error is logged, and never more than that.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails its test")]
+
 mod common;
 
+use std::fs::File;
+use std::process::Stdio;
 use std::time::Duration;
 
 use common::{BOOTED, Backend, Outboard, in_parallel, on_each_backend, talker};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 on_each_backend! {
     the_last_line_of_a_plugin_that_exits_at_once_is_logged
@@ -13,6 +18,7 @@ on_each_backend! {
     a_flood_does_not_keep_the_guest
     bytes_that_could_steer_a_terminal_are_made_harmless
     a_plugin_may_write_nothing
+    a_vmm_whose_standard_error_takes_nothing_runs_on
 }
 
 fn probe(backend: Backend, steps: &str) -> Outboard {
@@ -65,4 +71,18 @@ fn a_plugin_may_write_nothing(backend: Backend) {
     let ended = probe(backend, "connect exit=0").run();
     ended.assert_success();
     assert_eq!(ended.logged(&["WARN"]), 0, "{ended:#?}");
+}
+
+/// A pipe that nobody reads any more, or a full disk: neither is a reason to end a guest, or to end otherwise than by the
+/// plugin's code.
+fn a_vmm_whose_standard_error_takes_nothing_runs_on(backend: Backend) {
+    let broken_pipe = || Stdio::from(pipe_with(PipeFlags::CLOEXEC).unwrap().1);
+    let full_disk = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    for (steps, code) in [("exit=0", 0), ("exit=3", 1)] {
+        let steps = format!("say=unheard {BOOTED} resume flood=1000 serve=100 print=served {steps}");
+        for stderr in [broken_pipe(), full_disk()] {
+            let ended = Outboard::probe_with(backend, &talker(), &["-vv"], &steps).stderr(stderr).run();
+            assert_eq!((ended.code, &*ended.stdout), (Some(code), &["served".to_owned()][..]), "{ended:#?}");
+        }
+    }
 }

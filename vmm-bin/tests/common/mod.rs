@@ -85,6 +85,8 @@ pub(crate) struct Outboard {
     command: Command,
     script: Option<NamedTempFile>,
     stdin: Stdio,
+    /// Who gets its standard error; `None` for the test.
+    stderr: Option<Stdio>,
     /// Whether the plugin has a jail.
     jailed: bool,
 }
@@ -98,7 +100,7 @@ impl Outboard {
     pub(crate) fn of_program(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(program);
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None, stdin: Stdio::null(), jailed: false }
+        Self { command, script: None, stdin: Stdio::null(), stderr: None, jailed: false }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -180,6 +182,11 @@ impl Outboard {
     /// Gives it `stdin` as standard input, which is empty else.
     pub(crate) fn stdin(self, stdin: impl Into<Stdio>) -> Self {
         Self { stdin: stdin.into(), ..self }
+    }
+
+    /// Gives it `stderr` as standard error, of which the test sees nothing then.
+    pub(crate) fn stderr(self, stderr: impl Into<Stdio>) -> Self {
+        Self { stderr: Some(stderr.into()), ..self }
     }
 
     /// Starts it.

@@ -35,18 +35,21 @@ pub(crate) struct Running {
     stderr: Receiver<String>,
     /// Lines of standard output that were waited for.
     seen: Vec<String>,
+    /// Lines of standard error that were waited for.
+    logged: Vec<String>,
 }
 
 impl Running {
     /// Starts it in a process group of its own.
     pub(super) fn start(mut outboard: Outboard) -> Self {
         let stdin = std::mem::replace(&mut outboard.stdin, Stdio::null());
-        outboard.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let stderr = outboard.stderr.take().unwrap_or_else(Stdio::piped);
+        outboard.command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).process_group(0);
         let started = Instant::now();
         let mut child = leftover::spawn(&mut outboard.command);
         let stdout = lines(child.stdout.take().unwrap());
-        let stderr = lines(child.stderr.take().unwrap());
-        Self { outboard, child, started, stdout, stderr, seen: Vec::new() }
+        let stderr = child.stderr.take().map_or_else(|| lines(std::io::empty()), lines);
+        Self { outboard, child, started, stdout, stderr, seen: Vec::new(), logged: Vec::new() }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -55,8 +58,13 @@ impl Running {
 
     /// Waits until `wanted` is printed.
     pub(crate) fn await_line(&mut self, wanted: &str) {
+        self.await_line_within(wanted, LIMIT);
+    }
+
+    /// [`await_line`](Self::await_line), with as much as `limit` between two lines.
+    pub(crate) fn await_line_within(&mut self, wanted: &str, limit: Duration) {
         loop {
-            match self.stdout.recv_timeout(LIMIT) {
+            match self.stdout.recv_timeout(limit) {
                 Ok(line) => {
                     let found = line == wanted;
                     self.seen.push(line);
@@ -65,6 +73,22 @@ impl Running {
                     }
                 }
                 Err(error) => self.give_up(&format!("{error} waiting for the line {wanted:?}")),
+            }
+        }
+    }
+
+    /// Waits until a line with all of `parts` comes on standard error.
+    pub(crate) fn await_logged(&mut self, parts: &[&str]) {
+        loop {
+            match self.stderr.recv_timeout(LIMIT) {
+                Ok(line) => {
+                    let found = parts.iter().all(|part| line.contains(part));
+                    self.logged.push(line);
+                    if found {
+                        return;
+                    }
+                }
+                Err(error) => self.give_up(&format!("{error} waiting for a line with {parts:?} on standard error")),
             }
         }
     }
@@ -118,7 +142,8 @@ impl Running {
         leftover::assert_none(self.child.id(), &call);
         let mut stdout = std::mem::take(&mut self.seen);
         stdout.extend(rest(&self.stdout).unwrap_or_else(|| panic!("standard output stays open after {call}")));
-        let stderr = rest(&self.stderr).unwrap_or_else(|| panic!("standard error stays open after {call}"));
+        let mut stderr = std::mem::take(&mut self.logged);
+        stderr.extend(rest(&self.stderr).unwrap_or_else(|| panic!("standard error stays open after {call}")));
         assert_eq!(status.signal(), None, "{call} was killed: {stderr:#?}");
         Ended { call, code: status.code(), stdout, stderr, took, cpu_time }
     }
@@ -127,7 +152,7 @@ impl Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
         leftover::kill_all(self.child.id());
-        let stderr: Vec<_> = self.stderr.try_iter().collect();
+        let stderr: Vec<_> = self.logged.drain(..).chain(self.stderr.try_iter()).collect();
         panic!("{problem}: {:?}\nits standard error: {stderr:#?}", self.outboard.command);
     }
 }

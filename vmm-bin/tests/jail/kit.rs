@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
-use crate::common::{Ended, Outboard, example, leftover};
+use crate::common::{Backend, Ended, Outboard, example, leftover};
 
 /// Who runs the VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +25,7 @@ macro_rules! as_each_user {
     ($($test:ident)*) => {
         mod as_root {
             $(#[test] fn $test() {
-                let name = concat!(module_path!(), "::", stringify!($test));
-                if rustix::process::geteuid().is_root() {
-                    super::$test(crate::kit::User::Root);
-                } else {
-                    test_utils::kvm::skipped(name, &"the tests are not root's");
-                }
+                crate::kit::as_root_or_skip(concat!(module_path!(), "::", stringify!($test)), super::$test);
             })*
         }
         mod as_an_ordinary_user {
@@ -43,19 +38,36 @@ pub(crate) use as_each_user;
 /// What [`Host`] keeps secret.
 pub(crate) const SECRET: &str = "secret";
 
+/// Calls `test` as root; it tells of its skip where the tests are not root's.
+pub(crate) fn as_root_or_skip(name: &str, test: impl FnOnce(User)) {
+    if geteuid().is_root() {
+        test(User::Root);
+    } else {
+        test_utils::kvm::skipped(name, &"the tests are not root's");
+    }
+}
+
 /// Nobody, as whom an ordinary user's VMM runs where the tests are root's.
 pub(crate) const NOBODY: u32 = 65534;
 
 /// A directory of the host's, which the jail's user may read and write.
 pub(crate) struct Host {
     user: User,
+    backend: Backend,
+    /// The device that the user opens in place of `/dev/kvm`.
+    kvm_device: Option<PathBuf>,
     directory: TempDir,
 }
 
 impl Host {
-    /// It has a file `secret`, a directory `given` with a file `given`, and an empty one `writable`.
+    /// It has a file `secret`, a directory `given` with a file `given`, and an empty one `writable`. Its VMs run on the mock.
     pub(crate) fn new(user: User) -> Self {
-        let host = Self { user, directory: TempDir::new().unwrap() };
+        Self::on(Backend::Mock, user)
+    }
+
+    /// The same with VMs on `backend`.
+    pub(crate) fn on(backend: Backend, user: User) -> Self {
+        let mut host = Self { user, backend, kvm_device: None, directory: TempDir::new().unwrap() };
         for name in ["", "given", "writable"] {
             let directory = host.path(name);
             fs::create_dir_all(&directory).unwrap();
@@ -65,7 +77,20 @@ impl Host {
             fs::write(host.path(name), text).unwrap();
             fs::set_permissions(host.path(name), Permissions::from_mode(0o666)).unwrap();
         }
+        if backend == Backend::Kvm && user == User::Ordinary && geteuid().is_root() {
+            host.kvm_device = Some(host.make_kvm_device());
+        }
         host
+    }
+
+    /// `/dev/kvm` once more, for everyone.
+    fn make_kvm_device(&self) -> PathBuf {
+        let path = self.path("kvm");
+        let kind = rustix::fs::FileType::CharacterDevice;
+        let number = fs::metadata("/dev/kvm").unwrap().rdev();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, rustix::fs::Mode::RWXU, number).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        path
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -77,7 +102,7 @@ impl Host {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// A call of `outboard run` as the user, on the mock.
+    /// A call of `outboard run` as the user.
     pub(crate) fn run(&self, options: &[&str], plugin: &str, args: &[&str]) -> Outboard {
         let (program, plugin) =
             (self.reachable(Path::new(env!("CARGO_BIN_EXE_outboard"))), self.reachable(&example(plugin)));
@@ -91,8 +116,9 @@ impl Host {
 
     fn run_program(&self, program: &Path, plugin: &Path, options: &[&str], args: &[&str]) -> Outboard {
         let plugin = plugin.to_str().unwrap();
-        let call = ["run", "--hypervisor", "mock", "--plugin", plugin].into_iter();
-        let call = call.chain(options.iter().copied()).chain(["--"]).chain(args.iter().copied());
+        let call = ["run", "--hypervisor", self.backend.name(), "--plugin", plugin].into_iter();
+        let device = self.kvm_device.iter().flat_map(|path| ["--kvm-device", path.to_str().unwrap()]);
+        let call = call.chain(device).chain(options.iter().copied()).chain(["--"]).chain(args.iter().copied());
         // What runs tests may name directories there, which the plugin then would be given.
         let outboard = Outboard::of_program(program, call).without_variable("LD_LIBRARY_PATH");
         if self.user == User::Ordinary && geteuid().is_root() { outboard.run_by(NOBODY) } else { outboard }

@@ -7,6 +7,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod confined;
+mod documented;
 mod ends;
 mod files;
 mod given;
