@@ -19,6 +19,7 @@ mod pausing;
 mod posted_writes;
 mod reservations;
 mod resume;
+mod ring_order;
 mod rings;
 mod start;
 mod system;

@@ -155,7 +155,9 @@ fn every_vcpu_request_has_its_answer(backend: Backend) {
     let msrs = ring.done(&vcpu_request::get_msrs(&[0x10]));
     assert_eq!(msrs.uints(1).len(), 1);
     ring.done(&vcpu_request::set_msrs(&[(0x10, 5)]));
-    ring.done(&vcpu_request::set_cpuid(&[CpuidEntry { function: 1, ..CpuidEntry::default() }]));
+    // Too late for that: it has run.
+    let cpuid = vcpu_request::set_cpuid(&[CpuidEntry { function: 1, ..CpuidEntry::default() }]);
+    assert!(ring.ask(&cpuid).is(Errno::INVAL));
     ring.ask(&vcpu_request::get_hyperv_cpuid());
     assert!(ring.ask(&vcpu_request::enable_capability(1)).is(Errno::INVAL));
     // There is no wait over rings, and what is unknown is told.
@@ -266,7 +268,7 @@ fn a_plugin_that_closes_its_ring_ends_the_vm(backend: Backend) {
             continue;
         }
         ring.memory().wake(closed);
-        driven.obey(&event).assert_success().assert_logged(&["hung up"]);
+        driven.obey(&event).assert_success();
     }
 }
 
@@ -287,10 +289,8 @@ fn a_vcpu_asleep_ends_with_the_vm(backend: Backend) {
     let event = driven.main.descriptor(&request::get_shutdown_eventfd());
     // One of the VMM's threads sleeps until it is answered; the test sleeps until there is something to answer.
     rings[0].expect(kind::WRITE);
-    let waiter = std::thread::spawn(move || {
-        rings[1].expect(kind::WRITE);
-        rings[1].receive()
-    });
+    rings[1].expect(kind::WRITE);
+    let waiter = std::thread::spawn(move || rings[1].receive());
     driven.signal(rustix::process::Signal::TERM);
     assert!(test_utils::raw::readable_within(event.as_fd(), test_utils::raw::LIMIT));
     // It is hung up on after the second that a plugin has.
