@@ -87,6 +87,7 @@
 //! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;
 //! * [`memory`]: sealed memfds;
 //! * [`conformance`]: what any backend must do, run on mock and KVM alike;
+//! * [`fuzz`]: what the fuzz targets do with any bytes, and the saved bytes as tests;
 //! * [`differential`]: generated programs, on which two backends must agree;
 //! * [`raw`]: a client of the plugin protocol that shares no code with this project's library;
 //! * [`wait`]: waiting for something with a limit that fails loudly.
@@ -96,6 +97,7 @@
 pub mod conformance;
 pub mod differential;
 pub mod faults;
+pub mod fuzz;
 pub mod guest;
 pub mod kvm;
 pub mod machine;

@@ -61,6 +61,17 @@ pub(crate) enum Command {
     /// median over rounds of the block's median against that of the first link in the same round. Time on processors is
     /// that of the whole process of the VMM, and of all processes of the plugin's jail.
     Bench(BenchArgs),
+    /// Run random guests under load until something is wrong or the time is up
+    ///
+    /// A round is one VM of eight vCPUs with a plugin process: on KVM and on the mock in turns, over pipes and over rings, in a
+    /// jail or without one. Its guests write, post, read, move strings, and number each step; the plugin sees whether one is
+    /// lost, comes twice, or comes out of order. Meanwhile vCPUs are paused, memory is taken away and given back, lines and
+    /// irqfds interrupt, ranges and connections come and go. Some plugins are killed, some quit, some guests fault. After each
+    /// round this process must hold no more than in the first rounds: descriptors, threads, mappings, memory.
+    ///
+    /// What a round does depends on the seed and the round's number alone. What fails is told with the command that repeats
+    /// its round. At the end it is told how many cases of each kind ran.
+    Soak(SoakArgs),
     /// The plugin of `demo`
     #[command(hide = true)]
     DemoPlugin {
@@ -70,6 +81,16 @@ pub(crate) enum Command {
     /// The plugin of `bench`
     #[command(hide = true)]
     BenchPlugin(PluginArgs),
+    /// The plugin of `soak`
+    #[command(hide = true)]
+    SoakPlugin {
+        /// The soak's seed
+        seed: u64,
+        /// The round's number
+        round: u64,
+        /// The file for its numbers
+        sheet: PathBuf,
+    },
     /// Write the manual pages and the completions of shells
     #[command(hide = true)]
     Generate {
@@ -261,6 +282,22 @@ fn case_with_exits(case: Case) -> Result<Case, &'static str> {
     if case.has_exits() { Ok(case) } else { Err("there is nothing to measure: see --idle") }
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct SoakArgs {
+    /// How long, in minutes, fractions allowed; the round that is under way then is finished
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = minutes)]
+    pub(crate) minutes: f64,
+    /// What all that is random comes from; without it, another each time, which is told
+    #[arg(short, long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// Only the round of this number, from 0; --hypervisor says what it runs on
+    #[arg(long, value_name = "N", requires = "seed", conflicts_with = "minutes")]
+    pub(crate) round: Option<u64>,
+    /// What runs the guests; `auto` takes KVM and the mock in turns, or the mock where there is no KVM
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) hypervisor: Choice,
+}
+
 impl Cli {
     /// Reads the command line.
     ///
@@ -301,6 +338,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(Duration::ZERO) => Err("must be more than 0".into()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        // A year.
+        Ok(minutes) if minutes > 0.0 && minutes <= 525_600.0 => Ok(minutes),
+        _ => Err("not a number of minutes above 0".into()),
     }
 }
 
@@ -450,6 +495,14 @@ mod tests {
         assert_eq!(bench_args("bench --idle 0.5").what(), What::Idle(Duration::from_millis(500)));
         for bad in ["--vcpus 4 --idle 1", "--vcpus 4 --reservations 5", "--vcpus 1", "--case idle"] {
             assert!(parse(&format!("bench {bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_soak_lasts_for_minutes_or_is_one_round_of_a_seed() {
+        assert!(parse("soak --minutes 0.33").is_ok() && parse("soak --seed 1 --round 2").is_ok());
+        for bad in ["--minutes 0", "--minutes nan", "--minutes inf", "--round 2", "--seed 1 --round 2 --minutes 1"] {
+            assert!(parse(&format!("soak {bad}")).is_err(), "{bad}");
         }
     }
 

@@ -16,79 +16,93 @@ use super::vcpu_request::{self, MP, REGS, SREGS};
 use super::{Fields, LIMIT, Message, VcpuAnswer};
 
 /// Bytes of the memfd.
-pub const SIZE: usize = 0x11000;
-/// Bytes of one ring.
+pub const SIZE: usize = 0x19000;
+/// Records that a ring holds.
+pub const SLOTS: u32 = 256;
+/// Bytes of payload that a ring holds.
 pub const CAPACITY: u32 = 0x8000;
-/// Bytes of a header, and what records are filled up to.
-pub const LINE: u32 = 64;
-/// In an index: its owner has closed the ring.
-pub const CLOSED: u32 = 1;
+/// Bytes of a slot.
+pub const SLOT: usize = 64;
+/// Most bytes of payload with one record.
+pub const MAX_FRAGMENT: usize = 0x4000;
 
-/// The words of a ring: `tail`, `head`, `reader_sleeps`, `writer_sleeps`.
+/// Where one ring's words and bytes lie in the memfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Words {
-    /// Where the writer stands.
-    pub tail: usize,
-    /// Where the reader stands.
+pub struct Layout {
+    /// How many records the reader is done with.
     pub head: usize,
-    /// The reader sleeps on `tail`.
+    /// 1 while the reader sleeps.
     pub reader_sleeps: usize,
-    /// The writer sleeps on `head`.
+    /// 1 while the writer sleeps.
     pub writer_sleeps: usize,
+    /// 1 when the VMM has closed the ring.
+    pub closed: usize,
+    /// The slots.
+    pub slots: usize,
+    /// The payload.
+    pub payload: usize,
 }
 
-/// Of the ring to the plugin.
-pub const TO_PLUGIN: Words = Words { tail: 0x80, head: 0x100, reader_sleeps: 0x180, writer_sleeps: 0x200 };
-/// Of the ring to the VMM.
-pub const TO_VMM: Words = Words { tail: 0x280, head: 0x300, reader_sleeps: 0x380, writer_sleeps: 0x400 };
-/// Where the bytes of the ring to the plugin begin.
-pub const BYTES_TO_PLUGIN: usize = 0x1000;
-/// Where those of the ring to the VMM begin.
-pub const BYTES_TO_VMM: usize = 0x9000;
+/// The ring to the plugin.
+pub const TO_PLUGIN: Layout =
+    Layout { head: 0x80, reader_sleeps: 0x100, writer_sleeps: 0x180, closed: 0x200, slots: 0x1000, payload: 0x5000 };
+/// The ring to the VMM.
+pub const TO_VMM: Layout =
+    Layout { head: 0x280, reader_sleeps: 0x300, writer_sleeps: 0x380, closed: 0x400, slots: 0xd000, payload: 0x11000 };
+
+impl Layout {
+    /// The slot of the record after `before` others.
+    pub fn slot(&self, before: u32) -> usize {
+        self.slots + (before % SLOTS) as usize * SLOT
+    }
+}
 
 /// Kinds of records to the plugin.
 pub mod kind {
     /// The vCPU is there.
-    pub const INIT: u32 = 1;
+    pub const INIT: u16 = 1;
     /// The guest reads.
-    pub const READ: u32 = 2;
+    pub const READ: u16 = 2;
     /// The guest writes, and waits.
-    pub const WRITE: u32 = 3;
+    pub const WRITE: u16 = 3;
     /// The guest writes, and does not wait.
-    pub const POSTED: u32 = 4;
+    pub const POSTED: u16 = 4;
     /// A pause.
-    pub const PAUSED: u32 = 5;
+    pub const PAUSED: u16 = 5;
     /// A `VcpuResponse`.
-    pub const ANSWER: u32 = 8;
+    pub const ANSWER: u16 = 8;
     /// To the VMM: run on.
-    pub const RESUME: u32 = 1;
+    pub const RESUME: u16 = 1;
     /// To the VMM: a `VcpuRequest`.
-    pub const REQUEST: u32 = 2;
+    pub const REQUEST: u16 = 2;
 }
 
 /// Flags of a record: an access to memory.
-pub const MMIO: u32 = 1;
+pub const MMIO: u16 = 1;
 /// Flags of a record: which registers follow.
 pub const WITH_REGS: u32 = 2;
 /// As above.
 pub const WITH_SREGS: u32 = 4;
 /// As above.
-pub const WITH_DEBUGREGS: u32 = 8;
+pub const WITH_DEBUGREGS: u16 = 8;
 
-/// A record's header and what follows it.
+/// Flags of a record: the next one goes on with its payload.
+pub const MORE: u16 = 128;
+
+/// A record: a header and what goes with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// Of [`kind`].
-    pub kind: u32,
+    pub kind: u16,
     /// What it brings.
-    pub flags: u32,
+    pub flags: u16,
     /// Bytes of data.
     pub data: u32,
     /// What the kind says.
     pub address: u64,
     /// What the kind says.
     pub words: [u64; 5],
-    /// What follows.
+    /// What goes with it.
     pub payload: Vec<u8>,
 }
 
@@ -118,22 +132,13 @@ impl Record {
         if length <= inline.len() { inline[..length].to_vec() } else { self.payload[..length].to_vec() }
     }
 
-    fn header(&self, payload: u32) -> [u8; LINE as usize] {
-        let mut bytes = Vec::new();
-        for number in [self.kind, self.flags, payload, self.data] {
-            bytes.extend(number.to_le_bytes());
-        }
-        bytes.extend(self.address.to_le_bytes());
-        self.words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
-        bytes.try_into().expect("a line")
-    }
-
-    /// As it lies in the ring: header, payload, and what fills up the line.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.header(self.payload.len() as u32).to_vec();
-        bytes.extend(&self.payload);
-        bytes.resize(bytes.len().next_multiple_of(LINE as usize), 0);
-        bytes
+    /// What its slot holds in place of the stamp: eight longs, the low half of the first being the stamp's; `payload` is the
+    /// length that it claims.
+    pub fn longs(&self, payload: u32) -> [u64; 8] {
+        let first = u64::from(self.kind) << 32 | u64::from(self.flags) << 48;
+        let second = u64::from(payload) | u64::from(self.data) << 32;
+        let [a, b, c, d, e] = self.words;
+        [first, second, self.address, a, b, c, d, e]
     }
 }
 
@@ -210,16 +215,23 @@ impl Drop for RingMemory {
 #[derive(Debug)]
 pub struct VcpuRing {
     memory: RingMemory,
-    /// Where this side stands in the ring to the VMM.
+    /// How many records this side has written.
     written: u32,
-    /// Where this side stands in the ring to the plugin.
+    /// Where the payload of the next one goes: bytes since the beginning.
+    payload_written: u32,
+    /// By slot: where the payload of the record in it ends.
+    ends: Vec<u32>,
+    /// How many records this side has read.
     read: u32,
+    /// Where the payload of the next one is.
+    payload_read: u32,
 }
 
 impl VcpuRing {
     /// Over a memfd that is new.
     pub fn new(memfd: OwnedFd) -> Self {
-        Self { memory: RingMemory::new(memfd), written: 0, read: 0 }
+        let ends = vec![0; SLOTS as usize];
+        Self { memory: RingMemory::new(memfd), written: 0, payload_written: 0, ends, read: 0, payload_read: 0 }
     }
 
     /// The memory.
@@ -227,98 +239,98 @@ impl VcpuRing {
         &self.memory
     }
 
-    /// Where the next record goes, in bytes since the beginning.
+    /// How many records were written.
     pub fn written(&self) -> u32 {
         self.written
     }
 
-    /// Waits until `ready` says so of the word at `index`; false after `limit`.
-    fn wait(&self, index: usize, sleeps: usize, limit: Duration, ready: impl Fn(u32) -> bool) -> bool {
+    /// How many records were read.
+    pub fn read(&self) -> u32 {
+        self.read
+    }
+
+    /// Waits until `ready`, asleep on the word at `sleeps`; false after `limit`.
+    fn wait(&self, sleeps: usize, limit: Duration, ready: impl Fn(&RingMemory) -> bool) -> bool {
         let begun = Instant::now();
-        let word = self.memory.word(index);
+        let word = self.memory.word(sleeps);
         loop {
-            if ready(word.load(Ordering::Acquire)) {
+            if ready(&self.memory) {
                 return true;
             }
             let Some(left) = limit.checked_sub(begun.elapsed()) else { return false };
-            self.memory.word(sleeps).swap(1, Ordering::AcqRel);
-            let seen = word.load(Ordering::Acquire);
-            if !ready(seen) {
+            word.swap(1, Ordering::AcqRel);
+            if !ready(&self.memory) {
                 let left = Timespec::try_from(left).expect("a short time");
-                match futex::wait(word, futex::Flags::empty(), seen, Some(&left)) {
+                match futex::wait(word, futex::Flags::empty(), 1, Some(&left)) {
                     Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
                     Err(errno) => panic!("FUTEX_WAIT: {errno}"),
                 }
             }
-            self.memory.word(sleeps).swap(0, Ordering::AcqRel);
+            word.swap(0, Ordering::AcqRel);
         }
     }
 
     /// Whether there is something to read within `limit`, be it the end.
     pub fn has_record_within(&self, limit: Duration) -> bool {
-        self.wait(TO_PLUGIN.tail, TO_PLUGIN.reader_sleeps, limit, |tail| tail != self.read)
+        let (slot, stamp) = (TO_PLUGIN.slot(self.read), self.read.wrapping_add(1));
+        self.wait(TO_PLUGIN.reader_sleeps, limit, |memory| {
+            memory.word(slot).load(Ordering::Acquire) == stamp
+                || memory.word(TO_PLUGIN.closed).load(Ordering::Acquire) != 0
+        })
     }
 
-    /// Writes these bytes, a multiple of 8, as soon as there is room for them, without looking at what they are.
+    /// Writes eight longs into the next slot, as [`Record::longs`] gives them, without looking at what they are; `payload` goes with
+    /// them, 16 KiB at most.
     ///
     /// # Panics
     ///
     /// If there is no room within [`LIMIT`].
-    pub fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let written = self.written;
-            let room = |head: u32| written.wrapping_sub(head & !CLOSED) < CAPACITY || head & CLOSED != 0;
-            if !room(self.memory.word(TO_VMM.head).load(Ordering::Acquire)) {
-                self.publish();
-                let fits = self.wait(TO_VMM.head, TO_VMM.writer_sleeps, LIMIT, room);
-                assert!(fits, "no room in the ring within {LIMIT:?}");
-            }
-            let at = BYTES_TO_VMM + (self.written % CAPACITY) as usize;
-            let word = u64::from_le_bytes(chunk.try_into().expect("a multiple of 8"));
-            self.memory.long(at).store(word, Ordering::Relaxed);
-            self.written = self.written.wrapping_add(8);
+    pub fn write(&mut self, longs: [u64; 8], payload: &[u8]) {
+        let length = payload.len().next_multiple_of(8) as u32;
+        let has_room = |memory: &RingMemory| {
+            let head = memory.word(TO_VMM.head).load(Ordering::Acquire);
+            let done = self.ends[(head.wrapping_sub(1) % SLOTS) as usize];
+            self.written.wrapping_sub(head) < SLOTS && self.payload_written.wrapping_sub(done) + length <= CAPACITY
+        };
+        assert!(self.wait(TO_VMM.writer_sleeps, LIMIT, has_room), "no room in the ring within {LIMIT:?}");
+        for chunk in payload.chunks(8) {
+            let mut bytes = [0; 8];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            let at = TO_VMM.payload + (self.payload_written % CAPACITY) as usize;
+            self.memory.long(at).store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+            self.payload_written = self.payload_written.wrapping_add(8);
         }
-        self.publish();
+        self.ends[(self.written % SLOTS) as usize] = self.payload_written;
+        let slot = TO_VMM.slot(self.written);
+        for (index, long) in longs.iter().enumerate().skip(1) {
+            self.memory.long(slot + index * 8).store(*long, Ordering::Relaxed);
+        }
+        self.written = self.written.wrapping_add(1);
+        self.memory.long(slot).store(longs[0] | u64::from(self.written), Ordering::Release);
+        self.wake(TO_VMM.reader_sleeps);
     }
 
-    /// Lets the VMM see what was written.
-    fn publish(&self) {
-        self.memory.word(TO_VMM.tail).store(self.written, Ordering::Release);
-        if self.memory.word(TO_VMM.reader_sleeps).fetch_add(0, Ordering::AcqRel) != 0 {
-            self.memory.wake(TO_VMM.tail);
+    /// Wakes the VMM if it sleeps on the word at `sleeps`.
+    fn wake(&self, sleeps: usize) {
+        if self.memory.word(sleeps).fetch_add(0, Ordering::AcqRel) != 0 {
+            self.memory.word(sleeps).swap(0, Ordering::AcqRel);
+            self.memory.wake(sleeps);
         }
     }
 
-    /// Sends a record.
+    /// Sends a record, in as many parts as its payload needs.
     pub fn send(&mut self, record: &Record) {
-        self.write(&record.bytes());
-    }
-
-    /// `count` bytes, at most so many as lie within the ring; `None` where it was closed before.
-    fn take(&mut self, count: u32) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        while (bytes.len() as u32) < count {
-            let read = self.read;
-            let come = self.wait(TO_PLUGIN.tail, TO_PLUGIN.reader_sleeps, LIMIT, |tail| tail != read);
-            assert!(come, "nothing in the ring within {LIMIT:?}");
-            let tail = self.memory.word(TO_PLUGIN.tail).load(Ordering::Acquire);
-            let available = (tail & !CLOSED).wrapping_sub(read);
-            assert!(available <= CAPACITY && available.is_multiple_of(8), "an index of {tail:#x} after {read:#x}");
-            if available == 0 {
-                assert!(bytes.is_empty(), "the end within a record");
-                return None;
-            }
-            for _ in 0..available.min(count - bytes.len() as u32) / 8 {
-                let at = BYTES_TO_PLUGIN + (self.read % CAPACITY) as usize;
-                bytes.extend(self.memory.long(at).load(Ordering::Relaxed).to_le_bytes());
-                self.read = self.read.wrapping_add(8);
-            }
-            self.memory.word(TO_PLUGIN.head).store(self.read, Ordering::Release);
-            if self.memory.word(TO_PLUGIN.writer_sleeps).fetch_add(0, Ordering::AcqRel) != 0 {
-                self.memory.wake(TO_PLUGIN.head);
+        let mut rest = record.payload.as_slice();
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(MAX_FRAGMENT));
+            let flags = record.flags | if later.is_empty() { 0 } else { MORE };
+            let part = Record { flags, payload: Vec::new(), ..record.clone() };
+            self.write(part.longs(now.len() as u32), now);
+            rest = later;
+            if rest.is_empty() {
+                return;
             }
         }
-        Some(bytes)
     }
 
     /// The next record; `None` where the VMM has closed the ring.
@@ -327,15 +339,43 @@ impl VcpuRing {
     ///
     /// If nothing comes within [`LIMIT`].
     pub fn receive(&mut self) -> Option<Record> {
-        let header = self.take(LINE)?;
-        let small = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four"));
-        let large = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight"));
-        let length = small(8);
-        let filled = length.next_multiple_of(LINE);
-        let mut payload = if filled == 0 { Vec::new() } else { self.take(filled).expect("the rest of a record") };
+        let mut record = self.take()?;
+        while record.flags & MORE != 0 {
+            let next = self.take().expect("the rest of a record");
+            record.flags = next.flags;
+            record.payload.extend(next.payload);
+        }
+        Some(record)
+    }
+
+    /// What lies in the next slot.
+    fn take(&mut self) -> Option<Record> {
+        assert!(self.has_record_within(LIMIT), "nothing in the ring within {LIMIT:?}");
+        let slot = TO_PLUGIN.slot(self.read);
+        let longs: Vec<u64> = (0..8).map(|index| self.memory.long(slot + index * 8).load(Ordering::Acquire)).collect();
+        if longs[0] as u32 != self.read.wrapping_add(1) {
+            return None;
+        }
+        let length = longs[1] as u32;
+        assert!(length as usize <= MAX_FRAGMENT, "{length} bytes with one record");
+        let mut payload = Vec::new();
+        for _ in 0..length.div_ceil(8) {
+            let at = TO_PLUGIN.payload + (self.payload_read % CAPACITY) as usize;
+            payload.extend(self.memory.long(at).load(Ordering::Relaxed).to_le_bytes());
+            self.payload_read = self.payload_read.wrapping_add(8);
+        }
         payload.truncate(length as usize);
-        let words = [large(24), large(32), large(40), large(48), large(56)];
-        Some(Record { kind: small(0), flags: small(4), data: small(12), address: large(16), words, payload })
+        self.read = self.read.wrapping_add(1);
+        self.memory.word(TO_PLUGIN.head).store(self.read, Ordering::Release);
+        self.wake(TO_PLUGIN.writer_sleeps);
+        Some(Record {
+            kind: (longs[0] >> 32) as u16,
+            flags: (longs[0] >> 48) as u16,
+            data: (longs[1] >> 32) as u32,
+            address: longs[2],
+            words: longs[3..].try_into().expect("five"),
+            payload,
+        })
     }
 
     /// The next record, of this kind.
@@ -343,7 +383,7 @@ impl VcpuRing {
     /// # Panics
     ///
     /// If another comes, or none.
-    pub fn expect(&mut self, kind: u32) -> Record {
+    pub fn expect(&mut self, kind: u16) -> Record {
         let record = self.receive().expect("a record, not the end");
         assert_eq!(record.kind, kind, "{record:?}");
         record

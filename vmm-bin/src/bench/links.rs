@@ -183,7 +183,7 @@ impl Device {
             Event::Init => Command::Get(StateKind::Sregs),
             Event::State(Ok(State::Sregs(mut sregs))) => {
                 guest::enter_real_mode(&mut sregs);
-                Command::Resume(Resume { regs: Some(guest::regs()), sregs: Some(sregs), ..Resume::default() })
+                Command::Resume(Resume { regs: Some(Box::new(guest::regs())), sregs: Some(sregs), ..Resume::default() })
             }
             Event::Posted { .. } => {
                 self.posts.add();
@@ -206,7 +206,7 @@ impl Device {
         }
     }
 
-    fn resume(&self, regs: Option<kvm_regs>) -> Command {
+    fn resume(&self, regs: Option<Box<kvm_regs>>) -> Command {
         Command::Resume(Resume { data: self.data.into(), regs, ..Resume::default() })
     }
 }

@@ -21,8 +21,10 @@ use crate::{mutated, splitmix};
 
 on_each_backend! {
     scribbling_over_all_of_it_while_the_guest_runs
-    bad_indices_end_the_vm_and_are_named
+    stamps_of_other_records_are_no_records
     bad_records_end_the_vm_and_are_named
+    a_record_without_end_ends_the_vm
+    a_record_of_nothing_without_end_does_not_keep_the_vm
     requests_in_other_clothes_and_changed_at_random
     a_reader_that_lies_about_where_it_is
     sleep_words_that_lie
@@ -61,37 +63,35 @@ fn end_well_or_with_an_error(driven: Driven, what: &dyn std::fmt::Debug) {
     assert!(matches!(ended.code, Some(0 | 1)), "{what:?}: {ended:#?}");
 }
 
-/// Writes something somewhere, which may be nonsense or look like an index or a record.
-fn scribble(memory: &RingMemory, random: &mut u64) {
+/// Writes something somewhere, which may be nonsense or look like a position or a record.
+fn scribble(memory: &RingMemory, written: u32, random: &mut u64) {
     let number = splitmix(random);
     let at = splitmix(random) as usize;
-    let words = [TO_PLUGIN, TO_VMM].map(|words| [words.tail, words.head, words.reader_sleeps, words.writer_sleeps]);
+    let words = [TO_PLUGIN, TO_VMM].map(|ring| [ring.head, ring.reader_sleeps, ring.writer_sleeps, ring.closed]);
     let word = words[at % 2][at / 2 % 4];
     match number % 8 {
         0 => memory.word(at % (SIZE / 4) * 4).store((number >> 8) as u32, Ordering::SeqCst),
         1 => memory.long(at % (SIZE / 8) * 8).store(splitmix(random), Ordering::SeqCst),
         2 => memory.word(word).store((number >> 8) as u32, Ordering::SeqCst),
-        3 => memory.word(word).store((number >> 8) as u32 % (2 * CAPACITY) & !7, Ordering::SeqCst),
-        4 => drop(memory.word(word).fetch_add((number >> 8) as u32 % 2048, Ordering::SeqCst)),
+        3 => memory.word(word).store((number >> 8) as u32 % 3, Ordering::SeqCst),
+        4 => drop(memory.word(word).fetch_add((number >> 8) as u32 % SLOTS, Ordering::SeqCst)),
         5 => drop(memory.word(word).fetch_xor(1 << (number >> 8 & 31), Ordering::SeqCst)),
         _ => {
-            // The header of a record to the VMM, wherever one may begin.
-            let at = 0x9000 + at % (CAPACITY / LINE) as usize * LINE as usize;
-            memory.word(at).store((number >> 8) as u32 % 4, Ordering::SeqCst);
-            memory.word(at + 4).store((number >> 16) as u32 % 16, Ordering::SeqCst);
-            memory.word(at + 8).store((number >> 32) as u32 % 8192, Ordering::SeqCst);
-            memory.word(at + 12).store((number >> 48) as u32, Ordering::SeqCst);
-            let tail = memory.word(TO_VMM.tail);
-            tail.store(
-                (tail.load(Ordering::SeqCst) & !63).wrapping_add(LINE * ((number >> 8) as u32 % 4)),
-                Ordering::SeqCst,
-            );
+            // A record to the VMM, here or near where it expects one.
+            let record = written.wrapping_add(at as u32 % 4);
+            let slot = TO_VMM.slot(record);
+            let (kind, flags) = ((number >> 8) % 4, (number >> 16) & 0xff);
+            let length = if number >> 24 & 3 == 0 { number >> 32 } else { (number >> 32) % 1024 };
+            memory.word(slot + 8).store(length as u32, Ordering::SeqCst);
+            memory.word(slot + 12).store((number >> 48) as u32 % 5000, Ordering::SeqCst);
+            let stamp = u64::from(record.wrapping_add(1));
+            memory.long(slot).store(stamp | kind << 32 | flags << 48, Ordering::SeqCst);
         }
     }
-    [TO_PLUGIN, TO_VMM].iter().for_each(|words| {
-        memory.wake(words.tail);
-        memory.wake(words.head);
-    });
+    for ring in [TO_PLUGIN, TO_VMM] {
+        memory.wake(ring.reader_sleeps);
+        memory.wake(ring.writer_sleeps);
+    }
 }
 
 fn scribbling_over_all_of_it_while_the_guest_runs(backend: Backend) {
@@ -102,55 +102,53 @@ fn scribbling_over_all_of_it_while_the_guest_runs(backend: Backend) {
     in_parallel(0..MACHINES, |seed| {
         let mut random = seed;
         let poll = if seed % 2 == 0 { "0" } else { "1000" };
-        let (driven, mut rings, _event) = talking(backend, &["-c", "2", "--poll-us", poll]);
+        let (driven, rings, _event) = talking(backend, &["-c", "2", "--poll-us", poll]);
+        let mut written = [rings[0].written(), rings[1].written()];
         for round in 0..SCRIBBLES {
-            let ring = &mut rings[round % 2];
-            scribble(ring.memory(), &mut random);
+            let (ring, written) = (&rings[round % 2], &mut written[round % 2]);
+            scribble(ring.memory(), *written, &mut random);
             // Among it, what lets the guest go on.
             if round % 3 == 0 {
-                let at = 0x9000 + (ring.written() % CAPACITY) as usize;
-                ring.memory().word(at).store(kind::RESUME, Ordering::SeqCst);
-                ring.memory().word(TO_VMM.tail).store(ring.written().wrapping_add(LINE), Ordering::SeqCst);
-                ring.memory().wake(TO_VMM.tail);
+                let slot = TO_VMM.slot(*written);
+                (1..8).for_each(|index| ring.memory().long(slot + index * 8).store(0, Ordering::SeqCst));
+                *written = written.wrapping_add(1);
+                let first = u64::from(*written) | u64::from(kind::RESUME) << 32;
+                ring.memory().long(slot).store(first, Ordering::SeqCst);
+                ring.memory().wake(TO_VMM.reader_sleeps);
             }
         }
         end_well_or_with_an_error(driven, &seed);
     });
 }
 
-fn bad_indices_end_the_vm_and_are_named(backend: Backend) {
-    let mut tally = Tally::new(format!("{} bad indices", backend.name()));
-    // What the VMM reads, relative to where the plugin stands: not in words of 8, too far, back.
-    let bad = [2, 4, 7 << 1, CAPACITY + 8, CAPACITY + LINE, 1 << 31, 8_u32.wrapping_neg(), LINE.wrapping_neg()];
-    bad.iter().for_each(|_| tally.count());
-    in_parallel(bad, |distance| {
-        let (driven, ring, event) = at_exit(backend);
-        ring.memory().word(TO_VMM.tail).store(ring.written().wrapping_add(distance), Ordering::SeqCst);
-        ring.memory().wake(TO_VMM.tail);
-        assert!(raw::readable_within(&event, raw::LIMIT), "not told to exit: {distance:#x}");
+fn stamps_of_other_records_are_no_records(backend: Backend) {
+    let mut tally = Tally::new(format!("{} wrong stamps", backend.name()));
+    let (driven, mut ring, _event) = at_exit(backend);
+    let slot = TO_VMM.slot(ring.written());
+    let due = ring.written().wrapping_add(1);
+    for stamp in [0, due - 1, due + 1, due + SLOTS, due.wrapping_sub(SLOTS), due | 1 << 31, u32::MAX] {
+        ring.memory().long(slot).store(u64::from(stamp) | u64::from(u16::MAX) << 32, Ordering::SeqCst);
+        ring.memory().word(TO_VMM.reader_sleeps).store(0, Ordering::SeqCst);
+        ring.memory().wake(TO_VMM.reader_sleeps);
         driven.assert_alive();
-        driven.relay.command("exit 0");
-        driven.end_soon().assert_failure(&["vCPU 0", "relay", "a ring's index jumped"]);
-    });
+        assert!(!ring.has_record_within(Duration::from_millis(2)));
+        tally.count();
+    }
+    ring.resume();
+    ring.expect(kind::READ);
+    driven.finish();
 }
 
 fn bad_records_end_the_vm_and_are_named(backend: Backend) {
     let mut tally = Tally::new(format!("{} bad records", backend.name()));
-    let resume = |flags, data, payload: usize| {
-        Record { kind: kind::RESUME, flags, data, payload: vec![0x11; payload], ..Record::default() }.bytes()
-    };
-    let claims = |length: u32| {
-        let mut bytes = Record { kind: kind::REQUEST, ..Record::default() }.bytes();
-        bytes[8..12].copy_from_slice(&length.to_le_bytes());
-        bytes
-    };
-    let of_kind = |kind| Record { kind, ..Record::default() }.bytes();
-    let mut cases: Vec<(Vec<u8>, &str)> = Vec::new();
-    for kind in [0, 3, 4, 8, 0xff, 1 << 31, u32::MAX] {
-        cases.push((of_kind(kind), "unknown kind"));
+    // What the slot holds, and how many bytes of payload there are.
+    let mut cases: Vec<([u64; 8], usize, &str)> = Vec::new();
+    for kind in [0, 3, 4, 8, 0xff, 1 << 15, u16::MAX] {
+        cases.push((Record { kind, ..Record::default() }.longs(0), 0, "unknown kind"));
     }
-    for length in [0x4_0001, 1 << 31, u32::MAX - 63, u32::MAX] {
-        cases.push((claims(length), "a ring's record of kind 2"));
+    for length in [0x4001, 0x8000, 0x4_0001, 1 << 31, u32::MAX - 63, u32::MAX] {
+        let request = Record { kind: kind::REQUEST, ..Record::default() };
+        cases.push((request.longs(length), 0, "a ring's record of kind 2"));
     }
     for (flags, data, payload) in [
         // More data than an access has; data that is not there; what nobody asked for.
@@ -170,19 +168,42 @@ fn bad_records_end_the_vm_and_are_named(backend: Backend) {
         (WITH_REGS | WITH_SREGS | WITH_DEBUGREGS, 0, 144 + 312),
         (WITH_DEBUGREGS, 41, 128),
     ] {
-        cases.push((resume(flags, data, payload), "a ring's record of kind 1"));
+        let record = Record { kind: kind::RESUME, flags, data, ..Record::default() };
+        cases.push((record.longs(payload as u32), payload, "a ring's record of kind 1"));
     }
     // A request that does not decode.
-    cases.push((Record { kind: kind::REQUEST, payload: vec![0x0b; 3], ..Record::default() }.bytes(), "VcpuRequest"));
+    cases.push((Record { kind: kind::REQUEST, ..Record::default() }.longs(3), 3, "VcpuRequest"));
     cases.iter().for_each(|_| tally.count());
-    in_parallel(cases, |(bytes, named)| {
+    in_parallel(cases, |(longs, payload, named)| {
         let (driven, mut ring, event) = at_exit(backend);
-        ring.write(&bytes);
-        assert!(raw::readable_within(&event, raw::LIMIT), "not told to exit: {bytes:02x?}");
+        ring.write(longs, &vec![0x0b; payload]);
+        assert!(raw::readable_within(&event, raw::LIMIT), "not told to exit: {longs:02x?}");
         driven.assert_alive();
         driven.relay.command("exit 0");
         driven.end_soon().assert_failure(&["vCPU 0", "relay", named]);
     });
+}
+
+/// A record that goes on and on is too long at some time.
+fn a_record_without_end_ends_the_vm(backend: Backend) {
+    let (driven, mut ring, event) = at_exit(backend);
+    let part = Record { kind: kind::REQUEST, flags: MORE, ..Record::default() };
+    for _ in 0..=16 {
+        ring.write(part.longs(0x4000), &[0; 0x4000]);
+    }
+    assert!(raw::readable_within(&event, raw::LIMIT), "not told to exit");
+    driven.relay.command("exit 0");
+    driven.end_soon().assert_failure(&["vCPU 0", "relay", "a ring's record of kind 2"]);
+}
+
+/// Nor does one that goes on with nothing keep the vCPU from its end.
+fn a_record_of_nothing_without_end_does_not_keep_the_vm(backend: Backend) {
+    let (driven, mut ring, _event) = at_exit(backend);
+    let part = Record { kind: kind::REQUEST, flags: MORE, ..Record::default() };
+    for _ in 0..1000 {
+        ring.write(part.longs(0), &[]);
+    }
+    end_well_or_with_an_error(driven, &"nothing without end");
 }
 
 /// Each is answered, or ends the vCPU and with it the VM.
@@ -223,15 +244,16 @@ fn requests_in_other_clothes_and_changed_at_random(backend: Backend) {
 /// The VMM looks where its reader is only when it has no room; then an impossible place is a fault.
 fn a_reader_that_lies_about_where_it_is(backend: Backend) {
     let mut tally = Tally::new(format!("{} readers that lie", backend.name()));
-    // Not in words of 8, ahead of the writer, behind where it began.
-    let lies = [4, CAPACITY * 2, 1 << 31, 8_u32.wrapping_neg()];
+    // Ahead of the writer, far ahead, before the beginning.
+    let lies = [SLOTS * 2, 1 << 20, 1 << 31, u32::MAX];
     lies.iter().for_each(|_| tally.count());
     in_parallel(lies, |lie| {
         let driven = Driven::new(backend, &Program::new().output(0x30, 1).forever());
         let ring = driven.ring(&[request::reserve_posted(IOPORT, 0x30, 1)]);
         let event = driven.main.descriptor(&request::get_shutdown_eventfd());
         ring.memory().word(TO_PLUGIN.head).store(lie, Ordering::SeqCst);
-        ring.memory().wake(TO_PLUGIN.head);
+        ring.memory().word(TO_PLUGIN.writer_sleeps).store(0, Ordering::SeqCst);
+        ring.memory().wake(TO_PLUGIN.writer_sleeps);
         assert!(raw::readable_within(&event, raw::LIMIT), "not told to exit: {lie:#x}");
         driven.assert_alive();
         driven.relay.command("exit 0");
@@ -254,10 +276,10 @@ fn sleep_words_that_lie(backend: Backend) {
             ring.await_access();
             ring.resume();
             // The VMM may have gone to sleep, and its word may say that it has not.
-            ring.memory().wake(TO_VMM.tail);
+            ring.memory().wake(TO_VMM.reader_sleeps);
             ring.await_access();
             ring.answer(&[round]);
-            ring.memory().wake(TO_VMM.tail);
+            ring.memory().wake(TO_VMM.reader_sleeps);
             tally.count();
         }
         driven.signal(Signal::TERM);
@@ -267,7 +289,7 @@ fn sleep_words_that_lie(backend: Backend) {
 
 fn the_memory_can_neither_shrink_nor_grow_and_holes_do_no_harm(backend: Backend) {
     let mut tally = Tally::new(format!("{} holes in rings", backend.name()));
-    for (offset, length) in [(0, SIZE), (0, 0x1000), (0x1000, 0x8000), (0x9000, 0x8000)] {
+    for (offset, length) in [(0, SIZE), (0, 0x1000), (TO_PLUGIN.slots, 0xc000), (TO_VMM.slots, 0xc000)] {
         let (driven, mut ring, _event) = at_exit(backend);
         let memfd = ring.memory().memfd();
         for size in [0, 0x1000, SIZE as u64 - 1, SIZE as u64 + 1, 1 << 20] {
@@ -276,15 +298,10 @@ fn the_memory_can_neither_shrink_nor_grow_and_holes_do_no_harm(backend: Backend)
         assert_eq!(fcntl_add_seals(memfd, SealFlags::WRITE), Err(Errno::PERM));
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         fallocate(memfd, flags, offset as u64, length as u64).unwrap();
-        if offset == 0 {
-            // The indices are zeros now, and go on from there.
-            ring.memory().wake(TO_VMM.tail);
-        } else {
-            // Only bytes that nobody needs any more are gone.
-            assert!(offset == BYTES_TO_PLUGIN || offset == 0x9000);
-            ring.resume();
-            ring.expect(kind::READ);
-        }
+        // Only what nobody needs any more is gone, but for the words, which are zeros now.
+        ring.memory().wake(TO_VMM.reader_sleeps);
+        ring.resume();
+        ring.expect(kind::READ);
         end_well_or_with_an_error(driven, &(offset, length));
         tally.count();
     }
@@ -302,7 +319,7 @@ fn a_plugin_that_dies_is_noticed_asleep_and_looking(backend: Backend) {
         let (driven, mut rings, _event) = talking(backend, &["-c", "2", "--poll-us", poll]);
         for ring in &mut rings {
             match moment {
-                // Before anything was read, in a write, in a read, at half a record.
+                // Before anything was read, in a write, in a read, within a record.
                 0 => {}
                 1 => drop(ring.receive()),
                 2 => {
@@ -311,7 +328,7 @@ fn a_plugin_that_dies_is_noticed_asleep_and_looking(backend: Backend) {
                     ring.resume();
                     ring.await_access();
                 }
-                _ => ring.write(&Record::resume(&[1]).bytes()[..32]),
+                _ => ring.write(Record { kind: kind::REQUEST, flags: MORE, ..Record::default() }.longs(8), &[0; 8]),
             }
         }
         driven.relay.command(how);

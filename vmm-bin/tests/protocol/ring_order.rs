@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use test_utils::guest::Program;
 use test_utils::raw::VcpuRing;
 use test_utils::raw::request::{self, IOPORT, MMIO};
-use test_utils::raw::vcpu_ring::{CAPACITY, TO_PLUGIN, kind};
+use test_utils::raw::vcpu_ring::{SLOTS, TO_PLUGIN, kind};
 use test_utils::wait;
 
 use crate::common::{Backend, Driven, in_parallel, on_each_backend};
@@ -21,7 +21,7 @@ const SYNC_PORT: u16 = 0x10;
 const POSTED_PORT: u16 = 0x30;
 const POSTED_ADDRESS: u16 = 0x9000;
 /// More posted writes than the ring has room for.
-const BURST: u16 = 700;
+const BURST: u16 = 400;
 
 /// What the guest does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +101,12 @@ fn take(ring: &mut VcpuRing, writes: &[Write], number: &mut u32, state: &mut u64
     full
 }
 
-/// Waits until the vCPU sleeps for want of room.
+/// Waits until the vCPU sleeps for want of room, with a record in each slot.
 fn await_full(ring: &VcpuRing) {
     let word = |offset| ring.memory().word(offset).load(Ordering::SeqCst);
+    let last = ring.read().wrapping_add(SLOTS);
     wait::until("the ring is full", || {
-        word(TO_PLUGIN.tail).wrapping_sub(word(TO_PLUGIN.head)) == CAPACITY && word(TO_PLUGIN.writer_sleeps) == 1
+        word(TO_PLUGIN.slot(last.wrapping_sub(1))) == last && word(TO_PLUGIN.writer_sleeps) == 1
     });
 }
 

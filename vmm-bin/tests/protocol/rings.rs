@@ -26,7 +26,6 @@ on_each_backend! {
     long_data_follows_its_header
     pauses_come_over_rings
     posted_writes_come_in_order_and_are_not_answered
-    a_plugin_that_closes_its_ring_ends_the_vm
     what_is_asked_for_beside_a_resume_is_a_fault
     a_vcpu_asleep_ends_with_the_vm
 }
@@ -252,24 +251,6 @@ fn posted_writes_come_in_order_and_are_not_answered(backend: Backend) {
         ring.resume();
     }
     driven.finish();
-}
-
-fn a_plugin_that_closes_its_ring_ends_the_vm(backend: Backend) {
-    let program = Program::new().output(0x10, 1).forever();
-    for closed in [vcpu_ring::TO_VMM.tail, vcpu_ring::TO_PLUGIN.head] {
-        let (driven, mut ring) = one(backend, &program, &[request::reserve(IOPORT, 0x10, 1)]);
-        let event = driven.main.descriptor(&request::get_shutdown_eventfd());
-        ring.expect(kind::WRITE);
-        ring.memory().word(closed).fetch_or(vcpu_ring::CLOSED, std::sync::atomic::Ordering::SeqCst);
-        if closed == vcpu_ring::TO_PLUGIN.head {
-            // Only a write would look there, and only where it had to wait.
-            driven.assert_alive();
-            driven.finish();
-            continue;
-        }
-        ring.memory().wake(closed);
-        driven.obey(&event).assert_success();
-    }
 }
 
 fn what_is_asked_for_beside_a_resume_is_a_fault(backend: Backend) {
