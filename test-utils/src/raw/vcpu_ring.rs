@@ -80,9 +80,9 @@ pub mod kind {
 /// Flags of a record: an access to memory.
 pub const MMIO: u16 = 1;
 /// Flags of a record: which registers follow.
-pub const WITH_REGS: u32 = 2;
+pub const WITH_REGS: u16 = 2;
 /// As above.
-pub const WITH_SREGS: u32 = 4;
+pub const WITH_SREGS: u16 = 4;
 /// As above.
 pub const WITH_DEBUGREGS: u16 = 8;
 

@@ -10,8 +10,7 @@ use rustix::process::Signal;
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_ring::{
-    BYTES_TO_PLUGIN, CAPACITY, LINE, Record, RingMemory, SIZE, TO_PLUGIN, TO_VMM, WITH_DEBUGREGS, WITH_REGS,
-    WITH_SREGS, kind,
+    MORE, Record, RingMemory, SIZE, SLOTS, TO_PLUGIN, TO_VMM, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind,
 };
 use test_utils::raw::{self, VcpuRing};
 
