@@ -96,6 +96,7 @@ complete -c outboard -n "__fish_outboard_using_subcommand bench" -l idle -d 'Mea
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: guest code is interpreted'"
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l jail-cost -d 'Measure what the jail adds to a start and to an exit, over pipes and over rings'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l json -d 'Print a JSON array instead of a table'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s q -l quiet -d 'Tell errors only'

@@ -210,13 +210,19 @@ pub(crate) struct DemoArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Exits in a block, at least
-    #[arg(short = 'n', long, value_name = "N", default_value = "10000", value_parser = value_parser!(u32).range(1..))]
-    pub(crate) exits: u32,
+    /// Exits in a block, at least; 10000, or 2000 with --jail-cost
+    #[arg(short = 'n', long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) exits: Option<u32>,
     /// Blocks of each link that count, after one that warms up
     #[arg(long, value_name = "BLOCKS", default_value = "9", value_parser = value_parser!(u32).range(1..))]
     pub(crate) blocks: u32,
-    /// Starts of a plugin, without a jail and with one; none where cases or links were chosen
+    /// Measure, in place of the table, what the jail adds to a start and to an exit, over pipes and over rings
+    ///
+    /// Plugins with and without a jail are started in turn and take turns with blocks of exits; others without one are
+    /// held against those without, which tells the noise of the measurement.
+    #[arg(long)]
+    pub(crate) jail_cost: bool,
+    /// Starts of a plugin, without a jail and with one; with --jail-cost, in each case. None where cases or links were chosen
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) starts: u32,
     /// What the guest does; without it, each of these. May be given more than once
@@ -229,14 +235,15 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "VMM[,PLUGIN]", value_parser = Pin::parse)]
     pub(crate) pin: Option<Pin>,
     /// Measure, in place of the table, an exit with N reserved ranges against one with a single range
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=131_000).try_map(NonZeroU32::try_from))]
+    #[arg(long, value_name = "N", conflicts_with = "jail_cost",
+          value_parser = value_parser!(u32).range(2..=131_000).try_map(NonZeroU32::try_from))]
     pub(crate) reservations: Option<NonZeroU32>,
     /// Measure, in place of the table, how many exits N vCPUs make together, against 2
-    #[arg(long, value_name = "N", conflicts_with = "reservations",
+    #[arg(long, value_name = "N", conflicts_with_all = ["jail_cost", "reservations"],
           value_parser = value_parser!(u32).range(2..=254).try_map(NonZeroU32::try_from))]
     pub(crate) vcpus: Option<NonZeroU32>,
     /// Measure, in place of the table, what a guest without exits costs, for so long on each link
-    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["reservations", "vcpus"], value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["jail_cost", "reservations", "vcpus"], value_parser = seconds)]
     pub(crate) idle: Option<Duration>,
     /// What runs the guest
     #[arg(long, value_enum, default_value = "auto")]
@@ -257,13 +264,24 @@ pub(crate) enum What {
     Together(NonZeroU32),
     /// No exits for so long.
     Idle(Duration),
+    /// What the jail adds.
+    JailCost,
 }
 
 impl BenchArgs {
     /// What was asked for.
     pub(crate) fn what(&self) -> What {
-        let reservations = self.reservations.map(What::Reservations);
-        reservations.or(self.vcpus.map(What::Together)).or(self.idle.map(What::Idle)).unwrap_or(What::Table)
+        let jail_cost = self.jail_cost.then_some(What::JailCost);
+        jail_cost
+            .or(self.reservations.map(What::Reservations))
+            .or(self.vcpus.map(What::Together))
+            .or(self.idle.map(What::Idle))
+            .unwrap_or(What::Table)
+    }
+
+    /// Exits in a block.
+    pub(crate) fn exits(&self) -> u32 {
+        self.exits.unwrap_or(if self.jail_cost { 2_000 } else { 10_000 })
     }
 }
 
@@ -492,6 +510,7 @@ mod tests {
         assert_eq!(bench_args("bench --case regs --link pipe").what(), What::Table);
         assert_eq!(bench_args("bench --reservations 64").what(), What::Reservations(n));
         assert_eq!(bench_args("bench --vcpus 64").what(), What::Together(n));
+        assert_eq!(bench_args("bench --jail-cost").what(), What::JailCost);
         assert_eq!(bench_args("bench --idle 0.5").what(), What::Idle(Duration::from_millis(500)));
         for bad in ["--vcpus 4 --idle 1", "--vcpus 4 --reservations 5", "--vcpus 1", "--case idle"] {
             assert!(parse(&format!("bench {bad}")).is_err(), "{bad}");

@@ -12,17 +12,6 @@ pub(crate) fn median(mut values: Vec<u64>) -> u64 {
     percentile(&values, 50)
 }
 
-/// From where to where chance moves the median: with a probability of 95 % the median of ever more values lies between these
-/// two (the binomial distribution's interval, approximated). Of fewer than 9 values these are the least and the greatest.
-pub(crate) fn interval(mut values: Vec<u64>) -> (u64, u64) {
-    values.sort_unstable();
-    let count = values.len() as f64;
-    // What is negative becomes 0.
-    let outside = ((count - 1.96 * count.sqrt() - 1.0) / 2.0) as usize;
-    let within = values.get(outside..values.len().saturating_sub(outside)).unwrap_or_default();
-    (within.first().copied().unwrap_or(0), within.last().copied().unwrap_or(0))
-}
-
 /// Nanoseconds for people: `850 ns`, `7.1 µs`, `12.5 ms`, `1.2 s`.
 pub(crate) fn time(nanoseconds: u64) -> String {
     match (nanoseconds, nanoseconds as f64) {
@@ -51,15 +40,6 @@ mod tests {
         assert_eq!(percentile(&hundred, 99), 99);
         assert_eq!(percentile(&hundred, 100), 100);
         assert_eq!(percentile(&[1, 2, 3], 99), 3);
-    }
-
-    #[test]
-    fn of_nine_values_all_but_the_outermost_are_within_the_noise() {
-        assert_eq!(interval((1..=9).rev().collect()), (2, 8));
-        assert_eq!(interval((1..=8).collect()), (1, 8));
-        assert_eq!(interval((1..=20).collect()), (6, 15));
-        assert_eq!(interval(vec![5]), (5, 5));
-        assert_eq!(interval(vec![]), (0, 0));
     }
 
     #[test]

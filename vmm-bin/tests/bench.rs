@@ -15,6 +15,7 @@ on_each_backend! {
     many_reservations_are_measured_against_one
     many_vcpus_are_measured_against_two
     idle_guests_cost_next_to_nothing
+    what_the_jail_costs_is_told_for_a_start_and_for_each_case_on_each_transport
 }
 
 const CASES: [&str; 5] = ["sync-write", "sync-read", "regs", "regs-read", "posted"];
@@ -103,4 +104,21 @@ fn idle_guests_cost_next_to_nothing(backend: Backend) {
             assert!(row[side].as_f64().unwrap() < 20.0, "{row}");
         }
     }
+}
+
+fn what_the_jail_costs_is_told_for_a_start_and_for_each_case_on_each_transport(backend: Backend) {
+    let args = ["--jail-cost", "--json"];
+    let rows: Vec<Value> = serde_json::from_str(&bench(backend, &args).stdout.concat()).unwrap();
+    let pairs: Vec<_> = rows.iter().map(|row| (text(row, "case"), text(row, "transport"))).collect();
+    let over = |transport| ["sync-write", "sync-read"].map(|case| (case, transport));
+    assert_eq!(pairs, [&[("start", "")][..], &over("pipe"), &over("ring")].concat());
+    for row in &rows {
+        assert!(row["unjailed_ns"].as_u64().unwrap() > 0 && row["jailed_ns"].as_u64().unwrap() > 0, "{row}");
+        for estimate in [&row["ratio"], &row["control_ratio"], &row["added_ns"]] {
+            let [low, median, high] = ["low", "median", "high"].map(|of| estimate[of].as_f64().unwrap());
+            assert!(low <= median && median <= high, "{row}");
+        }
+    }
+    let table = bench(backend, &["--jail-cost"]).stdout.join("\n");
+    assert!(table.contains("control") && table.lines().count() > rows.len(), "{table}");
 }

@@ -212,7 +212,7 @@ impl Device {
 }
 
 /// The jail in which plugins run by default.
-fn jail() -> Result<Sandbox, Failure> {
+pub(super) fn jail() -> Result<Sandbox, Failure> {
     Ok(Sandbox::Jail(Box::new(JailConfig::with_filter()?)))
 }
 

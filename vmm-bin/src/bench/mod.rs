@@ -1,8 +1,11 @@
 //! `outboard bench`: what an exit costs on each way to the one who answers it.
 
 mod contest;
+mod estimate;
 pub(crate) mod guest;
 mod idle;
+mod jail_cost;
+mod jail_report;
 pub(crate) mod links;
 mod meter;
 pub(crate) mod plugin;
@@ -19,13 +22,14 @@ use crate::cli::{BenchArgs, What};
 use crate::error::Error;
 use contest::{Contender, Rules};
 use guest::Case;
+use jail_cost::Amount;
 use links::{Link, Setup};
 use report::{Named, Row};
 
 /// Measures what was asked for and prints what came out.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let backend = Backend::open(args.hypervisor)?;
-    let rules = Rules { exits: args.exits as usize, blocks: args.blocks as usize, cores: args.pin.map(|pin| pin.0) };
+    let rules = Rules { exits: args.exits() as usize, blocks: args.blocks as usize, cores: args.pin.map(|pin| pin.0) };
     let report = match args.what() {
         What::Table => rows_told(&table(args, &backend, rules)?, args.json),
         What::Reservations(count) => rows_told(&reservations(args, count, &backend, rules)?, args.json),
@@ -33,6 +37,15 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
             let case = args.case.first().copied().unwrap_or(Case::SyncWrite);
             let rates = together::measure(&of_plugins(args), case, vcpus, &backend, rules)?;
             if args.json { report::json(&rates) } else { together::table(&rates) }
+        }
+        What::JailCost => {
+            let Rules { exits, blocks, .. } = rules;
+            let starts = args.starts as usize;
+            tracing::info!(
+                "jail's cost: {starts} times one process of each kind, {blocks} blocks of {exits} exits of each"
+            );
+            let rows = jail_cost::measure(&backend, &Amount { exits, blocks: blocks + 1, starts })?;
+            if args.json { report::json(&rows) } else { jail_report::table(&rows) }
         }
         What::Idle(time) => {
             let idle = idle::measure(&of_plugins(args), &backend, time)?;

@@ -7,6 +7,7 @@ use std::thread;
 use clap::Args;
 use hypervisor::kvm_mp_state;
 use plugin_sdk::{AddressSpace, Connection, Event, MemoryFlags, State, Vcpu};
+use rustix::process::setsid;
 
 use super::guest::{self, Case, Posts};
 use super::links;
@@ -27,12 +28,18 @@ pub(crate) struct PluginArgs {
     /// The processor to keep to
     #[arg(long)]
     core: Option<usize>,
+    /// Leave the session
+    #[arg(long)]
+    own_session: bool,
 }
 
 /// What `outboard bench-plugin` does, started by the VMM.
 pub(crate) fn run(args: PluginArgs) -> Result<(), Error> {
     if let Some(core) = args.core {
         processes::pin_this_thread(&[core])?;
+    }
+    if args.own_session {
+        setsid().map_err(|errno| Error::system("making a session")(errno.into()))?;
     }
     let case = args.case;
     let mut vm = Connection::from_env()?;

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use super::estimate::Estimate;
 use super::processes::Spent;
-use crate::statistics::{interval, median, percentile, time};
+use crate::statistics::{median, percentile, time};
 
 /// What a ratio to a bare exit must be read with.
 const NOTE: &str = "\
@@ -33,34 +34,13 @@ impl Times {
     }
 
     /// How many a second, where a sample is one of them.
-    pub(super) fn per_second(&self) -> Noisy<u64> {
-        Noisy::of(self.medians().into_iter().map(|nanoseconds| 1_000_000_000 / nanoseconds.max(1)).collect())
+    pub(super) fn per_second(&self) -> Estimate {
+        Estimate::of(self.medians().into_iter().map(|nanoseconds| 1e9 / nanoseconds.max(1) as f64).collect())
     }
 
     /// The middle of each block.
     fn medians(&self) -> Vec<u64> {
         self.blocks.iter().cloned().map(median).collect()
-    }
-}
-
-/// A value, and the interval in which noise moved it from block to block.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Noisy<T> {
-    pub(super) median: T,
-    pub(super) low: T,
-    pub(super) high: T,
-}
-
-impl Noisy<u64> {
-    fn of(values: Vec<u64>) -> Self {
-        let (low, high) = interval(values.clone());
-        Self { median: median(values), low, high }
-    }
-
-    /// From thousandths.
-    fn thousandths(self) -> Noisy<f64> {
-        let whole = |value| value as f64 / 1000.0;
-        Noisy { median: whole(self.median), low: whole(self.low), high: whole(self.high) }
     }
 }
 
@@ -70,9 +50,9 @@ pub(super) struct Row {
     case: String,
     link: &'static str,
     /// Of the blocks' medians.
-    ns: Noisy<u64>,
+    ns: Estimate,
     p99_ns: u64,
-    ratio: Noisy<f64>,
+    ratio: Estimate,
     /// What the ratio is to.
     ratio_to: String,
     /// What a ratio to a bare exit must be read with.
@@ -102,7 +82,7 @@ fn row(named: &Named<'_>, base: &Times, base_name: &str) -> Row {
     Row {
         case: named.case.clone(),
         link: named.link,
-        ns: Noisy::of(named.times.medians()),
+        ns: Estimate::of(named.times.medians().into_iter().map(|median| median as f64).collect()),
         p99_ns: percentile(&all, 99),
         ratio: ratio(named.times, base),
         ratio_to: base_name.to_owned(),
@@ -114,26 +94,23 @@ fn row(named: &Named<'_>, base: &Times, base_name: &str) -> Row {
 }
 
 /// The quotients of the medians of blocks of the same round: what slows a whole round down slows both.
-pub(super) fn ratio(times: &Times, base: &Times) -> Noisy<f64> {
-    let thousandths = |(block, base): (u64, u64)| {
-        let base = base.max(1);
-        (block * 1000 + base / 2) / base
-    };
-    Noisy::of(times.medians().into_iter().zip(base.medians()).map(thousandths).collect()).thousandths()
+pub(super) fn ratio(times: &Times, base: &Times) -> Estimate {
+    let quotient = |(block, base): (u64, u64)| block as f64 / base.max(1) as f64;
+    Estimate::of(times.medians().into_iter().zip(base.medians()).map(quotient).collect())
 }
 
 /// For people.
 pub(super) fn table(rows: &[Row]) -> String {
     let mut table = line(["case", "link", "median", "noise", "p99", "ratio", "noise", "VMM", "plugin"]);
     for row in rows {
-        let Noisy { median, low, high } = row.ns;
+        let [median, low, high] = [row.ns.median, row.ns.low, row.ns.high].map(|nanoseconds| time(nanoseconds as u64));
         let ratio = |value: f64| format!("{value:.2}{}", if row.caveat.is_some() { "*" } else { "" });
         let cpu = |seconds: Option<f64>| seconds.map(|seconds| time((seconds * 1e9) as u64)).unwrap_or_default();
         table += &line([
             &row.case,
             row.link,
-            &time(median),
-            &format!("{} - {}", time(low), time(high)),
+            &median,
+            &format!("{low} - {high}"),
             &time(row.p99_ns),
             &ratio(row.ratio.median),
             &format!("{:.2} - {:.2}", row.ratio.low, row.ratio.high),
@@ -192,7 +169,7 @@ mod tests {
     #[test]
     fn a_median_is_that_of_the_blocks_and_p99_that_of_all_exits() {
         let row = &example()[1];
-        assert_eq!((row.ns, row.p99_ns), (Noisy { median: 12_000, low: 12_000, high: 24_000 }, 24_000));
+        assert_eq!((row.ns, row.p99_ns), (Estimate { median: 12_000.0, low: 12_000.0, high: 24_000.0 }, 24_000));
     }
 
     #[test]
@@ -213,7 +190,7 @@ sync-write  pipe              12.0 µs    12.0 µs - 24.0 µs    24.0 µs   15.0
         let expected = serde_json::json!({
             "case": "sync-write",
             "link": "pipe",
-            "ns": { "median": 12000, "low": 12000, "high": 24000 },
+            "ns": { "median": 12000.0, "low": 12000.0, "high": 24000.0 },
             "p99_ns": 24000,
             "ratio": { "median": 15.0, "low": 15.0, "high": 15.0 },
             "ratio_to": "bare",

@@ -6,9 +6,10 @@ use std::num::NonZeroU32;
 use serde::Serialize;
 
 use super::contest::{Contender, Rules, hold};
+use super::estimate::Estimate;
 use super::guest::Case;
 use super::links::{Link, Setup};
-use super::report::{Noisy, Times, ratio};
+use super::report::{Times, ratio};
 use crate::backend::Backend;
 use crate::error::Error;
 
@@ -22,9 +23,9 @@ const MOST_OVER_PIPES: u32 = 16;
 pub(super) struct Rate {
     link: &'static str,
     vcpus: u32,
-    exits_per_second: Noisy<u64>,
+    exits_per_second: Estimate,
     /// How many times as many as `FEW` vCPUs make.
-    ratio_to_2_vcpus: Noisy<f64>,
+    ratio_to_2_vcpus: Estimate,
     vmm_cpu_s: Option<f64>,
     plugin_cpu_s: Option<f64>,
 }
@@ -67,11 +68,11 @@ pub(super) fn table(rates: &[Rate]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             table,
-            "{:<14}  {:>5}  {:>8}  {:>15}  {:>5.2}  {:>11}  {:>7}  {:>7}",
+            "{:<14}  {:>5}  {:>8.0}  {:>15}  {:>5.2}  {:>11}  {:>7}  {:>7}",
             rate.link,
             rate.vcpus,
             exits.median,
-            format!("{} - {}", exits.low, exits.high),
+            format!("{:.0} - {:.0}", exits.low, exits.high),
             ratio.median,
             format!("{:.2} - {:.2}", ratio.low, ratio.high),
             cpu(rate.vmm_cpu_s),
@@ -96,7 +97,7 @@ mod tests {
         };
         let (few, many) = (times(10_000), times(5000));
         let rates = [rate(Link::RingSleep, FEW, &few, &few), rate(Link::RingSleep, NonZeroU32::MAX, &many, &few)];
-        assert_eq!((rates[0].exits_per_second.median, rates[1].exits_per_second.median), (100_000, 200_000));
+        assert_eq!((rates[0].exits_per_second.median, rates[1].exits_per_second.median), (100_000.0, 200_000.0));
         assert_eq!((rates[0].ratio_to_2_vcpus.median, rates[1].ratio_to_2_vcpus.median), (1.0, 2.0));
         let table = table(&rates);
         let lines: Vec<&str> = table.lines().map(str::trim_end).take(2).collect();
