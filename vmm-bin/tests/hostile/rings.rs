@@ -208,11 +208,12 @@ fn a_record_of_nothing_without_end_does_not_keep_the_vm(backend: Backend) {
 
 /// Each is answered, or ends the vCPU and with it the VM.
 fn requests_in_other_clothes_and_changed_at_random(backend: Backend) {
-    let mut cases: Vec<_> = vcpu_requests().iter().flat_map(in_other_clothes).collect();
+    // Pipes carry all of these; the rings' part in it is small.
+    let mut cases: Vec<_> = vcpu_requests().iter().flat_map(in_other_clothes).step_by(4).collect();
     let mut random = 0x7269_6e67_u64;
     let requests = vcpu_requests();
     let change = |_| mutated(requests[splitmix(&mut random) as usize % requests.len()].as_bytes(), &mut random);
-    cases.extend((0..200).map(change));
+    cases.extend((0..80).map(change));
     let mut tally = Tally::new(format!("{} requests over rings in other clothes", backend.name()));
     cases.iter().for_each(|_| tally.count());
     // One VM takes all, a new one each time one has ended.
