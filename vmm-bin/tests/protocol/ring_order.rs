@@ -89,7 +89,7 @@ fn take(ring: &mut VcpuRing, writes: &[Write], number: &mut u32, state: &mut u64
             *number += 1;
             let record = ring.expect(kind);
             assert_eq!((record.address, record.data()), (address.into(), number.to_le_bytes().to_vec()), "{write:?}");
-            if *write == Write::Burst && index == 0 && random(state) % 3 != 0 {
+            if *write == Write::Burst && index == 0 && !random(state).is_multiple_of(3) {
                 await_full(ring);
                 full += 1;
             }
