@@ -11,7 +11,7 @@ use test_utils::{Io, Program, Seen, TestMachine, memory};
 /// Runs `test` on the mock, and on KVM where it is there.
 fn on_both(name: &str, test: impl Fn(&dyn Hypervisor)) {
     test(&hypervisor::mock::Mock::guest_code());
-    if let Some(kvm) = kvm_or_skip(name) {
+    if let Some(kvm) = kvm_or_skip(&format!("machine::{name}, the half for KVM")) {
         test(&kvm);
     }
 }

@@ -9,7 +9,7 @@ use arbitrary::Unstructured;
 use plugin_proto::limits::MAX_STRING_DATA;
 use plugin_proto::ring::{
     Body, DEBUG_REGS_BYTES, Direction, Fault, Flags, Header, MAX_PAYLOAD, Mapping, Outgoing, REGS_BYTES, Reader, SIZE,
-    SREGS_BYTES, ToPlugin, ToVmm, Waiter, Writer,
+    SLOTS_OFFSET, SREGS_BYTES, ToPlugin, ToVmm, Waiter, Writer,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
@@ -19,6 +19,8 @@ use super::{bytes, number};
 const MOST: usize = 200;
 /// Bytes at the beginning of the memory where the indices are.
 const WORDS: u64 = 0x480;
+/// Bytes of the slots that an input comes to.
+const SLOTS_BEGUN: u64 = 64 * 64;
 
 /// Writes, reads and scribbles. As long as nobody has scribbled, records come out as they went in.
 pub fn rings(data: &[u8]) {
@@ -44,7 +46,7 @@ struct Ring {
     writer: Writer,
     reader: Reader,
     /// Kind and payload of what was written and not read; `None` once there is no telling.
-    queue: Option<VecDeque<(u32, Vec<u8>)>>,
+    queue: Option<VecDeque<(u16, Vec<u8>)>>,
 }
 
 /// Gives up where it would have to sleep.
@@ -74,7 +76,7 @@ impl Ring {
 
     fn write_message(&mut self, input: &mut Unstructured<'_>) {
         let message = bytes(input);
-        self.write(&Outgoing::message(ToVmm::Request as u32, message), message.to_vec());
+        self.write(&Outgoing::message(ToVmm::Request as u16, message), message.to_vec());
     }
 
     fn write_body(&mut self, input: &mut Unstructured<'_>) {
@@ -87,7 +89,7 @@ impl Ring {
             sregs: (parts & 2 != 0).then_some(&sregs),
             debug_regs: (parts & 4 != 0).then_some(&debug_regs),
         };
-        let record = Outgoing::with_body(Header { kind: ToVmm::Resume as u32, ..Header::default() }, body);
+        let record = Outgoing::with_body(Header { kind: ToVmm::Resume as u16, ..Header::default() }, body);
         let mut payload = if body.data.len() > 40 { body.data.to_vec() } else { Vec::new() };
         payload.resize(payload.len().next_multiple_of(8), 0);
         payload.extend(body.regs.iter().flat_map(|part| part.iter()));
@@ -131,19 +133,23 @@ impl Ring {
     fn scribble(&mut self, input: &mut Unstructured<'_>) {
         let (place, value): (u16, u64) = (number(input), number(input));
         // Most of them where they hurt.
-        let (end, value) = if place & 1 == 0 { (WORDS, value & 0xffff_ffff) } else { (SIZE as u64, value) };
-        let offset = u64::from(place >> 1) * 8 % end;
+        let (start, length, value) = match place & 3 {
+            0 => (0, WORDS, value & 0xffff_ffff),
+            1 => (SLOTS_OFFSET as u64, SLOTS_BEGUN, value),
+            2 => ((SLOTS_OFFSET + SIZE) as u64 / 2, SLOTS_BEGUN, value),
+            _ => (0, SIZE as u64, value),
+        };
+        let offset = start + u64::from(place >> 2) * 8 % length;
         rustix::io::pwrite(&self.memfd, &value.to_ne_bytes(), offset).unwrap();
         self.queue = None;
     }
 
     fn look_or_close(&mut self, input: &mut Unstructured<'_>) {
         if number::<u8>(input) & 0xf == 0 {
-            self.mapping.close_by_vmm();
+            self.mapping.close();
             self.queue = None;
         } else {
-            let is_closed = self.reader.is_closed();
-            assert!(!is_closed || self.queue.is_none());
+            assert!(!self.mapping.is_closed() || self.queue.is_none());
         }
     }
 }

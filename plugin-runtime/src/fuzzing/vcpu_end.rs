@@ -37,7 +37,7 @@ impl VcpuEnd {
             Self::Pipes(pipes) => {
                 let _ = rustix::io::write(&pipes.write, request);
             }
-            Self::Ring(ring) => ring.send(&Outgoing::message(ToVmm::Request as u32, request)),
+            Self::Ring(ring) => ring.send(&Outgoing::message(ToVmm::Request as u16, request)),
         }
     }
 

@@ -225,7 +225,10 @@ impl Stage {
             rsp: u64::from(DATA) - STACK * vcpu as u64,
             ..Default::default()
         };
-        self.send(vcpu, Command::Resume(Resume { regs: Some(regs), sregs: Some(sregs), ..Resume::default() }));
+        self.send(
+            vcpu,
+            Command::Resume(Resume { regs: Some(Box::new(regs)), sregs: Some(sregs), ..Resume::default() }),
+        );
     }
 
     fn event(&self, vcpu: usize) -> Event {

@@ -6,6 +6,7 @@
 
 mod layout;
 mod model;
+mod patience;
 mod plan;
 pub(crate) mod plugin;
 mod processes;
@@ -30,6 +31,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::backend::{Backend, Choice};
 use crate::cli::SoakArgs;
 use crate::error::Error;
+use patience::Patience;
 use plan::Plan;
 use processes::Resources;
 use report::{Report, say};
@@ -144,7 +146,7 @@ impl Flat {
     /// What is wrong after a round.
     fn check(&mut self, report: &mut Report) -> Result<Option<String>, Error> {
         let look = || Resources::now().map_err(Error::system("looking at what this process holds"));
-        let begun = Instant::now();
+        let mut patience = Patience::new(SETTLE);
         self.rounds += 1;
         loop {
             let now = look()?;
@@ -156,7 +158,7 @@ impl Flat {
                 report.hold(now);
                 return Ok(None);
             }
-            if begun.elapsed() > SETTLE {
+            if patience.is_over() {
                 let most = self.most;
                 let child = if child { ", and a child is left" } else { "" };
                 return Ok(Some(format!("more is held than the {most} of the first rounds: {now}{child}")));

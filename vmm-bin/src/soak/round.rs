@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use plugin_runtime::jail::{JailConfig, Mount};
 use plugin_runtime::{Config, Error as VmError, PluginCommand, Sandbox};
 
+use super::patience::{Patience, SLICE};
 use super::plan::{Ending, Plan};
 use super::plugin::{COMPLAINS, TOLD};
 use super::processes;
@@ -20,8 +21,8 @@ use crate::error::Error;
 const SHEET_IN_JAIL: &str = "/sheet";
 /// Longer than the plugin waits for anything, so that it is the one to complain, who knows more.
 const LIMIT: Duration = Duration::from_secs(120);
-/// How long a plugin may hold an exit.
-const EXIT_LIMIT: Duration = Duration::from_secs(60);
+/// How long a plugin may hold an exit: longer than a machine is asleep while tests are run.
+const EXIT_LIMIT: Duration = Duration::from_secs(600);
 /// How often it is looked whether a plugin can be killed.
 const LOOK: Duration = Duration::from_millis(1);
 /// The signal that kills.
@@ -76,19 +77,17 @@ impl Round<'_> {
 
     /// The end, or what is known of it if there is none in time. Kills the plugin if that is planned.
     fn await_end(&self, ends: &Receiver<End>) -> Result<Option<End>, Error> {
-        let begun = Instant::now();
+        let mut patience = Patience::new(LIMIT);
         let mut killing = match self.plan.ending {
             Ending::Killed { running, after } => Some(Killing { running, after, since: None }),
             _ => None,
         };
         loop {
-            let left = LIMIT.saturating_sub(begun.elapsed());
-            let patience = if killing.is_some() { LOOK.min(left) } else { left };
-            match ends.recv_timeout(patience) {
+            match ends.recv_timeout(if killing.is_some() { LOOK } else { SLICE }) {
                 Ok(end) => return Ok(Some(end)),
                 // A panic, which joining tells.
                 Err(RecvTimeoutError::Disconnected) => return Ok(Some(Ok(()))),
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if patience.is_over() => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if let Some(due) = &mut killing

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use plugin_sdk::Connection;
 
 use super::layout::VCPUS;
+use super::patience::Patience;
 use super::plan::{Ending, Plan};
 use super::tally::{Counters, Sheet};
 use crate::error::{Error, Failure};
@@ -71,8 +72,7 @@ fn work(plan: &Plan, counters: &Arc<Counters>, sheet: &Sheet) -> Result<i32, Fai
     });
     vm.start()?;
     let threads = disturb::start(disturbers, &shared);
-    let begun = Instant::now();
-    let mut progress = Progress { done: [false; VCPUS], begun };
+    let mut progress = Progress { done: [false; VCPUS], begun: Instant::now(), patience: Patience::new(LIMIT) };
     match plan.ending {
         Ending::Quits { code, after } => progress.quit(&heard, &shared, sheet, after).map(|told| told.unwrap_or(code)),
         Ending::Killed { .. } => progress.listen(&heard, &shared, sheet, |_| false).map(|_| TOLD),
@@ -107,6 +107,7 @@ fn work(plan: &Plan, counters: &Arc<Counters>, sheet: &Sheet) -> Result<i32, Fai
 struct Progress {
     done: [bool; VCPUS],
     begun: Instant,
+    patience: Patience,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,8 +176,8 @@ impl Progress {
         }
     }
 
-    fn check_time(&self, what: &str) -> Result<(), Failure> {
-        if self.begun.elapsed() < LIMIT {
+    fn check_time(&mut self, what: &str) -> Result<(), Failure> {
+        if !self.patience.is_over() {
             return Ok(());
         }
         let left: Vec<_> = (0..VCPUS).filter(|vcpu| !self.done[*vcpu]).collect();

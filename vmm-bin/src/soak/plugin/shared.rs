@@ -10,6 +10,7 @@ use plugin_sdk::{GuestMemory, PAGE_SIZE};
 
 use crate::error::Failure;
 use crate::soak::layout::{self, VCPUS};
+use crate::soak::patience::{Patience, SLICE};
 use crate::soak::plan::Plan;
 use crate::soak::tally::Counters;
 
@@ -103,8 +104,14 @@ impl Shared {
     /// Waits until `condition` holds.
     pub(super) fn wait(&self, what: &str, condition: impl Fn(&State) -> bool) -> Result<(), Failure> {
         let mut state = self.state.lock();
-        let timed_out = self.changed.wait_while_for(&mut state, |state| !condition(state), LIMIT).timed_out();
-        if timed_out { Err(format!("waited {LIMIT:?} in vain until {what}: {state:?}").into()) } else { Ok(()) }
+        let mut patience = Patience::new(LIMIT);
+        while !condition(&state) {
+            if patience.is_over() {
+                return Err(format!("waited {LIMIT:?} in vain until {what}: {state:?}").into());
+            }
+            self.changed.wait_for(&mut state, SLICE);
+        }
+        Ok(())
     }
 
     /// Notes that a line is about to be raised: how often it was then.
