@@ -67,7 +67,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__bench)
-            opts="-n -v -q -h --exits --blocks --starts --hypervisor --json --verbose --quiet --help"
+            opts="-n -v -q -h --exits --blocks --jail-cost --starts --hypervisor --json --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

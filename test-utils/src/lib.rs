@@ -83,6 +83,8 @@
 //! # What else is here
 //!
 //! * [`machine`]: the machine of above, also with several vCPUs, on KVM, or with a script of exits in place of code;
+//! * [`fake`]: a plugin whose brain is the test;
+//! * [`faults`]: the Nth operation of a backend, or the Nth system call, fails with a chosen errno;
 //! * [`guest`]: programs that are machine code and mock script in one;
 //! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;
 //! * [`memory`]: sealed memfds;
@@ -90,12 +92,14 @@
 //! * [`fuzz`]: what the fuzz targets do with any bytes, and the saved bytes as tests;
 //! * [`differential`]: generated programs, on which two backends must agree;
 //! * [`raw`]: a client of the plugin protocol that shares no code with this project's library;
+//! * [`resources`]: what a process holds, for tests that nothing leaks;
 //! * [`wait`]: waiting for something with a limit that fails loudly.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
 
 pub mod conformance;
 pub mod differential;
+pub mod fake;
 pub mod faults;
 pub mod fuzz;
 pub mod guest;
@@ -103,6 +107,7 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod raw;
+pub mod resources;
 pub mod wait;
 
 pub use guest::Program;

@@ -79,6 +79,9 @@ pub(crate) enum Command {
     BenchPlugin {
         /// What the guest does
         case: Case,
+        /// Leave the session
+        #[arg(long)]
+        own_session: bool,
     },
     /// The plugin of `soak`
     #[command(hide = true)]
@@ -209,13 +212,19 @@ pub(crate) struct DemoArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Exits in a block
-    #[arg(short = 'n', long, value_name = "N", default_value = "20000", value_parser = value_parser!(u32).range(1..))]
-    pub(crate) exits: u32,
+    /// Exits in a block; 20000, or 2000 with --jail-cost
+    #[arg(short = 'n', long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) exits: Option<u32>,
     /// Blocks of each link, at least 2: the first warms up and does not count
     #[arg(long, value_name = "BLOCKS", default_value = "9", value_parser = value_parser!(u32).range(2..))]
     pub(crate) blocks: u32,
-    /// Starts of a plugin, without a jail and with one
+    /// Measure what the jail adds to a start and to an exit, over pipes and over rings
+    ///
+    /// Plugins with and without a jail are started in turn and take turns with blocks of exits; others without one are
+    /// held against those without, which tells the noise of the measurement.
+    #[arg(long)]
+    pub(crate) jail_cost: bool,
+    /// Starts of a plugin, without a jail and with one; with --jail-cost, in each case
     #[arg(long, value_name = "N", default_value = "20", value_parser = value_parser!(u32).range(1..))]
     pub(crate) starts: u32,
     /// What runs the guest
@@ -224,6 +233,13 @@ pub(crate) struct BenchArgs {
     /// Print a JSON array instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl BenchArgs {
+    /// Exits in a block.
+    pub(crate) fn exits(&self) -> u32 {
+        self.exits.unwrap_or(if self.jail_cost { 2_000 } else { 20_000 })
+    }
 }
 
 #[derive(Args, Debug)]

@@ -2,7 +2,7 @@
 
 use super::bpf::{Instruction, code};
 use super::compile::{ALLOW, ERRNO, X32_BIT, X86_64};
-use super::policy::{Comparison, Operator, Otherwise, Policy};
+use super::policy::{Otherwise, Policy};
 
 /// A system call, as a filter sees it.
 #[derive(Clone, Copy, Debug)]
@@ -62,21 +62,8 @@ pub(super) fn meaning(policy: &Policy, call: &Call, violation: u32) -> u32 {
     let of_this_abi = call.architecture == X86_64 && call.number & X32_BIT == 0;
     let rule = policy.rules.iter().find(|(name, _)| name.id() as u32 == call.number);
     let Some((_, rule)) = rule.filter(|_| of_this_abi) else { return violation };
-    let holds = |one: &Comparison| {
-        let (value, constant) = (call.arguments[usize::from(one.argument)], one.constant);
-        match one.operator {
-            Operator::Equal => value == constant,
-            Operator::NotEqual => value != constant,
-            Operator::Less => value < constant,
-            Operator::LessOrEqual => value <= constant,
-            Operator::Greater => value > constant,
-            Operator::GreaterOrEqual => value >= constant,
-            Operator::AnyBit => value & constant != 0,
-            Operator::NoOtherBit => value & !constant == 0,
-        }
-    };
     match rule.otherwise {
-        _ if rule.allowed.iter().any(|all_of| all_of.iter().all(holds)) => ALLOW,
+        _ if rule.allowed.iter().any(|all_of| all_of.iter().all(|one| one.holds(&call.arguments))) => ALLOW,
         Otherwise::Violation => violation,
         Otherwise::Errno(errno) => ERRNO | u32::from(errno),
     }

@@ -19,6 +19,8 @@ mod policy;
 #[cfg(test)]
 mod process_tests;
 mod rule;
+#[cfg(test)]
+mod traced;
 mod vmm;
 
 pub use filter::{Filter, OnViolation};

@@ -125,7 +125,7 @@ fn answer(event: Event) -> Command {
 }
 
 /// The jail in which plugins run by default.
-fn jail() -> Result<Sandbox, Failure> {
+pub(super) fn jail() -> Result<Sandbox, Failure> {
     Ok(Sandbox::Jail(Box::new(JailConfig::with_filter()?)))
 }
 
