@@ -18,7 +18,7 @@ pub mod vcpu_ring;
 
 pub use main_socket::{Answer, MainSocket};
 pub use protobuf::{Fields, Message};
-pub use relay::{Relay, pair};
+pub use relay::{Relay, obey, pair};
 pub use vcpu_pipes::{Io, VcpuAnswer, VcpuPipes, Wait};
 pub use vcpu_ring::VcpuRing;
 
