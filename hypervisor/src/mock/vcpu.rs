@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::alarm::Alarm;
 use super::cpu::{Executed, Interpreter, Progress};
+use super::intake::Intake;
 use super::script::Script;
 use super::script_run::ScriptRun;
 use super::vcpu_state::State;
@@ -18,7 +18,7 @@ pub struct SoftVcpu {
     program: Program,
     platform: Arc<Platform>,
     door: Door,
-    alarm: Arc<Alarm>,
+    pub(super) intake: Arc<Intake>,
     pub(super) pending: Pending,
     pub(super) state: State,
 }
@@ -42,32 +42,32 @@ enum Program {
     Script(ScriptRun),
 }
 
-struct MockBell(Arc<Alarm>);
+struct MockBell(Arc<Intake>);
 
 impl Bell for MockBell {
     /// The vCPU looks at the door itself before each step.
     fn raise(&self) {}
 
     fn interrupt(&self) {
-        self.0.ring();
+        self.0.alarm().ring();
     }
 }
 
 impl SoftVcpu {
     /// A vCPU that follows a script, or executes guest code without one.
     pub(super) fn new(id: VcpuId, script: Option<Script>, platform: Arc<Platform>) -> Result<Self> {
-        let alarm = Arc::new(Alarm::new()?);
-        platform.irqs.wakes(&alarm);
+        let intake = Arc::new(Intake::new(id)?);
+        platform.irqs.add(&intake);
         let program = match script {
             Some(script) => Program::Script(ScriptRun::new(script)),
-            None => Program::Code(Box::default()),
+            None => Program::Code(Box::new(Interpreter::new(Arc::clone(&intake)))),
         };
         Ok(Self {
             id,
             program,
             platform,
-            door: Door::new(MockBell(Arc::clone(&alarm))),
-            alarm,
+            door: Door::new(MockBell(Arc::clone(&intake))),
+            intake,
             pending: Pending::new(id),
             state: State::after_reset(id),
         })
@@ -169,7 +169,7 @@ impl SoftVcpu {
                 return Exit::Interrupted;
             }
             if let Progress::Idle = progress {
-                self.alarm.wait(self.platform.irqs.triggers());
+                self.intake.alarm().wait(self.platform.irqs.triggers());
             }
         }
     }

@@ -7,6 +7,7 @@ use kvm_bindings::{kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_stat
 use parking_lot::Mutex;
 
 use super::chips::Chips;
+use super::intake::Intake;
 use super::ioevents::IoEvents;
 use super::irqs::SoftIrqs;
 use super::memory::Memory;
@@ -33,8 +34,8 @@ pub(super) struct Platform {
 
 impl Platform {
     /// Whether a write that no memory takes ends here, without an exit.
-    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
-        self.irqs.takes_write(space, address, data) || self.ioevents.signal(space, address, data)
+    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], intake: &Intake) -> bool {
+        self.irqs.takes_write(space, address, data, intake) || self.ioevents.signal(space, address, data)
     }
 }
 
