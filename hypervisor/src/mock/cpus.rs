@@ -33,19 +33,27 @@ impl Cpus {
         let addressed = self.iter().filter(|intake| intake.is_addressed(message));
         let is_for_one = message.mode == Mode::Lowest && message.to != Destination::Physical(0xff);
         if is_for_one {
-            return lowest(addressed.collect(), message).is_some_and(|intake| intake.receive(message));
+            return match lowest(addressed.collect(), message) {
+                Some(intake) => intake.receive(message),
+                // As in KVM, which takes one to all for accepted where it does not find anybody.
+                None => message.to == Destination::Logical(0xff),
+            };
         }
         addressed.fold(false, |accepted, intake| intake.receive(message) | accepted)
     }
 }
 
-/// The one of the lowest priority is, as KVM chooses it, by turns of the vector's number.
-fn lowest<'a>(mut among: Vec<&'a Intake>, message: &Message) -> Option<&'a Intake> {
-    if let Destination::Logical(0..=0xfe) = message.to {
-        among.sort_by_key(|intake| intake.logical_id());
-    }
-    let index = usize::from(message.vector).checked_rem(among.len())?;
-    among.get(index).copied()
+/// The one of the lowest priority is, as KVM chooses it, by turns of the vector's number. Those that a logical destination
+/// names have their turns whether they are there or not.
+fn lowest<'a>(among: Vec<&'a Intake>, message: &Message) -> Option<&'a Intake> {
+    let turn = |of: usize| usize::from(message.vector).checked_rem(of);
+    let Destination::Logical(id @ 0..=0xfe) = message.to else {
+        return among.get(turn(among.len())?).copied();
+    };
+    let named = among.first()?.named_in(id);
+    let bits = (0..8).map(|at| 1_u8 << at).filter(|bit| named & bit != 0);
+    let bit = bits.clone().nth(turn(bits.count())?)?;
+    among.into_iter().find(|intake| intake.named_in(id) & intake.logical_id() & bit != 0)
 }
 
 #[cfg(test)]

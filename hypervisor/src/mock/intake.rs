@@ -124,6 +124,11 @@ impl Intake {
         self.inside.lock().lapic.is_addressed(message)
     }
 
+    /// The bits of a logical destination that stand for one local APIC each.
+    pub(super) fn named_in(&self, destination: u8) -> u8 {
+        if self.inside.lock().lapic.is_in_cluster() { destination & 0xf } else { destination }
+    }
+
     pub(super) fn logical_id(&self) -> u8 {
         self.inside.lock().lapic.logical_id()
     }

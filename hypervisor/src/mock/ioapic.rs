@@ -49,8 +49,8 @@ pub(super) struct Ioapic {
 pub(super) struct Effect {
     /// The pin that is not masked any more.
     pub(super) opened: Option<u32>,
-    /// The pin whose level may be out of date, for it was masked: who holds it high is to look again.
-    pub(super) resampled: Option<u32>,
+    /// The pin that is to be [sent](Ioapic::send_if_high) when those who hold it high have had a say.
+    pub(super) sends: Option<u32>,
 }
 
 impl Default for Ioapic {
@@ -142,11 +142,21 @@ impl Ioapic {
         (0..PINS).zip(entries).filter(move |(_, entry)| *entry as u8 == vector).map(|(pin, _)| pin)
     }
 
-    /// The interrupt of a pin has ended, that was triggered by level.
+    /// Whether the end of an interrupt of this vector is told: that of a pin which is triggered by level.
+    pub(super) fn is_told_of(&self, vector: u8) -> bool {
+        self.entries.iter().any(|&entry| entry as u8 == vector && entry & BY_LEVEL != 0)
+    }
+
+    /// The interrupt of a pin has ended.
     pub(super) fn end(&mut self, pin: u32, deliver: Deliver) {
         if let Some(entry) = self.entries.get_mut(pin as usize) {
             *entry &= !REMOTE_REQUEST;
         }
+        self.send_if_high(pin, deliver);
+    }
+
+    /// Sends a pin's message, if it is high.
+    pub(super) fn send_if_high(&mut self, pin: u32, deliver: Deliver) {
         if self.is_high(pin) {
             self.send(pin, deliver);
         }
@@ -181,14 +191,14 @@ impl Ioapic {
     }
 
     /// Writes 1 to 8 bytes, of which at most 4 count.
-    pub(super) fn write(&mut self, offset: u8, data: &[u8], deliver: Deliver) -> Effect {
+    pub(super) fn write(&mut self, offset: u8, data: &[u8]) -> Effect {
         let value = data.iter().take(4).rev().fold(0, |value, &byte| value << 8 | u32::from(byte));
         match offset {
             SELECT => self.selected = value as u8,
             WINDOW if self.selected == 0 => self.id = (value >> 24) as u8 & 0xf,
             WINDOW => {
                 if let Some(index) = entry_of(self.selected) {
-                    return self.write_entry(index, value, deliver);
+                    return self.write_entry(index, value);
                 }
             }
             _ => {}
@@ -198,16 +208,13 @@ impl Ioapic {
 
     /// Writes the selected half of an entry. What the IOAPIC tells there stays, but an entry that is triggered by edge has no
     /// interrupt whose end it waits for.
-    fn write_entry(&mut self, index: usize, value: u32, deliver: Deliver) -> Effect {
+    fn write_entry(&mut self, index: usize, value: u32) -> Effect {
         let pin = index as u32;
         let Some(entry) = self.entries.get_mut(index) else { return Effect::default() };
         let before = *entry;
         let value = u64::from(value);
-        let new = if self.selected & 1 == 1 {
-            before & 0xffff_ffff | value << 32
-        } else {
-            before & !0xffff_ffff | value
-        };
+        let new =
+            if self.selected & 1 == 1 { before & 0xffff_ffff | value << 32 } else { before & !0xffff_ffff | value };
         const TOLD: u64 = SENT | REMOTE_REQUEST;
         let mut new = new & !TOLD | before & TOLD;
         if new & BY_LEVEL == 0 {
@@ -216,10 +223,7 @@ impl Ioapic {
         *entry = new;
         let opened = (before & !new & MASKED != 0).then_some(pin);
         let sends = new & (BY_LEVEL | MASKED | REMOTE_REQUEST) == BY_LEVEL && self.is_high(pin);
-        if sends {
-            self.send(pin, deliver);
-        }
-        Effect { opened, resampled: sends.then_some(pin) }
+        Effect { opened, sends: sends.then_some(pin) }
     }
 }
 
@@ -244,14 +248,14 @@ mod tests {
     /// An IOAPIC whose pin 4 has this entry.
     fn with(entry: u64) -> Ioapic {
         let mut ioapic = Ioapic::default();
-        write(&mut ioapic, 4, entry, NOBODY);
+        write(&mut ioapic, 4, entry);
         ioapic
     }
 
-    fn write(ioapic: &mut Ioapic, pin: u8, entry: u64, deliver: Deliver) -> Effect {
+    fn write(ioapic: &mut Ioapic, pin: u8, entry: u64) -> Effect {
         let half = |register, value: u32, ioapic: &mut Ioapic| {
-            let _ = ioapic.write(SELECT, &[register], deliver);
-            ioapic.write(WINDOW, &value.to_le_bytes(), deliver)
+            let _ = ioapic.write(SELECT, &[register]);
+            ioapic.write(WINDOW, &value.to_le_bytes())
         };
         half(0x11 + 2 * pin, (entry >> 32) as u32, ioapic);
         half(0x10 + 2 * pin, entry as u32, ioapic)
@@ -291,15 +295,11 @@ mod tests {
 
     #[test]
     fn behind_a_mask_a_level_waits_and_an_edge_is_lost() {
-        for (trigger, expected) in [(BY_LEVEL, vec![0x41]), (0, vec![])] {
+        for (trigger, sends) in [(BY_LEVEL, Some(4)), (0, None)] {
             let mut ioapic = with(MASKED | trigger | 0x41);
             assert_eq!(sent(|deliver| ioapic.set_pin(4, true, deliver)), []);
             assert_eq!(ioapic.state().irr, 1 << 4);
-            let opens = |deliver: Deliver| {
-                let effect = write(&mut ioapic, 4, trigger | 0x41, deliver);
-                assert_eq!(effect.opened, Some(4));
-            };
-            assert_eq!(sent(opens), expected);
+            assert_eq!(write(&mut ioapic, 4, trigger | 0x41), Effect { opened: Some(4), sends });
         }
     }
 
@@ -315,9 +315,9 @@ mod tests {
         let mut ioapic = with(BY_LEVEL | REMOTE_REQUEST | SENT | 0x41);
         assert_eq!(ioapic.entry(4), BY_LEVEL | 0x41);
         ioapic.set_pin(4, true, &|_| true);
-        write(&mut ioapic, 4, BY_LEVEL | 0x42, NOBODY);
+        write(&mut ioapic, 4, BY_LEVEL | 0x42);
         assert_eq!(ioapic.entry(4), BY_LEVEL | REMOTE_REQUEST | 0x42);
-        write(&mut ioapic, 4, 0x42, NOBODY);
+        write(&mut ioapic, 4, 0x42);
         assert_eq!(ioapic.entry(4), 0x42);
     }
 }

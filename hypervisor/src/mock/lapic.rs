@@ -220,6 +220,10 @@ impl Lapic {
         }
     }
 
+    pub(super) fn is_in_cluster(&self) -> bool {
+        self.register(LOGICAL_FORMAT) >> 28 == 0
+    }
+
     pub(super) fn logical_id(&self) -> u8 {
         (self.register(LOGICAL_ID) >> 24) as u8
     }

@@ -126,7 +126,9 @@ mod tests {
         let mut lapic = Lapic::new(VcpuId(0));
         assert_eq!(lapic.write(TASK_PRIORITY, &[0x12, 0x34, 0, 0]), Written::Nothing);
         assert_eq!(lapic.read(TASK_PRIORITY, 4), 0x12);
-        for (offset, data) in [(TASK_PRIORITY + 1, &[1, 2, 3, 4][..]), (TASK_PRIORITY, &[1, 2]), (TASK_PRIORITY, &[1; 8])] {
+        for (offset, data) in
+            [(TASK_PRIORITY + 1, &[1, 2, 3, 4][..]), (TASK_PRIORITY, &[1, 2]), (TASK_PRIORITY, &[1; 8])]
+        {
             let _ = lapic.write(offset, data);
             assert_eq!(lapic.read(TASK_PRIORITY, 4), 0x12);
         }

@@ -20,7 +20,7 @@ use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_S
 
 use super::cpus::Cpus;
 use super::eventfd;
-use super::ioapic::{self, Ioapic};
+use super::ioapic::Ioapic;
 use super::message::Message;
 use super::pic::{self, Pics};
 use super::routes::{MAX_ROUTES, PIC_PINS, Routes};
@@ -84,19 +84,15 @@ impl Lines {
 
     /// The interrupt of `gsi` has ended: its irqfds let go of the line and tell their owners.
     pub(super) fn acknowledge(&mut self, gsi: Gsi) {
-        if self.resample(gsi) {
-            self.change(gsi, |line| line.irqfd = false);
+        let resample: Vec<_> =
+            self.irqfds.iter().filter(|irqfd| irqfd.gsi == gsi).map(|irqfd| &irqfd.resample).collect();
+        if resample.is_empty() {
+            return;
         }
-    }
-
-    /// Tells the owners of a GSI's irqfds to look again; false where it has none.
-    fn resample(&self, gsi: Gsi) -> bool {
-        let mut found = false;
-        for irqfd in self.irqfds.iter().filter(|irqfd| irqfd.gsi == gsi) {
-            eventfd::signal(&irqfd.resample);
-            found = true;
+        for event in resample {
+            eventfd::signal(event);
         }
-        found
+        self.change(gsi, |line| line.irqfd = false);
     }
 
     /// Makes what an access to the PICs leads to.
@@ -115,23 +111,28 @@ impl Lines {
 
     /// A local APIC has ended an interrupt of this vector: the pins that have sent it may have more to say.
     pub(super) fn end(&mut self, vector: u8, by_level: bool) {
+        let ends = by_level && self.ioapic.is_told_of(vector);
         for pin in self.ioapic.pins_of(vector) {
             if let Some(gsi) = self.routes.gsi_of(KVM_IRQCHIP_IOAPIC, pin) {
                 self.acknowledge(gsi);
             }
-            if by_level {
+            if ends {
                 let Self { ioapic, cpus, .. } = self;
                 ioapic.end(pin, &|message| cpus.deliver(message));
             }
         }
     }
 
-    /// The guest writes to the IOAPIC.
+    /// The guest writes to the IOAPIC. A level that is behind a mask no more may be out of date: irqfds let go of it, and
+    /// their owners may raise it anew.
     pub(super) fn write_ioapic(&mut self, offset: u8, data: &[u8]) {
-        let Self { ioapic, cpus, .. } = self;
-        let ioapic::Effect { resampled, .. } = ioapic.write(offset, data, &|message| cpus.deliver(message));
-        if let Some(gsi) = resampled.and_then(|pin| self.routes.gsi_of(KVM_IRQCHIP_IOAPIC, pin)) {
-            self.resample(gsi);
+        let effect = self.ioapic.write(offset, data);
+        if let Some(pin) = effect.sends {
+            if let Some(gsi) = self.routes.gsi_of(KVM_IRQCHIP_IOAPIC, pin) {
+                self.acknowledge(gsi);
+            }
+            let Self { ioapic, cpus, .. } = self;
+            ioapic.send_if_high(pin, &|message| cpus.deliver(message));
         }
     }
 

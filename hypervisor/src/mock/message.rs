@@ -126,13 +126,8 @@ impl Message {
 mod tests {
     use super::*;
 
-    const TO_3: Message = Message {
-        to: Destination::Physical(3),
-        mode: Mode::Fixed,
-        vector: 0x41,
-        by_level: false,
-        asserts: true,
-    };
+    const TO_3: Message =
+        Message { to: Destination::Physical(3), mode: Mode::Fixed, vector: 0x41, by_level: false, asserts: true };
 
     #[test]
     fn an_entry_a_message_and_a_command_can_say_the_same() {

@@ -77,7 +77,8 @@ impl State {
         let reset = reset::sregs(id);
         let caches = self.sregs.cr0 & CACHES_OFF;
         self.sregs = kvm_sregs { apic_base: self.sregs.apic_base, cr0: reset.cr0 & !CACHES_OFF | caches, ..reset };
-        let signature = self.cpuid.iter().find(|leaf| leaf.function == 1).map_or(reset::SIGNATURE, |leaf| leaf.eax.into());
+        let signature =
+            self.cpuid.iter().find(|leaf| leaf.function == 1).map_or(reset::SIGNATURE, |leaf| leaf.eax.into());
         let regs = kvm_regs { rdx: signature, ..reset::regs() };
         (self.regs, self.other_regs) = (Regs::from(&regs), regs);
         self.debug_regs = reset::debug_regs();

@@ -101,12 +101,7 @@ pub(super) struct Bus<'a> {
 }
 
 impl<'a> Bus<'a> {
-    pub(super) fn new(
-        slots: &'a Slots,
-        platform: &'a Platform,
-        intake: &'a Intake,
-        traffic: &'a mut Traffic,
-    ) -> Self {
+    pub(super) fn new(slots: &'a Slots, platform: &'a Platform, intake: &'a Intake, traffic: &'a mut Traffic) -> Self {
         Self { slots, platform, intake, traffic, code: None, data: None, locked: false, locked_read: None }
     }
 
