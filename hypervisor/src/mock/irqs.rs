@@ -16,17 +16,20 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use kvm_bindings::{kvm_ioapic_state, kvm_pic_state};
+use kvm_bindings::{kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
 use rustix::event::{Timespec, epoll};
 
+use super::clock::Clock;
 use super::intake::Intake;
 use super::lapic_page::Written;
 use super::lines::{Irqfd, Lines};
 use super::message::Message;
 use super::pic::Port;
+use super::pit::Pit;
 use super::routes::Routes;
 use super::{eventfd, refused};
 use crate::{AddressSpace, EventFd, Gsi, Pic, Result, Route};
@@ -38,7 +41,12 @@ pub(super) struct SoftIrqs {
     /// An epoll instance, readable while a trigger is signalled.
     triggers: OwnedFd,
     has_irqfds: AtomicBool,
+    clock: Clock,
+    /// When the PIT interrupts next; [`NEVER`] where it does not.
+    deadline: AtomicU64,
 }
+
+const NEVER: u64 = u64::MAX;
 
 impl SoftIrqs {
     pub(super) fn new() -> Result<Self> {
@@ -48,6 +56,8 @@ impl SoftIrqs {
             output: AtomicBool::new(false),
             triggers: triggers.map_err(|errno| refused("epoll_create1", errno.raw_os_error()))?,
             has_irqfds: AtomicBool::new(false),
+            clock: Clock::default(),
+            deadline: AtomicU64::new(NEVER),
         })
     }
 
@@ -85,7 +95,8 @@ impl SoftIrqs {
         });
     }
 
-    /// Makes a change, and shows vCPUs whether the PICs ask them to take an interrupt.
+    /// Makes a change, and shows vCPUs whether the PICs ask them to take an interrupt. Those that wait are to wait no longer
+    /// than to the PIT's next interrupt.
     fn change<T>(&self, change: impl FnOnce(&mut Lines) -> T) -> T {
         let mut lines = self.lines.lock();
         let result = change(&mut lines);
@@ -93,6 +104,12 @@ impl SoftIrqs {
         if self.output.swap(output, Ordering::AcqRel) != output {
             for intake in lines.cpus.iter() {
                 intake.set_pics(output);
+            }
+        }
+        let deadline = lines.pit.deadline().unwrap_or(NEVER);
+        if deadline < self.deadline.swap(deadline, Ordering::AcqRel) {
+            for intake in lines.cpus.iter() {
+                intake.alarm().ring();
             }
         }
         result
@@ -142,12 +159,13 @@ impl SoftIrqs {
     }
 
     fn takes_output(&self, port: u64, data: &[u8]) -> bool {
+        if let (Some(port), Some(&value)) = (Pit::port_of(port, data.len()), data.first()) {
+            self.after_triggers(|lines| lines.pit.write(port, value, self.clock.now()));
+            return true;
+        }
         let Some(port) = Port::taking(port, data.len()) else { return false };
         if let &[value] = data {
-            self.after_triggers(|lines| {
-                let effect = lines.pics.write(port, value);
-                lines.follow_pics(effect);
-            });
+            self.after_triggers(|lines| lines.write_pics(port, value));
         }
         true
     }
@@ -170,6 +188,9 @@ impl SoftIrqs {
 
     /// Answers the guest's read of a chip's port, of 1, 2 or 4 bytes.
     pub(super) fn input(&self, port: u16, width: usize) -> Option<u32> {
+        if let Some(port) = Pit::port_of(port.into(), width) {
+            return Some(self.after_triggers(|lines| lines.pit.read(port, self.clock.now())).into());
+        }
         let port = Port::taking(port.into(), width)?;
         if width != 1 {
             return Some(0);
@@ -196,8 +217,23 @@ impl SoftIrqs {
         self.triggers.as_fd()
     }
 
-    /// Raises the lines whose triggers were written.
+    /// How long a vCPU that has nothing to do may wait; `None` where no time ends it.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.clock.until(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// Moves the PIT's clock, which stands still from then on but for this.
+    pub(super) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        self.poll();
+    }
+
+    /// Raises the lines whose triggers were written, and that of the PIT when its time has come.
     pub(super) fn poll(&self) {
+        let deadline = self.deadline.load(Ordering::Acquire);
+        if deadline != NEVER && self.clock.now() >= deadline {
+            self.change(|lines| lines.pass(self.clock.now()));
+        }
         if !self.has_irqfds.load(Ordering::Acquire) {
             return;
         }
@@ -223,6 +259,14 @@ impl SoftIrqs {
 
     pub(super) fn ioapic(&self) -> kvm_ioapic_state {
         self.after_triggers(|lines| lines.ioapic.state())
+    }
+
+    pub(super) fn pit(&self) -> kvm_pit_state2 {
+        self.after_triggers(|lines| lines.pit.state())
+    }
+
+    pub(super) fn set_pit(&self, new: &kvm_pit_state2) {
+        self.change(|lines| lines.pit.set_state(new, self.clock.now()));
     }
 
     pub(super) fn set_ioapic(&self, new: &kvm_ioapic_state) {

@@ -23,6 +23,7 @@ use super::eventfd;
 use super::ioapic::Ioapic;
 use super::message::Message;
 use super::pic::{self, Pics};
+use super::pit::Pit;
 use super::routes::{MAX_ROUTES, PIC_PINS, Routes};
 use crate::{EventFd, Gsi, Pic, Route};
 
@@ -34,6 +35,7 @@ pub(super) struct Lines {
     pub(super) irqfds: Vec<Irqfd>,
     pub(super) pics: Pics,
     pub(super) ioapic: Ioapic,
+    pub(super) pit: Pit,
     pub(super) cpus: Cpus,
 }
 
@@ -42,7 +44,11 @@ pub(super) struct Lines {
 pub(super) struct Line {
     pub(super) user: bool,
     pub(super) irqfd: bool,
+    pit: bool,
 }
+
+/// Where the PIT's interrupts go.
+const PIT_GSI: Gsi = Gsi(0);
 
 pub(super) struct Irqfd {
     pub(super) gsi: Gsi,
@@ -67,7 +73,7 @@ impl Lines {
         }
         let line = self.lines.entry(gsi).or_default();
         change(line);
-        let level = line.user || line.irqfd;
+        let level = line.user || line.irqfd || line.pit;
         let Self { routes, pics, ioapic, cpus, .. } = self;
         for route in routes.of(gsi) {
             match route {
@@ -82,8 +88,25 @@ impl Lines {
         }
     }
 
-    /// The interrupt of `gsi` has ended: its irqfds let go of the line and tell their owners.
+    /// The PIT's time has come to `now`.
+    pub(super) fn pass(&mut self, now: u64) {
+        if self.pit.pass(now) {
+            self.pulse();
+        }
+    }
+
+    /// The PIT interrupts by an edge.
+    fn pulse(&mut self) {
+        for level in [true, false] {
+            self.change(PIT_GSI, |line| line.pit = level);
+        }
+    }
+
+    /// The interrupt of `gsi` has ended: its irqfds let go of the line and tell their owners, and the PIT goes on.
     pub(super) fn acknowledge(&mut self, gsi: Gsi) {
+        if gsi == PIT_GSI && self.pit.end() {
+            self.pulse();
+        }
         let resample: Vec<_> =
             self.irqfds.iter().filter(|irqfd| irqfd.gsi == gsi).map(|irqfd| &irqfd.resample).collect();
         if resample.is_empty() {
@@ -127,6 +150,9 @@ impl Lines {
     /// their owners may raise it anew.
     pub(super) fn write_ioapic(&mut self, offset: u8, data: &[u8]) {
         let effect = self.ioapic.write(offset, data);
+        if let Some(pin) = effect.opened {
+            self.open(KVM_IRQCHIP_IOAPIC, pin);
+        }
         if let Some(pin) = effect.sends {
             if let Some(gsi) = self.routes.gsi_of(KVM_IRQCHIP_IOAPIC, pin) {
                 self.acknowledge(gsi);
@@ -134,6 +160,23 @@ impl Lines {
             let Self { ioapic, cpus, .. } = self;
             ioapic.send_if_high(pin, &|message| cpus.deliver(message));
         }
+    }
+
+    /// A pin is not masked any more. What the PIT had to make up for there is forgotten.
+    fn open(&mut self, chip: u32, pin: u32) {
+        if self.routes.gsi_of(chip, pin) == Some(PIT_GSI) {
+            self.pit.forget();
+        }
+    }
+
+    /// The guest writes to a port of the PICs.
+    pub(super) fn write_pics(&mut self, port: pic::Port, value: u8) {
+        let mask = self.pics.state(Pic::Primary).imr;
+        let effect = self.pics.write(port, value);
+        if port == pic::Port::Data(Pic::Primary) && mask & !self.pics.state(Pic::Primary).imr & 1 != 0 {
+            self.open(KVM_IRQCHIP_PIC_MASTER, 0);
+        }
+        self.follow_pics(effect);
     }
 
     pub(super) fn set_ioapic(&mut self, new: &kvm_ioapic_state) {

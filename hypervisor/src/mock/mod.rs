@@ -14,19 +14,20 @@
 //!   through, and from its local APIC. The end of an interrupt, or a script's [`Step::Acknowledge`], lowers what irqfds raised
 //!   and signals their resample events;
 //! * PICs, IOAPIC, local APICs, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
-//!   refuses them. Clock, PIT and the local APIC's timer stand still; the TSC counts instructions. The
-//!   PIT's ports are no different from others: an access to them exits;
+//!   refuses them. The PIT counts by the host's clock, or as [`SoftVm::advance`] moves it; the guest's clock and the local APIC's
+//!   timer stand still, and the TSC counts instructions;
 //! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
 //! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
 mod alarm;
 mod atomic;
 mod capabilities;
-mod chips;
+mod clock;
 mod cpu;
 mod cpuid;
 mod cpus;
 mod eventfd;
+mod guest_clock;
 mod intake;
 mod ioapic;
 mod ioevents;
@@ -39,6 +40,7 @@ mod memory;
 mod message;
 mod msrs;
 mod pic;
+mod pit;
 mod reset;
 mod routes;
 mod script;

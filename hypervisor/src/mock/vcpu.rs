@@ -1,6 +1,7 @@
 //! A vCPU of the mock: runs its program, and keeps to what KVM does around it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cpu::{Executed, Interpreter, Progress};
 use super::intake::Intake;
@@ -134,6 +135,11 @@ impl SoftVcpu {
         }
     }
 
+    /// From now on nothing moves the clock of the VM's PIT but [`SoftVm::advance`](super::SoftVm::advance).
+    pub(super) fn hold_clock(&self) {
+        self.platform.irqs.advance(Duration::ZERO);
+    }
+
     /// The linear address of the instruction that is next.
     pub fn address(&self) -> u64 {
         let base = self.state.sregs.cs.base as u32;
@@ -169,7 +175,7 @@ impl SoftVcpu {
                 return Exit::Interrupted;
             }
             if let Progress::Idle = progress {
-                self.intake.alarm().wait(self.platform.irqs.triggers());
+                self.intake.alarm().wait(self.platform.irqs.triggers(), self.platform.irqs.patience());
             }
         }
     }

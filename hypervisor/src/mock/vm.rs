@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_bindings::{kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
 
-use super::chips::Chips;
+use super::guest_clock::GuestClock;
 use super::intake::Intake;
 use super::ioevents::IoEvents;
 use super::irqs::SoftIrqs;
@@ -21,7 +22,7 @@ use crate::{
 pub struct SoftVm {
     scripts: Arc<Scripts>,
     platform: Arc<Platform>,
-    chips: Chips,
+    clock: GuestClock,
     made: Mutex<BTreeSet<VcpuId>>,
 }
 
@@ -42,7 +43,7 @@ impl Platform {
 impl SoftVm {
     pub(super) fn new(scripts: Arc<Scripts>) -> Result<Self> {
         let platform = Platform { memory: Memory::default(), ioevents: IoEvents::default(), irqs: SoftIrqs::new()? };
-        Ok(Self { scripts, platform: Arc::new(platform), chips: Chips::default(), made: Mutex::default() })
+        Ok(Self { scripts, platform: Arc::new(platform), clock: GuestClock::default(), made: Mutex::default() })
     }
 
     /// [`Vm::create_vcpu`], with all that a vCPU of the mock can do.
@@ -58,6 +59,12 @@ impl SoftVm {
         let vcpu = SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform))?;
         made.insert(id);
         Ok(vcpu)
+    }
+
+    /// Moves the clock that the PIT counts by. It is the host's until this is called first; from then on it stands still between
+    /// calls, so that a run does not depend on the host's.
+    pub fn advance(&self, by: Duration) {
+        self.platform.irqs.advance(by);
     }
 }
 
@@ -136,19 +143,19 @@ impl VmState for SoftVm {
     }
 
     fn pit(&self) -> Result<kvm_pit_state2> {
-        Ok(self.chips.pit())
+        Ok(self.platform.irqs.pit())
     }
 
     fn set_pit(&self, state: &kvm_pit_state2) -> Result<()> {
-        self.chips.set_pit(state);
+        self.platform.irqs.set_pit(state);
         Ok(())
     }
 
     fn clock(&self) -> Result<kvm_clock_data> {
-        Ok(self.chips.clock())
+        Ok(self.clock.get())
     }
 
     fn set_clock(&self, clock: &kvm_clock_data) -> Result<()> {
-        self.chips.set_clock(clock)
+        self.clock.set(clock)
     }
 }

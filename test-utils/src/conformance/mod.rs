@@ -32,6 +32,7 @@ mod kicks;
 mod machine_state;
 mod memory;
 mod messages;
+mod pit;
 mod registers;
 mod system;
 mod vcpu_state;
@@ -50,6 +51,7 @@ pub use kicks::*;
 pub use machine_state::*;
 pub use memory::*;
 pub use messages::*;
+pub use pit::*;
 pub use registers::*;
 pub use system::*;
 pub use vcpu_state::*;
@@ -151,6 +153,15 @@ macro_rules! conformance_tests {
             a_non_maskable_interrupt_waits_for_the_one_before
             a_command_interrupts_others
             a_vcpu_starts_another
+            the_ports_of_the_pit_do_not_exit
+            the_speakers_port_exits
+            a_latched_count_stands_still
+            a_read_back_latches_status_and_count
+            a_count_goes_on
+            the_pit_interrupts_once
+            the_pit_interrupts_again_and_again
+            the_pit_interrupts_through_the_ioapic
+            a_pit_that_is_set_interrupts
             chips_begin_in_their_state_after_reset
             a_pic_that_was_set_is_read_back
             an_ioapic_that_was_set_is_read_back
