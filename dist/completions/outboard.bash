@@ -28,6 +28,9 @@ _outboard() {
             outboard,run)
                 cmd="outboard__subcmd__run"
                 ;;
+            outboard,soak)
+                cmd="outboard__subcmd__soak"
+                ;;
             outboard__subcmd__help,bench)
                 cmd="outboard__subcmd__help__subcmd__bench"
                 ;;
@@ -40,6 +43,9 @@ _outboard() {
             outboard__subcmd__help,run)
                 cmd="outboard__subcmd__help__subcmd__run"
                 ;;
+            outboard__subcmd__help,soak)
+                cmd="outboard__subcmd__help__subcmd__soak"
+                ;;
             *)
                 ;;
         esac
@@ -47,7 +53,7 @@ _outboard() {
 
     case "${cmd}" in
         outboard)
-            opts="-v -q -h -V --verbose --quiet --help --version run demo bench help"
+            opts="-v -q -h -V --verbose --quiet --help --version run demo bench soak help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -61,7 +67,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__bench)
-            opts="-n -v -q -h --exits --blocks --starts --hypervisor --json --verbose --quiet --help"
+            opts="-n -v -q -h --exits --blocks --jail-cost --starts --hypervisor --json --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -113,7 +119,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__help)
-            opts="run demo bench help"
+            opts="run demo bench soak help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -169,6 +175,20 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__help__subcmd__run)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        outboard__subcmd__help__subcmd__soak)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -316,6 +336,44 @@ _outboard() {
                     ;;
                 --tap-fd)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        outboard__subcmd__soak)
+            opts="-m -s -v -q -h --minutes --seed --round --hypervisor --verbose --quiet --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --minutes)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -m)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seed)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -s)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --round)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hypervisor)
+                    COMPREPLY=($(compgen -W "auto kvm mock" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -31,6 +31,7 @@ complete -c outboard -n "__fish_outboard_needs_command" -s V -l version -d 'Prin
 complete -c outboard -n "__fish_outboard_needs_command" -f -a "run" -d 'Run a VM with a plugin, until the plugin has ended'
 complete -c outboard -n "__fish_outboard_needs_command" -f -a "demo" -d 'Show a guest, its plugin, and what passes between them; needs nothing but this program'
 complete -c outboard -n "__fish_outboard_needs_command" -f -a "bench" -d 'Measure what an exit costs on each way to the one who answers it'
+complete -c outboard -n "__fish_outboard_needs_command" -f -a "soak" -d 'Run random guests under load until something is wrong or the time is up'
 complete -c outboard -n "__fish_outboard_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin -d 'The plugin\'s executable' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s p -l params -d 'An argument for the plugin, handed over as it is, before those after `--`; may be given more than once' -r
@@ -73,17 +74,28 @@ mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s q -l quiet -d 'Tell errors only'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -d 'Exits in a block' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -d 'Exits in a block; 20000, or 2000 with --jail-cost' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l blocks -d 'Blocks of each link, at least 2: the first warms up and does not count' -r
-complete -c outboard -n "__fish_outboard_using_subcommand bench" -l starts -d 'Starts of a plugin, without a jail and with one' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l starts -d 'Starts of a plugin, without a jail and with one; with --jail-cost, in each case' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: guest code is interpreted'"
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l jail-cost -d 'Measure what the jail adds to a start and to an exit, over pipes and over rings'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l json -d 'Print a JSON array instead of a table'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s q -l quiet -d 'Tell errors only'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench help" -f -a "run" -d 'Run a VM with a plugin, until the plugin has ended'
-complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench help" -f -a "demo" -d 'Show a guest, its plugin, and what passes between them; needs nothing but this program'
-complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench help" -f -a "bench" -d 'Measure what an exit costs on each way to the one who answers it'
-complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -s m -l minutes -d 'How long, in minutes, fractions allowed; the round that is under way then is finished' -r
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -s s -l seed -d 'What all that is random comes from; without it, another each time, which is told' -r
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -l round -d 'Only the round of this number, from 0; --hypervisor says what it runs on' -r
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -l hypervisor -d 'What runs the guests; `auto` takes KVM and the mock in turns, or the mock where there is no KVM' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
+kvm\t'/dev/kvm'
+mock\t'No device, no privilege: guest code is interpreted'"
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench soak help" -f -a "run" -d 'Run a VM with a plugin, until the plugin has ended'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench soak help" -f -a "demo" -d 'Show a guest, its plugin, and what passes between them; needs nothing but this program'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench soak help" -f -a "bench" -d 'Measure what an exit costs on each way to the one who answers it'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench soak help" -f -a "soak" -d 'Run random guests under load until something is wrong or the time is up'
+complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench soak help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

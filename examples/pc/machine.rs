@@ -1,6 +1,7 @@
 //! All the devices, and which of them a port belongs to.
 
 use std::error::Error;
+use std::fs::File;
 use std::io::Stderr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,8 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use plugin_sdk::Connection;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::devices::ata::{self, Disk};
 use crate::devices::cmos::{self, Cmos};
 use crate::devices::debug_port::{self, DebugPort};
+use crate::devices::fw_cfg::{self, FwCfg};
 use crate::devices::pci::{self, Pci};
 use crate::devices::port_b::{self, PortB};
 use crate::devices::{FLOATING, reset};
@@ -20,6 +23,8 @@ pub(crate) struct Machine {
     connection: Connection,
     serial: Arc<SerialPort>,
     debug_port: DebugPort<Stderr>,
+    fw_cfg: FwCfg,
+    disk: Option<Disk<File>>,
     cmos: Cmos,
     pci: Pci,
     port_b: PortB,
@@ -34,19 +39,32 @@ pub(crate) enum Outcome {
 
 impl Machine {
     /// With `ram` bytes of RAM.
-    pub(crate) fn new(connection: Connection, serial: Arc<SerialPort>, ram: u64) -> Self {
+    pub(crate) fn new(connection: Connection, serial: Arc<SerialPort>, ram: u64, disk: Option<Disk<File>>) -> Self {
+        // Firmware shows on the serial port what it would on a screen, and takes keys from there.
+        let console = fw_cfg::File { name: "etc/sercon-port", content: serial::PORTS.start().to_le_bytes().to_vec() };
         Self {
             connection,
             serial,
             debug_port: DebugPort::new(std::io::stderr()),
+            fw_cfg: FwCfg::new(vec![console]),
+            disk,
             cmos: Cmos::new(ram),
             pci: Pci::default(),
             port_b: PortB::default(),
         }
     }
 
-    /// A read of `data.len()` ports from `port` on, each a byte.
+    /// A read of `data.len()` ports from `port` on, each a byte; from the ports of streams that many bytes.
     pub(crate) fn read(&mut self, port: u16, data: &mut [u8]) -> Result<(), Box<dyn Error>> {
+        match (port, &mut self.disk) {
+            (fw_cfg::DATA, _) => self.fw_cfg.read(data),
+            (ata::DATA, Some(disk)) => disk.read_data(data),
+            _ => return self.read_bytes(port, data),
+        }
+        Ok(())
+    }
+
+    fn read_bytes(&mut self, port: u16, data: &mut [u8]) -> Result<(), Box<dyn Error>> {
         for (port, byte) in ports_from(port).zip(data) {
             *byte = self.read_byte(port)?;
         }
@@ -59,21 +77,27 @@ impl Machine {
             cmos::INDEX | cmos::DATA => self.cmos.read(port, wall_clock()?),
             port_b::PORT => self.port_b.read(&self.connection.pit()?, monotonic_clock()?),
             reset::PORT_A => reset::PORT_A_VALUE,
+            _ if is_disk(port) => self.disk.as_ref().map_or(FLOATING, |disk| disk.read(port)),
             _ if serial::PORTS.contains(&port) => self.serial.read(port),
             _ if pci::ADDRESS.contains(&port) || pci::DATA.contains(&port) => self.pci.read(port),
             _ => FLOATING,
         })
     }
 
-    /// A write to `data.len()` ports from `port` on, each a byte; to PCI's address it is one of four.
+    /// A write to `data.len()` ports from `port` on, each a byte; but to a stream, to the selector of [`FwCfg`] and to PCI's
+    /// address it is one of that many bytes.
     pub(crate) fn write(&mut self, port: u16, data: &[u8]) -> Result<Outcome, Box<dyn Error>> {
-        if pci::ADDRESS.contains(&port) {
-            self.pci.write(port, data);
-            // What is left is the reset's port, by a single byte.
-            if data.len() > 1 {
-                return Ok(Outcome::GoOn);
-            }
+        match (port, data, &mut self.disk) {
+            (ata::DATA, _, Some(disk)) => disk.write_data(data),
+            (fw_cfg::SELECTOR, &[low, high], _) => self.fw_cfg.select(u16::from_le_bytes([low, high])),
+            // A single byte is for the reset's port, which lies in here.
+            _ if pci::ADDRESS.contains(&port) && data.len() > 1 => self.pci.write(port, data),
+            _ => return self.write_bytes(port, data),
         }
+        Ok(Outcome::GoOn)
+    }
+
+    fn write_bytes(&mut self, port: u16, data: &[u8]) -> Result<Outcome, Box<dyn Error>> {
         for (port, byte) in ports_from(port).zip(data) {
             if reset::resets(port, *byte) {
                 return Ok(Outcome::Reset);
@@ -83,11 +107,20 @@ impl Machine {
                 cmos::INDEX | cmos::DATA => self.cmos.write(port, *byte),
                 port_b::PORT => self.port_b.write(*byte),
                 _ if serial::PORTS.contains(&port) => self.serial.write(port, *byte)?,
+                _ if is_disk(port) => {
+                    if let Some(disk) = &mut self.disk {
+                        disk.write(port, *byte);
+                    }
+                }
                 _ => {}
             }
         }
         Ok(Outcome::GoOn)
     }
+}
+
+fn is_disk(port: u16) -> bool {
+    ata::COMMAND.contains(&port) || port == ata::CONTROL
 }
 
 /// `port` and those behind it; the last is followed by the first.

@@ -4,6 +4,7 @@
 //! a port that is not the VMM's own comes here, and a port without a device floats.
 
 mod devices;
+mod image;
 mod machine;
 mod memory;
 mod options;
@@ -33,7 +34,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let firmware = memory::firmware(&options.bios)?;
+    let firmware = image::firmware(&options.bios)?;
+    let disk = options.disk.as_deref().map(image::disk).transpose()?;
     let mut connection = Connection::from_env()?;
     let ram = options.memory << 20;
     memory::map(&mut connection, ram, &firmware)?;
@@ -44,7 +46,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut vcpus = connection.vcpus()?;
     let [vcpu] = &mut vcpus[..] else { return Err("this PC has one processor: say --cpus 1".into()) };
     connection.start()?;
-    serve(vcpu, &cpuid, &mut Machine::new(connection, serial, ram))
+    serve(vcpu, &cpuid, &mut Machine::new(connection, serial, ram, disk))
 }
 
 /// Ends this process when the VMM ends the VM from outside, for example by Ctrl-C. The vCPU's thread may be waiting then.

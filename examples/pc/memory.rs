@@ -1,9 +1,8 @@
 //! The guest's memory: RAM, and the firmware at the ends of the first MiB and of the first 4 GiB.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
 
-use plugin_sdk::{Connection, GuestMemory, MemoryFlags};
+use plugin_sdk::{Connection, Error, GuestMemory, MemoryFlags};
 
 const KIB: u64 = 1 << 10;
 
@@ -13,36 +12,7 @@ const FIRST_MIB: u64 = 1 << 20;
 const FIRST_4_GIB: u64 = 1 << 32;
 
 /// Between the two parts of RAM a PC has its screen's memory, and so nothing here.
-const SCREEN: std::ops::Range<u64> = 640 * KIB..768 * KIB;
-
-/// Why there is no firmware.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error(
-        "cannot read the firmware {}: {source}; say where it is by --bios, and show it to the plugin in its jail, for example by \
-         `outboard run --plugin-mount {}`",
-        path.display(), folder(path).display()
-    )]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("the firmware {} has {length} bytes; 64, 128 or 256 KiB were expected", path.display())]
-    Size { path: PathBuf, length: usize },
-    #[error(transparent)]
-    Vmm(#[from] plugin_sdk::Error),
-}
-
-/// What is to be shown for `path` to be seen.
-fn folder(path: &Path) -> &Path {
-    path.parent().unwrap_or(path)
-}
-
-/// Reads the firmware.
-pub(crate) fn firmware(path: &Path) -> Result<Vec<u8>, Error> {
-    let image = fs::read(path).map_err(|source| Error::Unreadable { path: path.into(), source })?;
-    match image.len() {
-        0x10000 | 0x20000 | 0x40000 => Ok(image),
-        length => Err(Error::Size { path: path.into(), length }),
-    }
-}
+const SCREEN: Range<u64> = 640 * KIB..768 * KIB;
 
 /// Gives the guest `ram` bytes of RAM, with a copy of the firmware in it that can be written, and the firmware itself, which
 /// cannot.

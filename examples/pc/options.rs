@@ -18,4 +18,9 @@ pub(crate) struct Options {
     /// RAM in MiB, 8 to 3072
     #[arg(long, value_name = "MIB", default_value = "64", value_parser = clap::value_parser!(u64).range(8..=3072))]
     pub(crate) memory: u64,
+    /// A disk image to boot from, of whole sectors of 512 bytes; one that cannot be written is a disk that cannot
+    ///
+    /// In its jail the plugin sees what `outboard run --plugin-mount` shows it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) disk: Option<PathBuf>,
 }

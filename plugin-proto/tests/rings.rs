@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use plugin_proto::ring::{
-    Body, CAPACITY, Direction, Fault, Header, MAX_PAYLOAD, Mapping, Outgoing, Reader, SIZE, ToVmm, Waiter, Writer,
+    Body, Direction, Fault, Header, MAX_PAYLOAD, Mapping, Outgoing, Reader, SIZE, SLOTS, ToVmm, Waiter, Writer,
 };
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -86,7 +86,7 @@ proptest! {
         let mut payload = Vec::new();
         for (seed, length) in lengths.into_iter().enumerate() {
             let header = reader.read(&mut payload, &mut Patient { spins }).unwrap();
-            prop_assert_eq!(header.kind, ToVmm::Request as u32);
+            prop_assert_eq!(header.kind, ToVmm::Request as u16);
             prop_assert_eq!(&payload, &message(length, seed as u8));
         }
         thread.join().unwrap();
@@ -116,13 +116,13 @@ fn a_writer_waits_for_room() {
     let mapping = mapping();
     let (mut writer, mut reader) = ends(&mapping);
     let record = Outgoing::with_body(Header { kind: 1, ..Header::default() }, Body::default());
-    for _ in 0..CAPACITY / 64 {
+    for _ in 0..SLOTS {
         writer.write(&record, &mut Impatient).unwrap();
     }
     assert_eq!(writer.write(&record, &mut Impatient), Err(Fault::Closed));
 
     let mut payload = Vec::new();
-    for _ in 0..CAPACITY / 64 {
+    for _ in 0..SLOTS {
         reader.read(&mut payload, &mut Impatient).unwrap();
     }
     assert_eq!(reader.read(&mut payload, &mut Impatient), Err(Fault::Closed));
@@ -134,7 +134,7 @@ fn a_sleeping_reader_is_woken_by_the_end() {
     let mut reader = Reader::new(Arc::clone(&mapping), Direction::ToPlugin);
     let thread = thread::spawn(move || reader.read(&mut Vec::new(), &mut Patient { spins: 0 }));
     thread::sleep(Duration::from_millis(1));
-    mapping.close_by_vmm();
+    mapping.close();
     assert_eq!(thread.join().unwrap(), Err(Fault::Closed));
 }
 
@@ -142,8 +142,28 @@ fn a_sleeping_reader_is_woken_by_the_end() {
 fn a_record_longer_than_allowed_is_a_fault() {
     let mapping = mapping();
     let (mut writer, mut reader) = ends(&mapping);
-    let header = Header { kind: 2, payload: MAX_PAYLOAD as u32 + 1, ..Header::default() };
-    writer.write(&Outgoing::bare(header), &mut Impatient).unwrap();
-    let fault = reader.read(&mut Vec::new(), &mut Impatient);
-    assert_eq!(fault, Err(Fault::BadLength { kind: 2, length: MAX_PAYLOAD as u32 + 1 }));
+    let thread = thread::spawn(move || {
+        writer.write(&Outgoing::message(2, &message(MAX_PAYLOAD + 1, 0)), &mut Patient { spins: 0 })
+    });
+    let mut payload = Vec::new();
+    let fault = reader.read(&mut payload, &mut Patient { spins: 0 });
+    assert_eq!(fault, Err(Fault::BadLength { kind: 2, length: 1 }));
+    assert_eq!(payload.len(), MAX_PAYLOAD);
+    mapping.close();
+    let _ = thread.join().unwrap();
+}
+
+/// A guest's bytes lie in the payload alone, so none of them can be taken for a record.
+#[test]
+fn bytes_of_a_payload_are_never_a_record() {
+    let mapping = mapping();
+    let (mut writer, mut reader) = ends(&mapping);
+    let forged: Vec<u8> = (0..SLOTS).flat_map(|_| (2u64 | 1 << 32).to_ne_bytes()).collect();
+    let mut payload = Vec::new();
+    for _ in 0..2 * SLOTS {
+        writer.write(&Outgoing::message(2, &forged), &mut Impatient).unwrap();
+        reader.read(&mut payload, &mut Impatient).unwrap();
+        assert_eq!(payload, forged);
+        assert_eq!(reader.read(&mut payload, &mut Impatient), Err(Fault::Closed));
+    }
 }

@@ -14,6 +14,9 @@ mod end;
 mod errno;
 mod error;
 mod fpu_bytes;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod jail;
 mod log_budget;
 mod main_requests;

@@ -6,6 +6,9 @@ use plugin_proto::ring::Mapping;
 
 /// Microseconds that are looked for at most where nothing else was asked for: some times what waking a sleeper takes.
 const DEFAULT_US: u32 = 50;
+/// Microseconds after which, again and again, a look is followed by letting others run: an answer that comes from another
+/// processor has come by then.
+const YIELD_US: u32 = 4;
 /// Vain waits in a row after which there is a rest.
 const STRIKES: u32 = 4;
 /// Waits without looking, after that.
@@ -63,6 +66,16 @@ impl Budget {
         }
         // A wait that does not come to sleep takes it back.
         self.polling.spins
+    }
+
+    /// Spends the time between two looks.
+    pub(crate) fn relax(&self, looks: u32) {
+        let turn = self.polling.spins_a_microsecond.saturating_mul(YIELD_US);
+        if looks.checked_rem(turn) == turn.checked_sub(1) {
+            rustix::thread::sched_yield();
+        } else {
+            std::hint::spin_loop();
+        }
     }
 
     /// Whether the wait that ended came to sleep.

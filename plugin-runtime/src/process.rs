@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use crate::PluginCommand;
 use crate::descriptor_limit;
 use crate::error::{Error, Result};
-use crate::jail::{self, Fault, Report, Reports, Sandbox};
+use crate::jail::{self, Fault, Part, Report, Reports, Sandbox};
 
 /// What a jail tells of a plugin's end.
 enum JailsWord {
@@ -78,13 +78,8 @@ impl PluginProcess {
             wait_for(&self.pidfd).map_err(|errno| Error::Wait { plugin: self.command.name(), source: errno.into() })?;
         self.reaped = true;
         while matches!(self.hear(), Heard::Filtered(_)) {}
-        match self.end.take() {
-            // Who cannot go on without its init, which was killed, is not what went wrong.
-            Some(JailsWord::Failed(fault)) if own.signal().is_none() => Err(jail::jail_error(&self.command, fault)),
-            Some(JailsWord::Ended(status)) => Ok(status),
-            // Without a jail; or its init was killed before it could tell, and the plugin with it.
-            Some(JailsWord::Failed(_)) | None => Ok(own),
-        }
+        let end = self.end.take();
+        how_it_ended(end, own, self.reports.is_some()).map_err(|fault| jail::jail_error(&self.command, fault))
     }
 
     /// Where its jail tells how it goes, as a descriptor; `None` without a jail.
@@ -134,6 +129,20 @@ impl AsFd for PluginProcess {
     /// Readable once the plugin has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+}
+
+/// How a plugin ended: by its jail's word, by the status of the child, which is the jail's init where there is a jail, or why
+/// it never was the plugin.
+fn how_it_ended(word: Option<JailsWord>, child: ExitStatus, jailed: bool) -> std::result::Result<ExitStatus, Fault> {
+    match word {
+        // Who cannot go on without its init, which was killed, is not what went wrong.
+        Some(JailsWord::Failed(fault)) if child.signal().is_none() => Err(fault),
+        Some(JailsWord::Ended(status)) => Ok(status),
+        // An init that ends by itself without a word has waited in vain for its helper's.
+        None if jailed && child.signal().is_none() => Err(Fault::of(Part::Helper)(Errno::SRCH)),
+        // Without a jail; or its init was killed before it could tell, and the plugin with it.
+        Some(JailsWord::Failed(_)) | None => Ok(child),
     }
 }
 
@@ -227,6 +236,21 @@ pub(crate) fn as_errno(error: &io::Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An exit code, a signal.
+    fn ended(code: i32, signal: i32) -> ExitStatus {
+        ExitStatus::from_raw(code << 8 | signal)
+    }
+
+    #[test]
+    fn an_init_that_ended_without_a_word_is_not_taken_for_the_plugin() {
+        let fault = how_it_ended(None, ended(1, 0), true).unwrap_err();
+        assert_eq!(fault.part(), Part::Helper);
+        assert_eq!(how_it_ended(None, ended(0, 9), true).unwrap(), ended(0, 9));
+        assert_eq!(how_it_ended(None, ended(1, 0), false).unwrap(), ended(1, 0));
+        let word = Some(JailsWord::Ended(ended(7, 0)));
+        assert_eq!(how_it_ended(word, ended(0, 0), true).unwrap(), ended(7, 0));
+    }
 
     #[test]
     fn a_bare_name_is_a_file_in_the_working_directory() {

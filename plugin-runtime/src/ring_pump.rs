@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use hypervisor::{Access, AddressSpace, Direction};
+use hypervisor::{Access, AddressSpace, Direction, kvm_regs};
 use plugin_proto::messages::VcpuResponse;
 use plugin_proto::ring::{self, Body, Flags, Header, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer};
 use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
 use rustix::io::Errno as OsErrno;
 use rustix::thread::{ClockId, futex};
 use rustix::time::{Timespec, clock_gettime};
-use vmm_core::{Attached, Bytes, Command, Event, LinkError, Pump, Resume, StopSignal};
+use vmm_core::{Attached, Bytes, Command, Event, LinkError, Looks, Pump, Resume, StopSignal};
 use zerocopy::IntoBytes;
 
 use crate::polling::{Budget, Polling};
@@ -40,6 +40,8 @@ pub(crate) struct RingPump {
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     setting: Option<Setting>,
+    /// The box that the registers of the access came in.
+    spare_regs: Option<Box<kvm_regs>>,
     /// Kept open as long as the vCPU runs.
     _ring: Arc<VcpuRing>,
 }
@@ -56,24 +58,25 @@ impl RingPump {
             incoming: Vec::new(),
             outgoing: Vec::new(),
             setting: None,
+            spare_regs: None,
             _ring: ring,
         }
     }
 
     fn write(&mut self, record: &Outgoing<'_>, deadline: Option<Instant>) -> Result<()> {
         let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
-        self.writer.write(record, &mut wait).map(drop).map_err(WaitError::into_link_error)
+        self.writer.write(record, &mut wait).map_err(WaitError::into_link_error)
     }
 
     fn bare(&mut self, kind: ToPlugin, address: u64, words: [u64; 5], deadline: Option<Instant>) -> Result<()> {
-        let header = Header { kind: kind as u32, address, words, ..Header::default() };
+        let header = Header { kind: kind as u16, address, words, ..Header::default() };
         self.write(&Outgoing::bare(header), deadline)
     }
 
     fn respond(&mut self, response: &VcpuResponse, deadline: Option<Instant>) -> Result<()> {
         let mut bytes = std::mem::take(&mut self.outgoing);
         encode_bare_vcpu_response(response, &mut bytes).map_err(Fault::Encode)?;
-        let written = self.write(&Outgoing::message(ToPlugin::Response as u32, &bytes), deadline);
+        let written = self.write(&Outgoing::message(ToPlugin::Response as u16, &bytes), deadline);
         self.outgoing = bytes;
         written
     }
@@ -87,7 +90,7 @@ impl RingPump {
         deadline: Option<Instant>,
     ) -> Result<()> {
         let flags = if access.space() == AddressSpace::Mmio { Flags::MMIO } else { 0 };
-        let header = Header { kind: kind as u32, flags, address: access.address(), ..Header::default() };
+        let header = Header { kind: kind as u16, flags, address: access.address(), ..Header::default() };
         let body = Body {
             data,
             regs: attached.regs.as_ref().and_then(|regs| regs.as_bytes().try_into().ok()),
@@ -111,7 +114,9 @@ impl RingPump {
             let header = read.map_err(WaitError::into_link_error)?;
             self.budget.waited(slept);
             match ToVmm::try_from(header.kind).map_err(Fault::Ring)? {
-                ToVmm::Resume => return resume(&header, &self.incoming).map(Command::Resume),
+                ToVmm::Resume => {
+                    return resume(&header, &self.incoming, self.spare_regs.take()).map(Command::Resume);
+                }
                 ToVmm::Request => {
                     let request = decode_vcpu_request(&self.incoming).map_err(Fault::Decode)?;
                     let setting = request.message.as_ref().and_then(setting_of);
@@ -129,6 +134,10 @@ impl RingPump {
 }
 
 impl Pump for RingPump {
+    fn tells_looks(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
         match event {
             Event::Access { access, data, attached } => {
@@ -137,6 +146,7 @@ impl Pump for RingPump {
                     Direction::Write => ToPlugin::Write,
                 };
                 self.access(kind, &access, &data, &attached, deadline)?;
+                self.spare_regs = attached.regs;
             }
             Event::Posted { access, data } => {
                 self.access(ToPlugin::Posted, &access, &data, &Attached::default(), deadline)?;
@@ -163,18 +173,32 @@ impl Pump for RingPump {
     }
 }
 
-fn resume(header: &Header, payload: &[u8]) -> Result<Resume> {
+fn resume(header: &Header, payload: &[u8], mut spare: Option<Box<kvm_regs>>) -> Result<Resume> {
     let body = header.body(payload).map_err(Fault::Ring)?;
     let wrong = |what| move |_| LinkError::from(Fault::ResumeSize(what));
+    let regs = match body.regs {
+        Some(bytes) => {
+            let mut regs = spare.take().unwrap_or_default();
+            *regs = regs_from_bytes(bytes).map_err(wrong("regs"))?;
+            Some(regs)
+        }
+        None => None,
+    };
     Ok(Resume {
         data: Bytes::from_slice(body.data),
-        regs: body.regs.map(|bytes| regs_from_bytes(bytes)).transpose().map_err(wrong("regs"))?,
+        regs,
         sregs: body.sregs.map(|bytes| sregs_from_bytes(bytes)).transpose().map_err(wrong("sregs"))?,
         debug_regs: body
             .debug_regs
             .map(|bytes| debug_regs_from_bytes(bytes))
             .transpose()
             .map_err(wrong("debugregs"))?,
+        seen: Looks {
+            regs: header.flags & Flags::SAW_REGS != 0,
+            sregs: header.flags & Flags::SAW_SREGS != 0,
+            debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
+        },
+        spare,
     })
 }
 
@@ -216,6 +240,10 @@ impl Waiter for Wait<'_> {
 
     fn spins(&mut self) -> u32 {
         self.budget.spins()
+    }
+
+    fn relax(&mut self, looks: u32) {
+        self.budget.relax(looks);
     }
 
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> std::result::Result<(), WaitError> {

@@ -31,6 +31,6 @@ impl VcpuRing {
 
 impl Drop for VcpuRing {
     fn drop(&mut self) {
-        self.mapping.close_by_vmm();
+        self.mapping.close();
     }
 }

@@ -118,11 +118,12 @@ pub(crate) fn command(request: VcpuRequest) -> Result<Asked> {
 pub(crate) fn resume_from_wire(resume: vcpu_request::Resume) -> Result<Resume> {
     let wrong = |what| move |_: Errno| LinkError::from(Fault::ResumeSize(what));
     let given = |bytes: &[u8]| (!bytes.is_empty()).then_some(());
-    let regs = given(&resume.regs).map(|()| regs_from_bytes(&resume.regs)).transpose().map_err(wrong("regs"))?;
+    let regs =
+        given(&resume.regs).map(|()| regs_from_bytes(&resume.regs).map(Box::new)).transpose().map_err(wrong("regs"))?;
     let sregs = given(&resume.sregs).map(|()| sregs_from_bytes(&resume.sregs)).transpose().map_err(wrong("sregs"))?;
     let debug_regs = given(&resume.debugregs).map(|()| debug_regs_from_bytes(&resume.debugregs));
     let debug_regs = debug_regs.transpose().map_err(wrong("debugregs"))?;
-    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs, debug_regs })
+    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs, debug_regs, ..Resume::default() })
 }
 
 pub(crate) fn init_response() -> VcpuResponse {
@@ -148,7 +149,7 @@ pub(crate) fn access_response(access: &Access, data: &[u8]) -> VcpuResponse {
 pub(crate) fn attach(response: &mut VcpuResponse, attached: &Attached) {
     let io = response.mut_wait().mut_io();
     if let Some(regs) = &attached.regs {
-        io.regs = to_bytes(regs);
+        io.regs = to_bytes(&**regs);
     }
     if let Some(sregs) = &attached.sregs {
         io.sregs = to_bytes(&**sregs);

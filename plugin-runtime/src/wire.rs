@@ -61,7 +61,7 @@ pub(crate) fn to_bytes<T: IntoBytes + Immutable>(state: &T) -> Vec<u8> {
 /// The state in `bytes`, which are the kernel's structure. `EINVAL` for a wrong size.
 pub(crate) fn state_from_bytes(kind: StateKind, bytes: &[u8]) -> Result<State, Errno> {
     Ok(match kind {
-        StateKind::Regs => State::Regs(from_bytes(bytes)?),
+        StateKind::Regs => State::Regs(Box::new(from_bytes(bytes)?)),
         StateKind::Sregs => State::Sregs(Box::new(from_bytes(bytes)?)),
         StateKind::Fpu => State::Fpu(Box::new(fpu_bytes::parse(bytes).ok_or(Errno::INVAL)?)),
         StateKind::DebugRegs => State::DebugRegs(Box::new(from_bytes(bytes)?)),
@@ -87,7 +87,7 @@ pub(crate) fn debug_regs_from_bytes(bytes: &[u8]) -> Result<Box<kvm_debugregs>, 
 /// The kernel's structure as bytes.
 pub(crate) fn state_to_bytes(state: &State) -> Vec<u8> {
     match state {
-        State::Regs(regs) => to_bytes(regs),
+        State::Regs(regs) => to_bytes(&**regs),
         State::Sregs(sregs) => to_bytes(&**sregs),
         State::Fpu(fpu) => fpu_bytes::of(fpu),
         State::DebugRegs(debug_regs) => to_bytes(&**debug_regs),

@@ -9,7 +9,7 @@ use plugin_proto::{ResponseReader, encode_vcpu_request};
 
 use crate::event::{HypervCallInput, Posted, SynicWrite};
 use crate::registers::Registers;
-use crate::vcpu::{Arrival, Reason, Stop};
+use crate::vcpu::{Reason, Stop};
 use crate::{Error, transport};
 
 /// Bytes asked for by one read: an access with registers attached fits several times.
@@ -39,8 +39,8 @@ impl PipeLink {
         self.send(vcpu_request::Message::Wait(Default::default()))
     }
 
-    /// Takes the next wait response.
-    pub(crate) fn next_stop(&mut self) -> Result<Arrival, Error> {
+    /// Takes the next wait response: a posted write, or what is put into `stop`.
+    pub(crate) fn next_stop(&mut self, stop: &mut Stop) -> Result<Option<Posted>, Error> {
         let response = self.next_response()?;
         Error::check("wait", response.errno)?;
         let exit = match response.message {
@@ -48,10 +48,10 @@ impl PipeLink {
             Some(other) => return Err(Error::unexpected(format!("{other:?} in place of a wait response"))),
             None => return Err(Error::unexpected("nothing in the answer to wait")),
         };
-        Ok(Arrival::Stop(match exit {
+        *stop = match exit {
             Some(Exit::Init(_)) => Stop::at(Reason::Init),
             Some(Exit::User(user)) => Stop::at(Reason::Paused(user.user)),
-            Some(Exit::Io(io)) if io.no_resume => return Posted::of(io).map(Arrival::Posted),
+            Some(Exit::Io(io)) if io.no_resume => return Posted::of(io).map(Some),
             Some(Exit::Io(io)) => Stop::of(io)?,
             Some(Exit::HypervCall(call)) => Stop::at(Reason::HypervCall(HypervCallInput {
                 input: call.input,
@@ -64,7 +64,8 @@ impl PipeLink {
                 message_page: synic.msg_page,
             })),
             other => return Err(Error::unexpected(format!("the exit {other:?}"))),
-        }))
+        };
+        Ok(None)
     }
 
     pub(crate) fn resume(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {

@@ -1,8 +1,9 @@
 //! The registers of a vCPU that stands still, as far as they are known or waiting here.
 
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs};
+use plugin_proto::messages::vcpu_request::StateSet;
 use plugin_proto::messages::vcpu_response::wait::Io;
-use plugin_proto::ring::Body;
+use plugin_proto::ring::{Body, Flags};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::Error;
@@ -14,6 +15,8 @@ pub(crate) struct Registers {
     pub(crate) regs: Known<kvm_regs>,
     pub(crate) sregs: Known<kvm_sregs>,
     pub(crate) debugregs: Known<kvm_debugregs>,
+    /// Which of them came with the event and were looked at, as [`Flags`] of a resume.
+    pub(crate) seen: u16,
 }
 
 /// What is known of one set without asking.
@@ -33,17 +36,40 @@ impl Registers {
             regs: Known::attached(&io.regs)?,
             sregs: Known::attached(&io.sregs)?,
             debugregs: Known::attached(&io.debugregs)?,
+            seen: 0,
         })
     }
-}
 
-impl Registers {
-    pub(crate) fn from_body(body: &Body<'_>) -> Result<Self, Error> {
-        Ok(Self {
-            regs: Known::attached(body.regs.map_or(&[], |bytes| &bytes[..]))?,
-            sregs: Known::attached(body.sregs.map_or(&[], |bytes| &bytes[..]))?,
-            debugregs: Known::attached(body.debug_regs.map_or(&[], |bytes| &bytes[..]))?,
-        })
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        self.regs = Known::Nothing;
+        self.sregs = Known::Nothing;
+        self.debugregs = Known::Nothing;
+        self.seen = 0;
+    }
+
+    /// Takes what came with an event.
+    pub(crate) fn attach(&mut self, body: &Body<'_>) -> Result<(), Error> {
+        if let Some(bytes) = body.regs {
+            self.regs = Known::attached(bytes)?;
+        }
+        if let Some(bytes) = body.sregs {
+            self.sregs = Known::attached(bytes)?;
+        }
+        if let Some(bytes) = body.debug_regs {
+            self.debugregs = Known::attached(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// State of this kind, which came with the event, was looked at.
+    pub(crate) fn note(&mut self, set: StateSet) {
+        self.seen |= match set {
+            StateSet::REGS => Flags::SAW_REGS,
+            StateSet::SREGS => Flags::SAW_SREGS,
+            StateSet::DEBUGREGS => Flags::SAW_DEBUG_REGS,
+            _ => 0,
+        };
     }
 }
 

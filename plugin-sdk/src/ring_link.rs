@@ -15,7 +15,7 @@ use rustix::time::Timespec;
 
 use crate::event::{HypervCallInput, Posted, SynicWrite};
 use crate::registers::{Known, Registers};
-use crate::vcpu::{Arrival, Reason, Stop};
+use crate::vcpu::{Reason, Stop};
 use crate::{Access, AddressSpace, Error};
 
 /// How long a sleep lasts at most: so late the end of a VMM is noticed that was killed and could not say so.
@@ -23,6 +23,10 @@ const BOUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// In the environment: microseconds to look before sleeping.
 const POLL_VARIABLE: &str = "OUTBOARD_POLL_US";
+
+/// Microseconds after which, again and again, a look is followed by letting others run: longer than what a guest that does nothing
+/// else takes from one exit to the next.
+const YIELD_US: u32 = 16;
 
 /// Vain waits in a row after which there is a rest from looking.
 const STRIKES: u32 = 4;
@@ -59,23 +63,23 @@ impl RingLink {
     }
 
     fn write(&mut self, record: &Outgoing<'_>) -> Result<(), Error> {
-        if self.reader.is_closed() {
+        if self.wait.mapping.is_closed() {
             return Err(Error::HungUp);
         }
-        self.writer.write(record, &mut self.wait).map(drop)
+        self.writer.write(record, &mut self.wait)
     }
 
-    /// Takes the next record of what the guest does.
-    pub(crate) fn next_stop(&mut self) -> Result<Arrival, Error> {
+    /// Takes the next record of what the guest does: a posted write, or what is put into `stop`.
+    pub(crate) fn next_stop(&mut self, stop: &mut Stop) -> Result<Option<Posted>, Error> {
         let header = self.read()?;
         let [first, second, third, ..] = header.words;
-        Ok(Arrival::Stop(match ToPlugin::try_from(header.kind)? {
-            ToPlugin::Init => Stop::at(Reason::Init),
-            ToPlugin::Paused => Stop::at(Reason::Paused(header.address)),
+        match ToPlugin::try_from(header.kind)? {
+            ToPlugin::Init => stop.renew(Reason::Init),
+            ToPlugin::Paused => stop.renew(Reason::Paused(header.address)),
             ToPlugin::HypervCall => {
-                Stop::at(Reason::HypervCall(HypervCallInput { input: header.address, params: [first, second] }))
+                stop.renew(Reason::HypervCall(HypervCallInput { input: header.address, params: [first, second] }));
             }
-            ToPlugin::HypervSynic => Stop::at(Reason::HypervSynic(SynicWrite {
+            ToPlugin::HypervSynic => stop.renew(Reason::HypervSynic(SynicWrite {
                 // The number of an MSR has 32 bits.
                 msr: header.address as u32,
                 control: first,
@@ -86,21 +90,21 @@ impl RingLink {
                 let body = header.body(&self.payload)?;
                 let space = if header.flags & Flags::MMIO == 0 { AddressSpace::Pio } else { AddressSpace::Mmio };
                 let access = Access { space, address: header.address, length: header.data as usize };
-                let data = body.data.to_vec();
                 match kind {
-                    ToPlugin::Posted => return Ok(Arrival::Posted(Posted { access, data })),
-                    ToPlugin::Read => {
-                        Stop { reason: Reason::Read(access), data, registers: Registers::from_body(&body)? }
-                    }
-                    _ => Stop { reason: Reason::Write(access), data, registers: Registers::from_body(&body)? },
+                    ToPlugin::Posted => return Ok(Some(Posted { access, data: body.data.to_vec() })),
+                    ToPlugin::Read => stop.renew(Reason::Read(access)),
+                    _ => stop.renew(Reason::Write(access)),
                 }
+                stop.data.extend_from_slice(body.data);
+                stop.registers.attach(&body)?;
             }
             ToPlugin::Response => return Err(Error::unexpected("an answer to no request")),
-        }))
+        }
+        Ok(None)
     }
 
     pub(crate) fn resume(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {
-        let header = Header { kind: ToVmm::Resume as u32, ..Header::default() };
+        let header = Header { kind: ToVmm::Resume as u16, flags: registers.seen, ..Header::default() };
         let body = Body {
             data,
             regs: part(&registers.regs),
@@ -115,7 +119,7 @@ impl RingLink {
         let request = VcpuRequest { message: Some(request), ..Default::default() };
         let mut encoded = std::mem::take(&mut self.encoded);
         encode_vcpu_request(&request, &mut encoded)?;
-        self.write(&Outgoing::message(ToVmm::Request as u32, &encoded))?;
+        self.write(&Outgoing::message(ToVmm::Request as u16, &encoded))?;
         self.encoded = encoded;
         let header = self.read()?;
         match ToPlugin::try_from(header.kind)? {
@@ -176,6 +180,15 @@ impl Waiter for Wait {
             Some(us) => us.saturating_mul(self.mapping.spins_a_microsecond()),
             None if self.rest > 0 => 0,
             None => self.mapping.spins(),
+        }
+    }
+
+    fn relax(&mut self, looks: u32) {
+        let turn = self.mapping.spins_a_microsecond().saturating_mul(YIELD_US);
+        if looks.checked_rem(turn) == turn.checked_sub(1) {
+            rustix::thread::sched_yield();
+        } else {
+            std::hint::spin_loop();
         }
     }
 

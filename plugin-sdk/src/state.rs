@@ -17,7 +17,7 @@ use crate::{Error, cpuid};
 /// The state of a vCPU that stands still. It is reached through the event that the vCPU stands still for.
 ///
 /// General, special and debug registers cost the fewest requests. Those that came with the event, because of a
-/// [hint](crate::CallHint), are returned without asking the VMM. Those that are set stay in this process and travel with the
+/// [hint](crate::CallHint) or because they were asked for at the same access before, are returned without asking the VMM. Those that are set stay in this process and travel with the
 /// resume; only a `get` after the `set` sends them first, so that it returns what the vCPU has made of them. Everything else is a
 /// request to the VMM, answered at once.
 #[derive(Debug)]
@@ -213,7 +213,10 @@ impl State<'_> {
         T: FromBytes + IntoBytes + Immutable + Copy,
     {
         match *known(&mut self.vcpu.stop.registers) {
-            Known::Attached(value) => return Ok(value),
+            Known::Attached(value) => {
+                self.vcpu.stop.registers.note(set);
+                return Ok(value);
+            }
             Known::Set(value) => {
                 *known(&mut self.vcpu.stop.registers) = Known::Nothing;
                 self.set(set, &value)?;

@@ -46,15 +46,6 @@ pub(crate) enum Link {
     Ring(RingLink),
 }
 
-/// What a link brings while the vCPU runs.
-#[allow(clippy::large_enum_variant, reason = "a box would cost every exit an allocation")]
-pub(crate) enum Arrival {
-    /// A write that the guest did not wait for.
-    Posted(Posted),
-    /// The vCPU has stopped.
-    Stop(Stop),
-}
-
 /// What the vCPU is doing, as far as the plugin has been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -131,16 +122,14 @@ impl Vcpu {
 
     /// Takes the next wait response: a posted write, or the stop, which is noted.
     fn next_stop(&mut self) -> Result<Option<Posted>, Error> {
-        let arrival = match &mut self.link {
-            Link::Pipe(pipe) => pipe.next_stop()?,
-            Link::Ring(ring) => ring.next_stop()?,
+        let posted = match &mut self.link {
+            Link::Pipe(pipe) => pipe.next_stop(&mut self.stop)?,
+            Link::Ring(ring) => ring.next_stop(&mut self.stop)?,
         };
-        match arrival {
-            Arrival::Posted(posted) => return Ok(Some(posted)),
-            Arrival::Stop(stop) => self.stop = stop,
+        if posted.is_none() {
+            self.phase = Phase::Stopped;
         }
-        self.phase = Phase::Stopped;
-        Ok(None)
+        Ok(posted)
     }
 
     /// Lets the guest run on from a stop. `data` is what a read returns.
@@ -173,6 +162,13 @@ impl Vcpu {
 impl Stop {
     pub(crate) fn at(reason: Reason) -> Self {
         Self { reason, data: Vec::new(), registers: Registers::default() }
+    }
+
+    /// Begins anew, with the room it has for data.
+    pub(crate) fn renew(&mut self, reason: Reason) {
+        self.reason = reason;
+        self.data.clear();
+        self.registers.clear();
     }
 
     pub(crate) fn of(io: Io) -> Result<Self, Error> {

@@ -57,6 +57,17 @@ pub(crate) enum Command {
     /// what disturbs the host from hitting one link alone; the first round warms up and does not count. The ratio is the
     /// median over rounds of the block's median against that of `bare` in the same round.
     Bench(BenchArgs),
+    /// Run random guests under load until something is wrong or the time is up
+    ///
+    /// A round is one VM of eight vCPUs with a plugin process: on KVM and on the mock in turns, over pipes and over rings, in a
+    /// jail or without one. Its guests write, post, read, move strings, and number each step; the plugin sees whether one is
+    /// lost, comes twice, or comes out of order. Meanwhile vCPUs are paused, memory is taken away and given back, lines and
+    /// irqfds interrupt, ranges and connections come and go. Some plugins are killed, some quit, some guests fault. After each
+    /// round this process must hold no more than in the first rounds: descriptors, threads, mappings, memory.
+    ///
+    /// What a round does depends on the seed and the round's number alone. What fails is told with the command that repeats
+    /// its round. At the end it is told how many cases of each kind ran.
+    Soak(SoakArgs),
     /// The plugin of `demo`
     #[command(hide = true)]
     DemoPlugin {
@@ -68,6 +79,19 @@ pub(crate) enum Command {
     BenchPlugin {
         /// What the guest does
         case: Case,
+        /// Leave the session
+        #[arg(long)]
+        own_session: bool,
+    },
+    /// The plugin of `soak`
+    #[command(hide = true)]
+    SoakPlugin {
+        /// The soak's seed
+        seed: u64,
+        /// The round's number
+        round: u64,
+        /// The file for its numbers
+        sheet: PathBuf,
     },
     /// Write the manual pages and the completions of shells
     #[command(hide = true)]
@@ -188,13 +212,19 @@ pub(crate) struct DemoArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Exits in a block
-    #[arg(short = 'n', long, value_name = "N", default_value = "20000", value_parser = value_parser!(u32).range(1..))]
-    pub(crate) exits: u32,
+    /// Exits in a block; 20000, or 2000 with --jail-cost
+    #[arg(short = 'n', long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) exits: Option<u32>,
     /// Blocks of each link, at least 2: the first warms up and does not count
     #[arg(long, value_name = "BLOCKS", default_value = "9", value_parser = value_parser!(u32).range(2..))]
     pub(crate) blocks: u32,
-    /// Starts of a plugin, without a jail and with one
+    /// Measure what the jail adds to a start and to an exit, over pipes and over rings
+    ///
+    /// Plugins with and without a jail are started in turn and take turns with blocks of exits; others without one are
+    /// held against those without, which tells the noise of the measurement.
+    #[arg(long)]
+    pub(crate) jail_cost: bool,
+    /// Starts of a plugin, without a jail and with one; with --jail-cost, in each case
     #[arg(long, value_name = "N", default_value = "20", value_parser = value_parser!(u32).range(1..))]
     pub(crate) starts: u32,
     /// What runs the guest
@@ -203,6 +233,29 @@ pub(crate) struct BenchArgs {
     /// Print a JSON array instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl BenchArgs {
+    /// Exits in a block.
+    pub(crate) fn exits(&self) -> u32 {
+        self.exits.unwrap_or(if self.jail_cost { 2_000 } else { 20_000 })
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SoakArgs {
+    /// How long, in minutes, fractions allowed; the round that is under way then is finished
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = minutes)]
+    pub(crate) minutes: f64,
+    /// What all that is random comes from; without it, another each time, which is told
+    #[arg(short, long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// Only the round of this number, from 0; --hypervisor says what it runs on
+    #[arg(long, value_name = "N", requires = "seed", conflicts_with = "minutes")]
+    pub(crate) round: Option<u64>,
+    /// What runs the guests; `auto` takes KVM and the mock in turns, or the mock where there is no KVM
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) hypervisor: Choice,
 }
 
 impl Cli {
@@ -245,6 +298,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(Duration::ZERO) => Err("must be more than 0".into()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        // A year.
+        Ok(minutes) if minutes > 0.0 && minutes <= 525_600.0 => Ok(minutes),
+        _ => Err("not a number of minutes above 0".into()),
     }
 }
 
@@ -369,6 +430,14 @@ mod tests {
     fn one_block_would_leave_nothing_to_count() {
         assert!(parse("bench --blocks 1").is_err());
         assert!(parse("bench --blocks 2 -n 1 --json").is_ok());
+    }
+
+    #[test]
+    fn a_soak_lasts_for_minutes_or_is_one_round_of_a_seed() {
+        assert!(parse("soak --minutes 0.33").is_ok() && parse("soak --seed 1 --round 2").is_ok());
+        for bad in ["--minutes 0", "--minutes nan", "--minutes inf", "--round 2", "--seed 1 --round 2 --minutes 1"] {
+            assert!(parse(&format!("soak {bad}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -32,6 +32,11 @@ pub(crate) enum Error {
     Plugin(#[from] plugin_sdk::Error),
     #[error("the link {link} failed: {source}")]
     Link { link: &'static str, source: Failure },
+    #[error(
+        "round {round} of seed {seed} on {backend} ({plan}): {problem}\n\
+         repeat it with: outboard -v soak --seed {seed} --round {round} --hypervisor {backend}"
+    )]
+    Soak { round: u64, seed: u64, backend: &'static str, plan: String, problem: String },
 }
 
 impl Error {

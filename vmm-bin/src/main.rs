@@ -11,6 +11,7 @@ mod jail_args;
 mod logging;
 mod net;
 mod run;
+mod soak;
 mod statistics;
 
 use std::io::{self, Write};
@@ -35,13 +36,17 @@ fn main() -> ExitCode {
 }
 
 fn execute(cli: &Cli) -> Result<(), Error> {
-    logging::init(&cli.logging)?;
+    // A soak's VMs have ends that would alarm where they were not planned.
+    let level = if matches!(cli.command, Command::Soak(_)) { "off" } else { "info" };
+    logging::init(&cli.logging, level)?;
     match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Soak(args) => soak::run(args),
         Command::DemoPlugin { backend } => demo::plugin::run(backend),
-        Command::BenchPlugin { case } => bench::plugin::run(*case),
+        Command::BenchPlugin { case, own_session } => bench::plugin::run(*case, *own_session),
+        Command::SoakPlugin { seed, round, sheet } => soak::plugin::run(*seed, *round, sheet),
         Command::Generate { man, completions } => generate::run(man, completions),
     }
 }

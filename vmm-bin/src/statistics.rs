@@ -12,9 +12,13 @@ pub(crate) fn median(mut values: Vec<u64>) -> u64 {
     percentile(&values, 50)
 }
 
-/// Nanoseconds for people: `850 ns`, `7.1 µs`.
+/// Nanoseconds for people: `850 ns`, `7.1 µs`, `12.3 ms`.
 pub(crate) fn time(nanoseconds: u64) -> String {
-    if nanoseconds < 1000 { format!("{nanoseconds} ns") } else { format!("{:.1} µs", nanoseconds as f64 / 1000.0) }
+    match nanoseconds {
+        0..1_000 => format!("{nanoseconds} ns"),
+        1_000..10_000_000 => format!("{:.1} µs", nanoseconds as f64 / 1_000.0),
+        _ => format!("{:.1} ms", nanoseconds as f64 / 1_000_000.0),
+    }
 }
 
 #[cfg(test)]
@@ -38,9 +42,11 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_in_ns_or_in_us() {
+    fn times_are_told_in_ns_in_us_or_in_ms() {
         assert_eq!(time(999), "999 ns");
         assert_eq!(time(1000), "1.0 µs");
         assert_eq!(time(7149), "7.1 µs");
+        assert_eq!(time(9_999_900), "9999.9 µs");
+        assert_eq!(time(12_345_678), "12.3 ms");
     }
 }

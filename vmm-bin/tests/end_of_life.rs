@@ -90,6 +90,15 @@ fn a_guest_that_ends_ends_the_vm(backend: Backend) {
 }
 
 #[test]
+fn an_instruction_that_the_mock_does_not_know_is_named() {
+    // fld1
+    let steps = format!("{BOOTED} resume await-event exit=0").replace("memory", "memory=d9e8");
+    let ended = Outboard::plugin(Backend::Mock, &[], "probe", steps.split_whitespace()).run();
+    ended.assert_success();
+    ended.assert_logged(&["ERROR", "internal error", "0x1000", "d9 e8", "fld1", "vcpu=0", "probe"]);
+}
+
+#[test]
 fn a_guests_triple_fault_is_told() {
     let steps = format!("{BOOTED} await-event exit=0").replace("memory", "memory=f4").replace("boot", "boot resume");
     let ended = Outboard::scripted("shutdown\n", &example("probe"), steps.split_whitespace()).run();

@@ -43,7 +43,7 @@ fn they_leave_out_what_is_hidden() {
     let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist");
     let all = [files(&dist.join("man")), files(&dist.join("completions"))];
     for (name, text) in all.iter().flatten() {
-        for hidden in ["demo-plugin", "bench-plugin", "demo\\-plugin", "generate"] {
+        for hidden in ["demo-plugin", "bench-plugin", "soak-plugin", "demo\\-plugin", "soak\\-plugin", "generate"] {
             assert!(!text.contains(hidden) && !name.contains(hidden), "{hidden} is in {name}");
         }
     }

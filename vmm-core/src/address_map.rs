@@ -1,6 +1,7 @@
 //! Whose each port and each unbacked address is.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hypervisor::AddressSpace;
 use parking_lot::RwLock;
@@ -13,6 +14,8 @@ use crate::owner::OwnerId;
 pub struct AddressMap {
     ports: RwLock<Ranges>,
     mmio: RwLock<Ranges>,
+    /// Counts the changes.
+    version: AtomicU64,
 }
 
 /// Ranges by their first address.
@@ -63,6 +66,7 @@ impl AddressMap {
             return Err(error(ReservationProblem::Overlap));
         }
         ranges.insert(start, Range { last, claim });
+        self.version.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
@@ -75,6 +79,7 @@ impl AddressMap {
         let mut ranges = self.ranges(space).write();
         if ranges.get(&start).is_some_and(|range| range.claim.owner == owner) {
             ranges.remove(&start);
+            self.version.fetch_add(1, Ordering::SeqCst);
             return Ok(());
         }
         Err(Error::Reservation { space, start, len: 0, problem: ReservationProblem::NotReserved })
@@ -82,9 +87,19 @@ impl AddressMap {
 
     /// Who gets an access whose first byte is at `address`, and how it is served.
     pub fn claim_on(&self, space: AddressSpace, address: u64) -> Option<Claim> {
+        self.range_around(space, address).map(|(_, _, claim)| claim)
+    }
+
+    /// The reserved range that `address` lies in: its first address, its last one, and whose it is.
+    pub(crate) fn range_around(&self, space: AddressSpace, address: u64) -> Option<(u64, u64, Claim)> {
         let ranges = self.ranges(space).read();
-        let (_, range) = ranges.range(..=address).next_back()?;
-        (range.last >= address).then_some(range.claim)
+        let (first, range) = ranges.range(..=address).next_back()?;
+        (range.last >= address).then_some((*first, range.last, range.claim))
+    }
+
+    /// Another number after each change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
     }
 
     fn ranges(&self, space: AddressSpace) -> &RwLock<Ranges> {

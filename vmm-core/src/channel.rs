@@ -8,6 +8,7 @@ use hypervisor::{
 use smallvec::SmallVec;
 
 use crate::error::LinkError;
+use crate::prediction::Looks;
 
 /// An access's data: up to 16 bytes without an allocation, longer ones only for string instructions.
 pub type Bytes = SmallVec<[u8; 16]>;
@@ -23,7 +24,7 @@ pub enum Event {
         access: Access,
         /// What the guest writes; empty for a read.
         data: Bytes,
-        /// What the owner's [hint](crate::CallHint) asks to be told with it.
+        /// What the owner's [hint](crate::CallHint) asks to be told with it, or it has been asking for.
         attached: Attached,
     },
     /// The guest called Hyper-V. The vCPU waits for a [`Resume`] whose data is the call's result, 8 bytes.
@@ -69,8 +70,8 @@ pub enum Event {
 /// Registers that come with an access unasked.
 #[derive(Debug, Default)]
 pub struct Attached {
-    /// General registers.
-    pub regs: Option<kvm_regs>,
+    /// General registers. Their box goes back with the resume.
+    pub regs: Option<Box<kvm_regs>>,
     /// Segment and control registers.
     pub sregs: Option<Box<kvm_sregs>>,
     /// Debug registers.
@@ -115,11 +116,15 @@ pub struct Resume {
     /// What a read returns: missing bytes are zero, surplus ones are cut.
     pub data: Bytes,
     /// General registers to set.
-    pub regs: Option<kvm_regs>,
+    pub regs: Option<Box<kvm_regs>>,
     /// Segment and control registers to set, after `regs`.
     pub sregs: Option<Box<kvm_sregs>>,
     /// Debug registers to set, after `sregs`.
     pub debug_regs: Option<Box<kvm_debugregs>>,
+    /// Which of the registers that came with the access the owner has looked at.
+    pub seen: Looks,
+    /// The box of the registers that came with the access, if it is in use for nothing else: the next ones come in it.
+    pub spare: Option<Box<kvm_regs>>,
 }
 
 /// Which state of a vCPU.
@@ -147,7 +152,7 @@ pub enum StateKind {
 #[derive(Clone, Debug)]
 pub enum State {
     /// General registers.
-    Regs(kvm_regs),
+    Regs(Box<kvm_regs>),
     /// Segment and control registers.
     Sregs(Box<kvm_sregs>),
     /// x87 and SSE registers.
@@ -177,6 +182,9 @@ pub struct FarEnd {
 
 /// More than two parties that talk in turn ever have under way.
 const CAPACITY: usize = 16;
+
+// Each event and command is moved through a channel, so large parts are boxed.
+const _: () = assert!(size_of::<Event>() <= 96 && size_of::<Command>() <= 96);
 
 /// The vCPU's ends and the owner's.
 pub(crate) fn pair() -> (Sender<Event>, Receiver<Command>, FarEnd) {

@@ -5,6 +5,8 @@
 
 use hypervisor::{Result, Vcpu, kvm_debugregs, kvm_regs, kvm_sregs};
 
+use crate::prediction::Looks;
+
 /// What was seen and set since the read's exit.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
@@ -46,6 +48,16 @@ impl Deferred {
     /// The registers as the owner should see them.
     pub(crate) fn regs(&mut self, vcpu: &dyn Vcpu) -> Result<kvm_regs> {
         self.regs.get(|| vcpu.regs())
+    }
+
+    /// Registers that were attached count as seen only if they were looked at.
+    pub(crate) fn forget_unseen(&mut self, attached: Looks, seen: Looks) {
+        if attached.regs && !seen.regs {
+            self.regs.seen = None;
+        }
+        if attached.sregs && !seen.sregs {
+            self.sregs.seen = None;
+        }
     }
 
     /// The segment and control registers as the owner should see them.

@@ -15,6 +15,8 @@ pub(crate) struct Link {
     /// The far end and its pump, where this thread steps it.
     inline: Option<(FarEnd, Box<dyn Pump>)>,
     stop: StopSignal,
+    /// Whether the owner tells what it looked at.
+    pub(crate) tells_looks: bool,
 }
 
 impl Link {
@@ -25,12 +27,18 @@ impl Link {
         pump: Box<dyn Pump>,
         stop: StopSignal,
     ) -> Self {
-        Self { events, commands, inline: Some((far, pump)), stop }
+        let tells_looks = pump.tells_looks();
+        Self { events, commands, inline: Some((far, pump)), stop, tells_looks }
     }
 
     /// A link at whose far end another thread stands.
-    pub(crate) fn threaded(events: Sender<Event>, commands: Receiver<Command>, stop: StopSignal) -> Self {
-        Self { events, commands, inline: None, stop }
+    pub(crate) fn threaded(
+        events: Sender<Event>,
+        commands: Receiver<Command>,
+        stop: StopSignal,
+        tells_looks: bool,
+    ) -> Self {
+        Self { events, commands, inline: None, stop, tells_looks }
     }
 
     /// Sends an event that wants no command, and sees that it is carried.
@@ -53,25 +61,31 @@ impl Link {
     /// The owner's next command.
     pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Command, LinkError> {
         loop {
+            // What this thread steps has said nothing before it is stepped.
+            if self.inline.is_some() {
+                self.check_wait(deadline)?;
+                self.step_inline(deadline)?;
+            }
             match self.commands.try_recv() {
                 Ok(Command::Fail(error)) => return Err(error),
                 Ok(command) => return Ok(command),
                 Err(TryRecvError::Disconnected) => return Err(LinkError::HungUp),
                 Err(TryRecvError::Empty) => {}
             }
-            if self.stop.is_set() {
-                return Err(LinkError::Stopped);
-            }
-            // One who asks without end is never waited for.
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Err(LinkError::TimedOut);
-            }
-            if self.inline.is_some() {
-                self.step_inline(deadline)?;
-            } else {
-                self.wait(deadline)?;
-            }
+            self.check_wait(deadline)?;
+            self.wait(deadline)?;
         }
+    }
+
+    fn check_wait(&self, deadline: Option<Instant>) -> Result<(), LinkError> {
+        if self.stop.is_set() {
+            return Err(LinkError::Stopped);
+        }
+        // One who asks without end is never waited for.
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(LinkError::TimedOut);
+        }
+        Ok(())
     }
 
     /// Steps the pump, where this thread does, with the event that was sent last.
@@ -80,7 +94,8 @@ impl Link {
             // A vCPU steps its pump only when it has said something.
             let event = far.events.try_recv().map_err(|_| LinkError::HungUp)?;
             if let Some(command) = pump.step(event, deadline)? {
-                far.commands.send(command).map_err(|_| LinkError::HungUp)?;
+                // It was empty: a pump gives a command for an event, and the vCPU has taken all before.
+                far.commands.try_send(command).map_err(|_| LinkError::HungUp)?;
             }
         }
         Ok(())

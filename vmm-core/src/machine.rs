@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use crate::address_map::AddressMap;
 use crate::call_hint::CallHint;
 use crate::cgroup::Cgroup;
 use crate::channel::{FarEnd, pair};
+use crate::claim_cache::ClaimCache;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::link::Link;
 use crate::notice::{Notices, Notifier};
 use crate::owner::OwnerId;
+use crate::prediction::Predictions;
 use crate::pump::{Pump, Stepping, step_until_stopped};
 use crate::stop_signal::StopSignal;
 use crate::vcpu_loop::{Shared, VcpuLoop};
@@ -61,6 +64,7 @@ impl Machine {
             stop: StopSignal::new()?,
             notifier,
             exit_timeout: config.exit_timeout,
+            has_hint: AtomicBool::new(false),
             hint: RwLock::default(),
             cgroup: config.cgroup.clone(),
         };
@@ -120,12 +124,13 @@ impl Machine {
                 Stepping::Inline => Link::inline(events, commands, far, pump, stop),
                 Stepping::Threaded => {
                     let signal = stop.clone();
+                    let tells_looks = pump.tells_looks();
                     let thread = thread::Builder::new()
                         .name(format!("pump{vcpu}"))
                         .spawn(move || step_until_stopped(pump, &far, &signal))
                         .map_err(|source| Error::Thread { vcpu, source })?;
                     threads.push(thread);
-                    Link::threaded(events, commands, stop)
+                    Link::threaded(events, commands, stop, tells_looks)
                 }
             };
             links.push((Arc::clone(&name), link));
@@ -147,7 +152,7 @@ impl Machine {
         let owner = self.next_owner();
         let far_ends = self.links.iter_mut().map(|links| {
             let (events, commands, far) = pair();
-            links.push((Arc::clone(&name), Link::threaded(events, commands, self.shared.stop.clone())));
+            links.push((Arc::clone(&name), Link::threaded(events, commands, self.shared.stop.clone(), false)));
             far
         });
         Ok((owner, far_ends.collect()))
@@ -172,7 +177,18 @@ impl Machine {
             let vcpu = self.vm.create_vcpu(id)?;
             control.set_kick(vcpu.kick_handle());
             let (shared, control) = (Arc::clone(&self.shared), Arc::clone(control));
-            loops.push((id, VcpuLoop { vcpu, owners: links, shared, control }));
+            loops.push((
+                id,
+                VcpuLoop {
+                    vcpu,
+                    owners: links,
+                    shared,
+                    control,
+                    claims: ClaimCache::default(),
+                    predictions: Predictions::new(),
+                    spare_regs: None,
+                },
+            ));
         }
         for (vcpu, vcpu_loop) in loops {
             let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || vcpu_loop.run());
@@ -200,7 +216,9 @@ impl Machine {
 
     /// Says which access is to come with registers attached, in place of what was said before.
     pub fn set_call_hint(&self, hint: Option<CallHint>) {
-        *self.shared.hint.write() = hint;
+        let mut shared = self.shared.hint.write();
+        self.shared.has_hint.store(hint.is_some(), Ordering::SeqCst);
+        *shared = hint.map(Arc::new);
     }
 
     /// Tells all vCPUs and pumps to end, wherever they wait. None enters the guest again.

@@ -3,20 +3,23 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hypervisor::{Exit, Vcpu};
+use hypervisor::{Exit, Vcpu, kvm_regs};
 use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
 use crate::call_hint::CallHint;
 use crate::cgroup::Cgroup;
 use crate::channel::Event;
+use crate::claim_cache::ClaimCache;
 use crate::control::Control;
 use crate::gate::Gate;
 use crate::link::Link;
 use crate::notice::{Notice, Notifier, StopReason};
 use crate::owner::OwnerId;
+use crate::prediction::{Looks, Predictions};
 use crate::routing::HYPERV_OWNER;
 use crate::stop_signal::StopSignal;
 
@@ -27,6 +30,10 @@ pub(crate) struct VcpuLoop {
     pub(crate) owners: Vec<(Arc<str>, Link)>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) control: Arc<Control>,
+    pub(crate) claims: ClaimCache,
+    pub(crate) predictions: Predictions,
+    /// For the next registers that come with an access.
+    pub(crate) spare_regs: Option<Box<kvm_regs>>,
 }
 
 /// What the vCPUs of a machine have in common.
@@ -37,8 +44,10 @@ pub(crate) struct Shared {
     pub(crate) notifier: Notifier,
     /// How long an owner may take to answer an access.
     pub(crate) exit_timeout: Option<Duration>,
+    /// Whether there is a hint.
+    pub(crate) has_hint: AtomicBool,
     /// Which access comes with registers attached.
-    pub(crate) hint: RwLock<Option<CallHint>>,
+    pub(crate) hint: RwLock<Option<Arc<CallHint>>>,
     /// What each vCPU's thread joins first.
     pub(crate) cgroup: Option<Arc<Cgroup>>,
 }
@@ -109,7 +118,7 @@ impl VcpuLoop {
 
     /// Waits at a safe point for `owner`'s resume.
     fn stand_still(&mut self, owner: OwnerId, event: Event) -> Result<()> {
-        let resume = self.consult(owner, event, None, None)?;
+        let resume = self.consult(owner, event, None, Looks::default(), None)?;
         self.apply(owner, resume)
     }
 }

@@ -57,7 +57,7 @@ fn state_set_at_init_is_there_when_the_guest_runs() {
     rig.expect_init(0);
     let mut regs = rig.regs(0);
     regs.rax = 0x0403_0201;
-    rig.send(0, Command::Set(State::Regs(regs)));
+    rig.send(0, Command::Set(State::Regs(Box::new(regs))));
     assert!(matches!(rig.event(0), Event::Done(Ok(()))));
     rig.resume(0);
     rig.expect_write(0, &[1, 2, 3, 4]);

@@ -22,11 +22,11 @@ fn in_out() -> [Step; 3] {
 
 fn resume_with(rig: &Rig, data: &[u8], regs: kvm_regs) {
     let data = Bytes::from_slice(data);
-    rig.send(0, Command::Resume(Resume { data, regs: Some(regs), ..Resume::default() }));
+    rig.send(0, Command::Resume(Resume { data, regs: Some(Box::new(regs)), ..Resume::default() }));
 }
 
 fn set_regs(rig: &Rig, regs: kvm_regs) {
-    rig.send(0, Command::Set(State::Regs(regs)));
+    rig.send(0, Command::Set(State::Regs(Box::new(regs))));
     assert!(matches!(rig.event(0), Event::Done(Ok(()))));
 }
 

@@ -402,9 +402,9 @@ fn registers_attached_to_a_read_count_as_seen() {
     rig.machine.set_call_hint(Some(hint));
     rig.start_running();
     let Event::Access { attached, .. } = rig.event(0) else { panic!("no access") };
-    let regs = hypervisor::kvm_regs { rbx: 3, ..attached.regs.unwrap() };
+    let regs = hypervisor::kvm_regs { rbx: 3, ..*attached.regs.unwrap() };
     let data = vmm_core::Bytes::from_slice(&[0x77]);
-    rig.send(0, Command::Resume(Resume { data, regs: Some(regs), ..Resume::default() }));
+    rig.send(0, Command::Resume(Resume { data, regs: Some(Box::new(regs)), ..Resume::default() }));
     rig.expect_write(0, &[0x77, 0x55]);
     assert_eq!(rig.regs(0).rbx, 3);
     rig.machine.set_call_hint(None);

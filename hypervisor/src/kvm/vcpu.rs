@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::process::Pid;
 
@@ -12,7 +13,7 @@ use super::run_page::RunPage;
 use super::signal;
 use crate::kick::{Bell, Door};
 use crate::pending::Pending;
-use crate::{Access, Direction, Error, Exit, Kick, Result, Vcpu, VcpuId};
+use crate::{Access, Direction, Error, Exit, Kick, Result, Vcpu, VcpuId, VcpuState};
 
 thread_local! {
     /// This thread's id as the kernel knows it, asked for once. The kick signal is let through at the same time: whoever
@@ -31,6 +32,8 @@ pub(super) struct KvmVcpu {
     runner: Arc<Runner>,
     pub(super) pending: Pending,
     pub(super) synced: Synced,
+    /// It has been told to be run again though it was ready to run.
+    was_ready: bool,
     /// The access of the last exit, whose data lies in `page`.
     access: Option<Access>,
     /// The guest's memory stays mapped while the vCPU can run. Behind `fd`, so it is dropped after it.
@@ -83,7 +86,18 @@ impl KvmVcpu {
         };
         let runner = Arc::new(Runner::default());
         let door = Door::new(KvmBell { page: Arc::clone(&page), runner: Arc::clone(&runner) });
-        Ok(Self { id, fd, page, door, runner, pending: Pending::new(id), synced, access: None, _slots: slots })
+        Ok(Self {
+            id,
+            fd,
+            page,
+            door,
+            runner,
+            pending: Pending::new(id),
+            synced,
+            was_ready: false,
+            access: None,
+            _slots: slots,
+        })
     }
 
     /// The registers change behind `kvm_run`'s back.
@@ -93,6 +107,15 @@ impl KvmVcpu {
         }
     }
 
+    /// Whether `EAGAIN` means what it means of a vCPU that waits for a start-up interrupt: that it was woken, once with it and
+    /// else for something else. Of one that was ready to run before, too, it means that the kernel could not begin, since a
+    /// thread that it needs cannot be had.
+    fn may_be_run_again(&mut self) -> Result<bool> {
+        let was_ready = self.was_ready;
+        self.was_ready = VcpuState::mp_state(self)?.mp_state == KVM_MP_STATE_RUNNABLE;
+        Ok(!(was_ready && self.was_ready))
+    }
+
     /// One `KVM_RUN`, and what it returned for.
     fn enter(&mut self) -> Result<Exit> {
         self.outdate_synced_regs();
@@ -100,14 +123,17 @@ impl KvmVcpu {
             Ok(VcpuExit::MemoryFault { gpa, .. }) => return Err(Error::MemoryFault { vcpu: self.id, address: gpa }),
             Ok(_) => self.page.exit(),
             Err(errno) => match errno.errno() {
-                // EAGAIN: a vCPU that waited for a start-up interrupt was woken for something else.
-                libc::EINTR | libc::EAGAIN => Exit::Interrupted,
+                libc::EINTR => Exit::Interrupted,
+                libc::EAGAIN if self.may_be_run_again()? => Exit::Interrupted,
                 libc::EFAULT => return Err(Error::MemoryFault { vcpu: self.id, address: 0 }),
                 errno => {
                     return Err(Error::System { what: "KVM_RUN", source: io::Error::from_raw_os_error(errno) });
                 }
             },
         };
+        if !matches!(exit, Exit::Interrupted) {
+            self.was_ready = false;
+        }
         if self.synced == Synced::Stale {
             self.synced = Synced::Fresh;
         }

@@ -57,17 +57,20 @@ pub(super) fn store(mapping: &MmapRegion, offset: usize, width: usize, value: u6
     }
 }
 
-/// Puts `new` in place of `old` in one atomic step; false where something else is there. What reaches over an aligned word
-/// of 8 bytes is compared and stored in two.
+/// Whether `width` bytes at `offset` reach over the end of an aligned word of 8 bytes, so that no one step changes them all.
+#[inline]
+pub(super) fn is_split(offset: usize, width: usize) -> bool {
+    offset % 8 + width > 8
+}
+
+/// Puts `new` in place of `old` in one atomic step; false where something else is there.
+///
+/// # Panics
+///
+/// If they are split: its caller knows another way then.
 pub(super) fn exchange(mapping: &MmapRegion, offset: usize, width: usize, old: u64, new: u64) -> bool {
+    assert!(!is_split(offset, width));
     let first = offset & !7;
-    if offset - first + width > 8 {
-        let same = load(mapping, offset, width) == old;
-        if same {
-            store(mapping, offset, width, new);
-        }
-        return same;
-    }
     let shift = 8 * (offset - first) as u32;
     let mask = u64::MAX >> (64 - 8 * width as u32) << shift;
     let changed = qword_at(mapping, first).fetch_update(Ordering::SeqCst, Ordering::SeqCst, |all| {
@@ -132,8 +135,14 @@ mod tests {
         assert!(exchange(&mapping, 2, 2, 0xffff, 0x1234));
         assert!(!exchange(&mapping, 2, 2, 0xffff, 0));
         assert_eq!(load(&mapping, 0, 8), 0xffff_ffff_1234_ffff);
-        assert!(exchange(&mapping, 6, 4, 0xffff, 0x5566_7788));
-        assert_eq!(load(&mapping, 6, 4), 0x5566_7788);
+        assert!(exchange(&mapping, 4, 4, 0xffff_ffff, 0x5566_7788));
+        assert_eq!(load(&mapping, 0, 8), 0x5566_7788_1234_ffff);
+    }
+
+    #[test]
+    fn what_reaches_over_a_word_is_split() {
+        assert!(!is_split(0, 8) && !is_split(12, 4) && !is_split(7, 1));
+        assert!(is_split(1, 8) && is_split(13, 4) && is_split(0xfff, 2));
     }
 
     #[test]

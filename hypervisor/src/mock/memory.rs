@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::fstatfs;
 use vm_memory::MmapRegion;
 
@@ -109,6 +109,11 @@ impl Memory {
         self.slots.read()
     }
 
+    /// The slots, to look at while nobody else does: no other vCPU touches memory.
+    pub(super) fn slots_alone(&self) -> RwLockWriteGuard<'_, Slots> {
+        self.slots.write()
+    }
+
     /// Reads within one page. `None` where no slot is.
     pub(super) fn read(&self, address: u64, data: &mut [u8]) -> Option<()> {
         let slots = self.slots();
@@ -158,7 +163,7 @@ impl Slot {
         self.mark(offset, width);
     }
 
-    /// Puts `new` in place of `old`; false where something else is there.
+    /// Puts `new` in place of `old`, within an aligned word of 8 bytes; false where something else is there.
     pub(super) fn exchange(&self, offset: usize, width: usize, old: u64, new: u64) -> bool {
         let changed = atomic::exchange(&self.mapping, offset, width, old, new);
         if changed {

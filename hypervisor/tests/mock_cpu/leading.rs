@@ -35,6 +35,17 @@ fn finishing_a_read_is_the_step_of_its_instruction() {
 }
 
 #[test]
+fn a_split_lock_is_one_step_and_kept_once() {
+    // lock add [0x2006], eax; hlt
+    let mut machine = Machine::new(&[0xf0, 0x66, 0x01, 0x06, 0x06, 0x20, 0xf4]);
+    machine.vcpu.keep_history(4);
+    machine.set(|regs| regs.rax = 0x1122_3344);
+    assert_eq!(machine.vcpu.step().unwrap(), Stop::Stepped);
+    assert_eq!((machine.vcpu.address(), machine.read(0x2006)), (0x1006, 0x1122_3344_u32.to_le_bytes()));
+    assert_eq!(machine.vcpu.history().len(), 1);
+}
+
+#[test]
 fn the_last_instructions_are_kept_with_address_bytes_and_assembly() {
     let mut machine = Machine::new(&[0x40, 0xb9, 0x34, 0x12, 0xf4]);
     machine.vcpu.keep_history(2);

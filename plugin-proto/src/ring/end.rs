@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU32;
 use rustix::thread::futex;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::index::{ReaderIndex, STEP, WriterIndex};
-use super::{ALIGNMENT, Direction, Fault, Header, MAX_PAYLOAD, Mapping, Outgoing};
+use super::index::{ASLEEP, ReaderIndex, WriterIndex, arm, disarm, slot};
+use super::{CAPACITY, Direction, Fault, Flags, Header, MAX_FRAGMENT, MAX_PAYLOAD, Mapping, Outgoing, SLOTS};
 
 /// How one side waits for the other.
 pub trait Waiter {
@@ -16,6 +16,15 @@ pub trait Waiter {
 
     /// How many times to look before sleeping.
     fn spins(&mut self) -> u32;
+
+    /// Spends the time between two of those looks; `looks` came before.
+    ///
+    /// Now and then it should let the other side run, for it may wait for this very processor: two that only sleep and wake
+    /// each other there are never moved apart, two that want to run are.
+    fn relax(&mut self, looks: u32) {
+        let _ = looks;
+        std::hint::spin_loop();
+    }
 
     /// Sleeps while `word` is `expected`, until it is woken, or for a while. Returning early is no harm.
     ///
@@ -36,88 +45,101 @@ pub struct Writer {
     mapping: Arc<Mapping>,
     direction: Direction,
     index: WriterIndex,
+    /// Where the next payload goes: bytes, on past the end of their part of the memory.
+    position: u32,
+    /// By slot: where the payload of the record in it ends.
+    ends: Box<[u32; SLOTS as usize]>,
 }
 
 impl Writer {
     /// The writing end of a ring that was not used yet.
     #[must_use]
     pub fn new(mapping: Arc<Mapping>, direction: Direction) -> Self {
-        Self { mapping, direction, index: WriterIndex::new() }
+        Self { mapping, direction, index: WriterIndex::new(), position: 0, ends: Box::new([0; SLOTS as usize]) }
     }
 
-    /// Writes a record, waiting for room where there is none: whether the reader slept.
+    /// Writes a record, waiting for room where there is none.
     ///
     /// # Errors
     /// A [`Fault`], or what the waiter says. The ring is of no use after it.
-    pub fn write<W: Waiter>(&mut self, record: &Outgoing<'_>, waiter: &mut W) -> Result<bool, W::Error> {
-        self.push(record.header.as_bytes(), waiter)?;
-        let mut length = size_of::<Header>() as u32;
+    pub fn write<W: Waiter>(&mut self, record: &Outgoing<'_>, waiter: &mut W) -> Result<(), W::Error> {
+        if record.header.payload as usize <= MAX_FRAGMENT {
+            return self.put(&record.header, &record.parts, waiter);
+        }
+        let mut whole = Vec::with_capacity(record.header.payload as usize);
         for part in record.parts {
-            self.push(part, waiter)?;
-            // A part is at most `MAX_PAYLOAD` bytes.
-            length = length.wrapping_add(padded(part.len() as u32, STEP));
+            whole.extend_from_slice(part);
+            whole.resize(whole.len().next_multiple_of(size_of::<u64>()), 0);
         }
-        let padding = padded(length, ALIGNMENT).wrapping_sub(length);
-        if self.index.space() < padding {
-            self.make_room(waiter)?;
-        }
-        self.index.advance(padding);
-        Ok(self.publish())
-    }
-
-    fn push<W: Waiter>(&mut self, mut bytes: &[u8], waiter: &mut W) -> Result<(), W::Error> {
-        while !bytes.is_empty() {
-            if self.index.space() < ALIGNMENT {
-                self.make_room(waiter)?;
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(self.index.space() as usize));
-            self.mapping.copy_in(self.direction, self.index.position(), now);
-            self.index.advance(padded(now.len() as u32, STEP));
-            bytes = later;
+        whole.truncate(record.header.payload as usize);
+        let mut fragments = whole.chunks(MAX_FRAGMENT).peekable();
+        while let Some(fragment) = fragments.next() {
+            let more = if fragments.peek().is_some() { Flags::MORE } else { 0 };
+            // At most `MAX_FRAGMENT` bytes.
+            let payload = fragment.len() as u32;
+            let header = Header { payload, flags: record.header.flags | more, ..record.header };
+            self.put(&header, &[fragment], waiter)?;
         }
         Ok(())
     }
 
-    /// Waits for a line of room.
-    fn make_room<W: Waiter>(&mut self, waiter: &mut W) -> Result<(), W::Error> {
-        let mapping = Arc::clone(&self.mapping);
-        let words = mapping.words(self.direction);
-        self.index.look(words)?;
-        if self.index.space() >= ALIGNMENT {
-            return Ok(());
+    /// Writes what fits one slot.
+    fn put<W: Waiter>(&mut self, header: &Header, parts: &[&[u8]], waiter: &mut W) -> Result<(), W::Error> {
+        let bytes = header.payload.next_multiple_of(size_of::<u64>() as u32);
+        if !self.has_room(bytes) {
+            self.make_room(bytes, waiter)?;
         }
-        // The reader can take no more than it sees.
-        self.publish();
-        for _ in 0..waiter.spins() {
-            std::hint::spin_loop();
-            self.index.look(words)?;
-            if self.index.space() >= ALIGNMENT {
-                return Ok(());
-            }
+        // Most records are all header.
+        for part in parts.iter().filter(|_| bytes > 0) {
+            self.mapping.copy_in(self.direction, self.position, part);
+            // A part is at most `MAX_FRAGMENT` bytes.
+            self.position = self.position.wrapping_add(part.len().next_multiple_of(size_of::<u64>()) as u32);
         }
-        loop {
-            WriterIndex::arm(words);
-            let seen = self.index.look(words);
-            if let Ok(seen) = seen
-                && self.index.space() < ALIGNMENT
-            {
-                waiter.sleep(&words.head.0, seen)?;
-            }
-            WriterIndex::disarm(words);
-            self.index.look(words)?;
-            if self.index.space() >= ALIGNMENT {
-                return Ok(());
-            }
+        let at = slot(self.index.written());
+        // A slot's number is below their number.
+        if let Some(end) = self.ends.get_mut(at) {
+            *end = self.position;
         }
+        let words = self.mapping.words(self.direction);
+        let [first, others @ ..] = self.mapping.slot(self.direction, at);
+        let [header, rest @ ..] = header.as_words();
+        others.iter().zip(rest).for_each(|(to, from)| to.store(from, std::sync::atomic::Ordering::Relaxed));
+        if self.index.publish(first, header, words) {
+            wake(&words.reader_sleeps.0);
+        }
+        Ok(())
     }
 
-    fn publish(&self) -> bool {
-        let words = self.mapping.words(self.direction);
-        let slept = self.index.publish(words);
-        if slept {
-            wake(&words.tail.0);
+    /// Whether a slot and `bytes` of payload are free, as far as is known.
+    fn has_room(&self, bytes: u32) -> bool {
+        // Where nothing was read yet this is the last slot's: 0, until a record lies there and no slot is free.
+        let done = self.ends.get(slot(self.index.done().wrapping_sub(1)));
+        let used = done.map_or(CAPACITY, |done| self.position.wrapping_sub(*done));
+        self.index.has_room() && bytes <= CAPACITY.wrapping_sub(used)
+    }
+
+    fn make_room<W: Waiter>(&mut self, bytes: u32, waiter: &mut W) -> Result<(), W::Error> {
+        let mapping = Arc::clone(&self.mapping);
+        let words = mapping.words(self.direction);
+        for looks in 0..waiter.spins().saturating_add(1) {
+            self.index.look(words)?;
+            if self.has_room(bytes) {
+                return Ok(());
+            }
+            waiter.relax(looks);
         }
-        slept
+        loop {
+            arm(&words.writer_sleeps);
+            let seen = self.index.look(words);
+            if seen.is_ok() && !self.has_room(bytes) {
+                waiter.sleep(&words.writer_sleeps.0, ASLEEP)?;
+            }
+            disarm(&words.writer_sleeps);
+            self.index.look(words)?;
+            if self.has_room(bytes) {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -127,19 +149,17 @@ pub struct Reader {
     mapping: Arc<Mapping>,
     direction: Direction,
     index: ReaderIndex,
+    /// Where the next payload is.
+    position: u32,
+    /// Bytes of payload that were read and still take the writer's room.
+    unreleased: u32,
 }
 
 impl Reader {
     /// The reading end of a ring that was not used yet.
     #[must_use]
     pub fn new(mapping: Arc<Mapping>, direction: Direction) -> Self {
-        Self { mapping, direction, index: ReaderIndex::new() }
-    }
-
-    /// Whether the writer has closed the ring, with nothing left in it.
-    #[must_use]
-    pub fn is_closed(&mut self) -> bool {
-        self.index.available() == 0 && self.index.look(self.mapping.words(self.direction), STEP) == Err(Fault::Closed)
+        Self { mapping, direction, index: ReaderIndex::new(), position: 0, unreleased: 0 }
     }
 
     /// Waits for the next record: its header, and in `payload` what follows it. Both are copies.
@@ -148,92 +168,84 @@ impl Reader {
     /// A [`Fault`], or what the waiter says. The ring is of no use after it.
     pub fn read<W: Waiter>(&mut self, payload: &mut Vec<u8>, waiter: &mut W) -> Result<Header, W::Error> {
         payload.clear();
-        self.take(size_of::<Header>(), payload, waiter)?;
-        let header = Header::read_from_bytes(payload).unwrap_or_default();
-        payload.clear();
-        let length = header.payload as usize;
-        if length > MAX_PAYLOAD {
-            return Err(Fault::BadLength { kind: header.kind, length: header.payload }.into());
+        let mut header = self.take(payload, waiter)?;
+        if header.flags & Flags::MORE != 0 {
+            header.flags &= !Flags::MORE;
+            while self.take(payload, waiter)?.flags & Flags::MORE != 0 {}
+            // It does not grow beyond that.
+            header.payload = payload.len() as u32;
         }
-        self.take(length, payload, waiter)?;
-        let whole = size_of::<Header>() as u32 + padded(header.payload, STEP);
-        let padding = padded(whole, ALIGNMENT) - whole;
-        if padding > 0 {
-            if self.index.available() < padding {
-                // The writer may need the room to go on.
-                self.release();
-            }
-            self.await_bytes(padding, waiter)?;
-            self.index.advance(padding);
-        }
-        self.release();
         Ok(header)
     }
 
-    /// Appends `length` bytes to `out`, as they come.
-    fn take<W: Waiter>(&mut self, length: usize, out: &mut Vec<u8>, waiter: &mut W) -> Result<(), W::Error> {
-        let mut left = length;
-        while left > 0 {
-            self.await_bytes(STEP, waiter)?;
-            let words = (self.index.available() / STEP) as usize;
-            let words = words.min(left.div_ceil(STEP as usize));
-            let before = out.len();
-            self.mapping.copy_out(self.direction, self.index.position(), words, |word| out.extend_from_slice(&word));
-            let taken = left.min(words * STEP as usize);
-            out.truncate(before + taken);
-            left -= taken;
-            self.index.advance(words as u32 * STEP);
-            if left > 0 {
-                // The rest may need the room.
-                self.release();
+    /// Takes what lies in the next slot, its payload to the end of `payload`.
+    fn take<W: Waiter>(&mut self, payload: &mut Vec<u8>, waiter: &mut W) -> Result<Header, W::Error> {
+        let at = slot(self.index.read());
+        let first = match self.look(at) {
+            Some(first) => first,
+            None => self.await_record(at, waiter)?,
+        };
+        let mut words = [first; 8];
+        let [_, to @ ..] = &mut words;
+        let [_, from @ ..] = self.mapping.slot(self.direction, at);
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from.load(std::sync::atomic::Ordering::Relaxed));
+        let mut header = Header::read_from_bytes(words.as_bytes()).unwrap_or_default();
+        header.stamp = 0;
+        if header.payload > 0 {
+            let length = header.payload as usize;
+            if length > MAX_FRAGMENT || payload.len().saturating_add(length) > MAX_PAYLOAD {
+                return Err(Fault::BadLength { kind: header.kind, length: header.payload }.into());
             }
+            self.mapping.copy_out(self.direction, self.position, length, payload);
+            let bytes = header.payload.next_multiple_of(size_of::<u64>() as u32);
+            self.position = self.position.wrapping_add(bytes);
+            self.unreleased = self.unreleased.wrapping_add(bytes);
         }
-        Ok(())
+        self.index.advance();
+        // Else the room comes back when there is time, before the next wait.
+        if self.index.unreleased() >= SLOTS / 4 || self.unreleased >= CAPACITY / 4 {
+            self.release();
+        }
+        Ok(header)
     }
 
-    fn release(&self) {
+    fn look(&self, at: usize) -> Option<u64> {
+        let [first, ..] = self.mapping.slot(self.direction, at);
+        self.index.look(first)
+    }
+
+    fn release(&mut self) {
+        self.unreleased = 0;
         let words = self.mapping.words(self.direction);
         if self.index.release(words) {
-            wake(&words.head.0);
+            wake(&words.writer_sleeps.0);
         }
     }
 
-    /// Waits until `bytes` of them are there, fewer than a line.
-    fn await_bytes<W: Waiter>(&mut self, bytes: u32, waiter: &mut W) -> Result<(), W::Error> {
-        if self.index.available() >= bytes {
-            return Ok(());
+    /// Waits for the record in slot `at`: its first word.
+    fn await_record<W: Waiter>(&mut self, at: usize, waiter: &mut W) -> Result<u64, W::Error> {
+        self.release();
+        for looks in 0..waiter.spins() {
+            waiter.relax(looks);
+            if let Some(first) = self.look(at) {
+                return Ok(first);
+            }
         }
         let mapping = Arc::clone(&self.mapping);
         let words = mapping.words(self.direction);
-        self.index.look(words, bytes)?;
-        if self.index.available() >= bytes {
-            return Ok(());
-        }
-        for _ in 0..waiter.spins() {
-            std::hint::spin_loop();
-            self.index.look(words, bytes)?;
-            if self.index.available() >= bytes {
-                return Ok(());
-            }
-        }
         loop {
-            ReaderIndex::arm(words);
-            let seen = self.index.look(words, bytes);
-            if let Ok(seen) = seen
-                && self.index.available() < bytes
-            {
-                waiter.sleep(&words.tail.0, seen)?;
+            arm(&words.reader_sleeps);
+            if self.look(at).is_none() {
+                if words.is_closed() {
+                    // The last record may have come just before the end.
+                    return self.look(at).ok_or_else(|| Fault::Closed.into());
+                }
+                waiter.sleep(&words.reader_sleeps.0, ASLEEP)?;
             }
-            ReaderIndex::disarm(words);
-            self.index.look(words, bytes)?;
-            if self.index.available() >= bytes {
-                return Ok(());
+            disarm(&words.reader_sleeps);
+            if let Some(first) = self.look(at) {
+                return Ok(first);
             }
         }
     }
-}
-
-/// `bytes` and as many as are missing to a multiple of `to`, a power of two. No ring's record comes near 32 bits.
-fn padded(bytes: u32, to: u32) -> u32 {
-    bytes.wrapping_add(to - 1) & !(to - 1)
 }

@@ -19,7 +19,7 @@ pub enum Fault {
     #[error("a ring's record of kind {kind} with {length} bytes")]
     BadLength {
         /// Its kind.
-        kind: u32,
+        kind: u16,
         /// The bytes it claims.
         length: u32,
     },
@@ -27,6 +27,6 @@ pub enum Fault {
     #[error("a ring's record of the unknown kind {kind}")]
     UnknownKind {
         /// The kind.
-        kind: u32,
+        kind: u16,
     },
 }

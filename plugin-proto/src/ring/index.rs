@@ -1,30 +1,23 @@
 //! The words of one ring, and how its two ends use them.
 //!
-//! `tail` is where the writer stands, `head` where the reader stands, both in bytes, running on past the ring's end and around
-//! past 32 bits. Their lowest bit says that their owner has closed the ring.
+//! A record lies in a slot of one cache line, whose first word holds its **stamp**: the record's number, counted from 1. A reader that
+//! waits for record `n` looks at the slot it will lie in, and nowhere else: what it waits for and what it then reads come
+//! in one cache line. A stamp of another number is nothing yet, whatever it is.
 //!
-//! * The writer stores bytes, then `tail` with release; the reader loads `tail` with acquire before it loads bytes.
-//! * The reader loads bytes, then stores `head` with release; the writer loads `head` with acquire before it overwrites.
-//! * Whoever is about to sleep swaps 1 into its `sleeps` word and looks once more; whoever has moved its index reads the
-//!   other's by a read-modify-write, and wakes if there is a 1. One of the two comes first: either the mover finds the 1, or the
-//!   sleeper's swap follows the mover's step, and its look sees the new index. Where nobody sleeps the word stays in the mover's
-//!   cache, and the step costs what a fence would.
-//! * The sleeper alone takes its 1 back. If the mover did, its late step for one move could take a 1 that was meant for the
-//!   next, and wake before there is a sleeper.
-//! * The word slept on is the index itself, so a change between the last look and the sleep is not missed.
+//! * The writer stores the record, then its stamp with release; the reader loads the stamp with acquire, then the record.
+//! * The reader copies records out, then stores how many it is done with into `head` with release; the writer loads `head`
+//!   with acquire before it overwrites.
+//! * Whoever is about to sleep swaps 1 into its `sleeps` word, looks once more, and sleeps as long as that word is 1. Whoever has
+//!   stored a stamp or `head` looks at the other's `sleeps` word by a read-modify-write, and where there is a 1 puts a 0 and
+//!   wakes. One of the two comes first: either the mover finds the 1, or the sleeper's swap follows the mover's step,
+//!   and its look finds what was stored. A 0 that comes late only ends a sleep too early.
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::{CAPACITY, Fault};
-
-/// In an index: its owner has closed the ring.
-pub(super) const CLOSED: u32 = 1;
-
-/// Bytes that an index moves by at least.
-pub(super) const STEP: u32 = 8;
+use super::{Fault, SLOTS};
 
 /// A word on cache lines of its own: processors fetch lines in pairs.
 #[repr(C, align(128))]
@@ -33,155 +26,157 @@ pub(super) struct Line(pub(super) AtomicU32);
 /// The words of one ring.
 #[repr(C)]
 pub(super) struct Words {
-    /// The writer's.
-    pub(super) tail: Line,
-    /// The reader's.
-    pub(super) head: Line,
-    /// Not 0 while the reader sleeps on `tail`.
-    reader_sleeps: Line,
-    /// Not 0 while the writer sleeps on `head`.
-    writer_sleeps: Line,
+    /// How many records the reader is done with.
+    head: Line,
+    /// 1 while the reader sleeps, or is about to.
+    pub(super) reader_sleeps: Line,
+    /// The same of the writer.
+    pub(super) writer_sleeps: Line,
+    /// Not 0 once the VMM has closed the ring.
+    closed: Line,
 }
 
 impl Words {
     #[cfg(test)]
     pub(super) fn new() -> Self {
         let line = || Line(AtomicU32::new(0));
-        Self { tail: line(), head: line(), reader_sleeps: line(), writer_sleeps: line() }
+        Self { head: line(), reader_sleeps: line(), writer_sleeps: line(), closed: line() }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.0.load(Ordering::Acquire) != 0
+    }
+
+    /// Closes the ring. Both ends are to be woken.
+    pub(super) fn close(&self) {
+        self.closed.0.store(1, Ordering::SeqCst);
+        self.reader_sleeps.0.swap(0, Ordering::AcqRel);
+        self.writer_sleeps.0.swap(0, Ordering::AcqRel);
     }
 }
 
-/// One end's view of a ring: where it stands, which it never reads back from shared memory, and where the other end
-/// was seen last.
-#[derive(Debug)]
-struct View {
-    mine: u32,
-    theirs: u32,
+/// The slot of the record after `before` others.
+pub(super) fn slot(before: u32) -> usize {
+    (before % SLOTS) as usize
 }
 
-impl View {
-    /// Takes note of the other's index, `ahead` bytes before which this end stands at most. False where it has closed.
-    fn note(&mut self, word: u32, distance: impl Fn(u32, &Self) -> u32, grows: bool) -> Result<bool, Fault> {
-        let index = word & !CLOSED;
-        let (was, is) = (distance(self.theirs, self), distance(index, self));
-        let is_possible = is <= CAPACITY && index.is_multiple_of(STEP) && if grows { is >= was } else { is <= was };
-        if !is_possible {
-            return Err(Fault::BadIndex { from: self.theirs, to: word });
-        }
-        self.theirs = index;
-        Ok(word & CLOSED == 0)
-    }
-}
+/// A first word: stamp, and above it what else the record begins with.
+pub(super) const STAMP: u64 = u32::MAX as u64;
 
-/// The writer's end.
+/// The writer's end: how many records it has written, and how many the reader was done with when last looked.
 #[derive(Debug)]
-pub(super) struct WriterIndex(View);
+pub(super) struct WriterIndex {
+    written: u32,
+    done: u32,
+}
 
 impl WriterIndex {
     pub(super) fn new() -> Self {
-        Self(View { mine: 0, theirs: 0 })
+        Self { written: 0, done: 0 }
     }
 
-    /// Where the next byte goes.
-    pub(super) fn position(&self) -> u32 {
-        self.0.mine
+    /// How many records were written.
+    pub(super) fn written(&self) -> u32 {
+        self.written
     }
 
-    /// How many bytes may be written, as far as is known.
-    pub(super) fn space(&self) -> u32 {
-        CAPACITY.wrapping_sub(self.0.mine.wrapping_sub(self.0.theirs))
+    /// How many of them the reader is done with, as far as is known.
+    pub(super) fn done(&self) -> u32 {
+        self.done
     }
 
-    /// Looks how far the reader is: the word, or that it is closed.
-    pub(super) fn look(&mut self, words: &Words) -> Result<u32, Fault> {
-        let word = words.head.0.load(Ordering::Acquire);
-        match self.0.note(word, |head, view| view.mine.wrapping_sub(head), false)? {
-            true => Ok(word),
-            false => Err(Fault::Closed),
+    /// Whether a slot is free, as far as is known.
+    pub(super) fn has_room(&self) -> bool {
+        self.written.wrapping_sub(self.done) < SLOTS
+    }
+
+    /// Looks how far the reader is.
+    pub(super) fn look(&mut self, words: &Words) -> Result<(), Fault> {
+        let done = words.head.0.load(Ordering::Acquire);
+        // It neither goes back nor passes the writer.
+        if self.written.wrapping_sub(done) > self.written.wrapping_sub(self.done) {
+            return Err(Fault::BadIndex { from: self.done, to: done });
         }
+        self.done = done;
+        if words.is_closed() { Err(Fault::Closed) } else { Ok(()) }
     }
 
-    /// Goes on by `bytes`, which were written and fit, but are not to be seen yet.
-    pub(super) fn advance(&mut self, bytes: u32) {
-        self.0.mine = self.0.mine.wrapping_add(bytes);
-    }
-
-    /// Lets the reader see what was written. True where it is to be woken.
+    /// Lets the reader see the record in the slot that begins with `word`, `first` being what the word is to hold beside the stamp.
+    /// True where the reader is to be woken.
     #[must_use]
-    pub(super) fn publish(&self, words: &Words) -> bool {
-        words.tail.0.store(self.0.mine, Ordering::Release);
-        is_asleep(&words.reader_sleeps)
-    }
-
-    /// Says that the writer is about to sleep on `head`. It must look once more before it does.
-    pub(super) fn arm(words: &Words) {
-        arm(&words.writer_sleeps);
-    }
-
-    /// Takes that back.
-    pub(super) fn disarm(words: &Words) {
-        words.writer_sleeps.0.swap(0, Ordering::AcqRel);
+    pub(super) fn publish(&mut self, word: &AtomicU64, first: u64, words: &Words) -> bool {
+        self.written = self.written.wrapping_add(1);
+        word.store(first & !STAMP | u64::from(self.written), Ordering::Release);
+        is_to_be_woken(&words.reader_sleeps)
     }
 }
 
-/// The reader's end.
+/// The reader's end: how many records it has read, and of how many the writer knows that.
 #[derive(Debug)]
-pub(super) struct ReaderIndex(View);
+pub(super) struct ReaderIndex {
+    read: u32,
+    released: u32,
+}
 
 impl ReaderIndex {
     pub(super) fn new() -> Self {
-        Self(View { mine: 0, theirs: 0 })
+        Self { read: 0, released: 0 }
     }
 
-    /// Where the next byte is.
-    pub(super) fn position(&self) -> u32 {
-        self.0.mine
+    /// How many records were read.
+    pub(super) fn read(&self) -> u32 {
+        self.read
     }
 
-    /// How many bytes may be read, as far as is known.
-    pub(super) fn available(&self) -> u32 {
-        self.0.theirs.wrapping_sub(self.0.mine)
+    /// How many of them still take the writer's room.
+    pub(super) fn unreleased(&self) -> u32 {
+        self.read.wrapping_sub(self.released)
     }
 
-    /// Looks how far the writer is: the word. That it has closed counts where fewer bytes than `wanted` are left.
-    pub(super) fn look(&mut self, words: &Words, wanted: u32) -> Result<u32, Fault> {
-        let word = words.tail.0.load(Ordering::Acquire);
-        match self.0.note(word, |tail, view| tail.wrapping_sub(view.mine), true)? {
-            false if self.available() < wanted => Err(Fault::Closed),
-            _ => Ok(word),
-        }
+    /// The first word of the next record, if it is there.
+    pub(super) fn look(&self, word: &AtomicU64) -> Option<u64> {
+        let first = word.load(Ordering::Acquire);
+        (first & STAMP == u64::from(self.read.wrapping_add(1))).then_some(first)
     }
 
-    /// Goes on by `bytes`, which were read, but may not be overwritten yet.
-    pub(super) fn advance(&mut self, bytes: u32) {
-        self.0.mine = self.0.mine.wrapping_add(bytes);
+    /// The record was copied out.
+    pub(super) fn advance(&mut self) {
+        self.read = self.read.wrapping_add(1);
     }
 
-    /// Gives the writer the space of what was read. True where it is to be woken.
+    /// Gives the writer the room of what was read. True where it is to be woken.
     #[must_use]
-    pub(super) fn release(&self, words: &Words) -> bool {
-        words.head.0.store(self.0.mine, Ordering::Release);
-        is_asleep(&words.writer_sleeps)
-    }
-
-    /// Says that the reader is about to sleep on `tail`. It must look once more before it does.
-    pub(super) fn arm(words: &Words) {
-        arm(&words.reader_sleeps);
-    }
-
-    /// Takes that back.
-    pub(super) fn disarm(words: &Words) {
-        words.reader_sleeps.0.swap(0, Ordering::AcqRel);
+    pub(super) fn release(&mut self, words: &Words) -> bool {
+        if self.released == self.read {
+            return false;
+        }
+        self.released = self.read;
+        words.head.0.store(self.read, Ordering::Release);
+        is_to_be_woken(&words.writer_sleeps)
     }
 }
 
-fn arm(sleeps: &Line) {
-    sleeps.0.swap(1, Ordering::AcqRel);
+/// What a sleeper's word is while it sleeps.
+pub(super) const ASLEEP: u32 = 1;
+
+/// Says that this end is about to sleep on `sleeps`. It must look once more before it does.
+pub(super) fn arm(sleeps: &Line) {
+    sleeps.0.swap(ASLEEP, Ordering::AcqRel);
 }
 
-/// Whether the other sleeps, or is about to, after an index was moved.
-fn is_asleep(sleeps: &Line) -> bool {
-    sleeps.0.fetch_add(0, Ordering::AcqRel) != 0
+/// Takes that back.
+pub(super) fn disarm(sleeps: &Line) {
+    sleeps.0.swap(0, Ordering::AcqRel);
+}
+
+/// Whether the other end sleeps, or is about to. If so, its sleep ends by the word, or by the wake-up that must follow.
+fn is_to_be_woken(sleeps: &Line) -> bool {
+    // Where nobody sleeps the word stays in this processor's cache, and this costs what a fence would.
+    if sleeps.0.fetch_add(0, Ordering::AcqRel) == 0 {
+        return false;
+    }
+    sleeps.0.swap(0, Ordering::AcqRel);
+    true
 }
 
 #[cfg(all(test, not(loom)))]
@@ -190,79 +185,58 @@ mod tests {
 
     use super::*;
 
-    fn set(word: &Line, value: u32) {
-        word.0.store(value, Ordering::Relaxed);
-    }
-
     #[test]
-    fn what_was_published_is_available_and_what_was_released_is_space() {
-        let words = Words::new();
+    fn a_record_is_seen_by_its_stamp_and_its_room_comes_back() {
+        let (words, word) = (Words::new(), AtomicU64::new(0));
         let (mut writer, mut reader) = (WriterIndex::new(), ReaderIndex::new());
-        writer.advance(64);
-        assert!(!writer.publish(&words));
-        assert_eq!((reader.look(&words, STEP), reader.available()), (Ok(64), 64));
-        assert_eq!(writer.space(), CAPACITY - 64);
-        reader.advance(64);
+        assert_eq!(reader.look(&word), None);
+        assert!(!writer.publish(&word, 7 << 32, &words));
+        assert_eq!(reader.look(&word), Some(7 << 32 | 1));
+        reader.advance();
+        assert_eq!(reader.look(&word), None);
         assert!(!reader.release(&words));
-        assert_eq!((writer.look(&words), writer.space()), (Ok(64), CAPACITY));
+        assert_eq!((writer.look(&words), writer.done()), (Ok(()), 1));
     }
 
     #[test]
-    fn a_sleeper_is_told_of_until_it_is_awake() {
-        let words = Words::new();
-        let writer = WriterIndex::new();
-        ReaderIndex::arm(&words);
-        assert!(writer.publish(&words));
-        assert!(writer.publish(&words));
-        ReaderIndex::disarm(&words);
-        assert!(!writer.publish(&words));
+    fn a_sleeper_is_told_of_once() {
+        let (words, word) = (Words::new(), AtomicU64::new(0));
+        let mut writer = WriterIndex::new();
+        arm(&words.reader_sleeps);
+        assert!(writer.publish(&word, 0, &words));
+        assert!(!writer.publish(&word, 0, &words));
+        arm(&words.reader_sleeps);
+        disarm(&words.reader_sleeps);
+        assert!(!writer.publish(&word, 0, &words));
     }
 
     #[test]
-    fn a_closed_ring_is_read_to_its_end() {
-        let words = Words::new();
-        let mut reader = ReaderIndex::new();
-        set(&words.tail, 64 | CLOSED);
-        assert_eq!(reader.look(&words, STEP), Ok(64 | CLOSED));
-        reader.advance(64);
-        assert_eq!(reader.look(&words, STEP), Err(Fault::Closed));
-        set(&words.head, CLOSED);
-        assert_eq!(WriterIndex::new().look(&words), Err(Fault::Closed));
+    fn a_ring_is_full_when_each_slot_holds_a_record() {
+        let (words, word) = (Words::new(), AtomicU64::new(0));
+        let mut writer = WriterIndex { written: u32::MAX - 3, done: u32::MAX - 3 };
+        for _ in 0..SLOTS {
+            assert!(writer.has_room());
+            let _ = writer.publish(&word, 0, &words);
+        }
+        assert!(!writer.has_room());
+        words.head.0.store(u32::MAX - 2, Ordering::Relaxed);
+        assert_eq!((writer.look(&words), writer.has_room()), (Ok(()), true));
     }
 
     proptest! {
-        /// Whatever the other's index is, no more can be read or written than the ring holds, and the index never goes back.
+        /// Whatever the reader says it is done with, it is at most what was written, and never less than before.
         #[test]
-        fn an_impossible_index_is_a_fault(mine in any::<u32>(), moves in prop::collection::vec(any::<u32>(), 1..20)) {
+        fn an_impossible_head_is_a_fault(start in any::<u32>(), heads in prop::collection::vec(any::<u32>(), 1..20)) {
             let words = Words::new();
-            let start = mine & !(STEP - 1);
-            let mut reader = ReaderIndex(View { mine: start, theirs: start });
-            let mut writer = WriterIndex(View { mine: start, theirs: start });
-            for to in moves {
-                set(&words.tail, to);
-                let was = reader.available();
-                if reader.look(&words, STEP).is_ok() {
-                    prop_assert!(reader.available() <= CAPACITY && reader.available() >= was);
-                } else {
-                    prop_assert!(reader.available() >= was);
-                }
-                set(&words.head, to);
-                let was = writer.space();
+            let mut writer = WriterIndex { written: start.wrapping_add(SLOTS), done: start };
+            for head in heads.into_iter().chain([start, start.wrapping_add(5), start.wrapping_add(SLOTS)]) {
+                words.head.0.store(head, Ordering::Relaxed);
+                let (was, is_possible) = (writer.done, head.wrapping_sub(start) <= SLOTS);
+                prop_assert!(is_possible || writer.look(&words).is_err());
                 let _ = writer.look(&words);
-                prop_assert!(writer.space() <= CAPACITY && writer.space() >= was);
+                let (before, now) = (was.wrapping_sub(start), writer.done.wrapping_sub(start));
+                prop_assert!(before <= now && now <= SLOTS);
             }
-        }
-
-        #[test]
-        fn an_index_within_the_ring_is_taken(start in any::<u32>(), by in 0..=CAPACITY / STEP) {
-            let start = start & !(STEP - 1);
-            let words = Words::new();
-            set(&words.tail, start.wrapping_add(by * STEP));
-            let mut reader = ReaderIndex(View { mine: start, theirs: start });
-            if by > 0 {
-                prop_assert!(reader.look(&words, STEP).is_ok());
-            }
-            prop_assert_eq!(reader.available(), by * STEP);
         }
     }
 }
@@ -275,9 +249,10 @@ mod model {
 
     use super::*;
 
-    /// A ring whose bytes are one cell, so that loom sees who touches it when, and the kernel's queue of sleepers.
+    /// A ring with one slot whose record is a cell, so that loom sees who touches it when, and the kernel's queue of sleepers.
     struct Ring {
         words: Words,
+        stamp: AtomicU64,
         cell: UnsafeCell<u32>,
         sleepers: Mutex<()>,
         bell: Condvar,
@@ -292,14 +267,14 @@ mod model {
 
     impl Ring {
         fn new() -> Arc<Self> {
-            let (cell, sleepers, bell) = (UnsafeCell::new(0), Mutex::new(()), Condvar::new());
-            Arc::new(Self { words: Words::new(), cell, sleepers, bell })
+            let (cell, stamp) = (UnsafeCell::new(0), AtomicU64::new(0));
+            Arc::new(Self { words: Words::new(), stamp, cell, sleepers: Mutex::new(()), bell: Condvar::new() })
         }
 
         /// `futex(FUTEX_WAIT)`: it looks at the word and goes to sleep in one step.
-        fn sleep(&self, word: &Line, expected: u32) {
+        fn sleep(&self, sleeps: &Line) {
             let sleepers = self.sleepers.lock().unwrap();
-            if word.0.load(Ordering::SeqCst) == expected {
+            if sleeps.0.load(Ordering::SeqCst) == ASLEEP {
                 drop(self.bell.wait(sleepers).unwrap());
             }
         }
@@ -311,16 +286,16 @@ mod model {
         }
     }
 
-    /// One that fills the ring with each record, so that the next waits for the reader.
+    /// One that waits until the reader is done with each record before it writes the next.
     fn write(ring: &Ring, writer: &mut WriterIndex, value: u32) {
-        while writer.space() < CAPACITY {
-            WriterIndex::arm(&ring.words);
-            let word = writer.look(&ring.words).unwrap();
-            if writer.space() < CAPACITY {
-                ring.sleep(&ring.words.head, word);
-                writer.look(&ring.words).unwrap();
+        while writer.written() != writer.done() {
+            arm(&ring.words.writer_sleeps);
+            writer.look(&ring.words).unwrap();
+            if writer.written() != writer.done() {
+                ring.sleep(&ring.words.writer_sleeps);
             }
-            WriterIndex::disarm(&ring.words);
+            disarm(&ring.words.writer_sleeps);
+            writer.look(&ring.words).unwrap();
         }
         ring.cell.with_mut(|cell| {
             // SAFETY: loom checks it.
@@ -329,34 +304,37 @@ mod model {
                 *cell = value;
             }
         });
-        writer.advance(CAPACITY);
-        if writer.publish(&ring.words) {
+        if writer.publish(&ring.stamp, 0, &ring.words) {
             ring.wake();
         }
     }
 
     fn read(ring: &Ring, reader: &mut ReaderIndex) -> Result<u32, Fault> {
-        reader.look(&ring.words, STEP)?;
-        while reader.available() == 0 {
-            ReaderIndex::arm(&ring.words);
-            let word = reader.look(&ring.words, STEP)?;
-            if reader.available() == 0 {
-                ring.sleep(&ring.words.tail, word);
-                reader.look(&ring.words, STEP)?;
+        while reader.look(&ring.stamp).is_none() {
+            if reader.release(&ring.words) {
+                ring.wake();
             }
-            ReaderIndex::disarm(&ring.words);
+            arm(&ring.words.reader_sleeps);
+            if reader.look(&ring.stamp).is_none() {
+                if ring.words.is_closed() {
+                    // The last record may have come just before the end.
+                    if reader.look(&ring.stamp).is_some() {
+                        continue;
+                    }
+                    return Err(Fault::Closed);
+                }
+                ring.sleep(&ring.words.reader_sleeps);
+            }
+            disarm(&ring.words.reader_sleeps);
         }
         // SAFETY: loom checks it.
         #[allow(unsafe_code, reason = "loom's cell lends a pointer")]
         let value = ring.cell.with(|cell| unsafe { *cell });
-        reader.advance(CAPACITY);
-        if reader.release(&ring.words) {
-            ring.wake();
-        }
+        reader.advance();
         Ok(value)
     }
 
-    /// A lost wake-up would be a deadlock, which loom reports; a byte read too early or overwritten too early, a race.
+    /// A lost wake-up would be a deadlock, which loom reports; a record read too early or overwritten too early, a race.
     #[test]
     fn every_record_arrives_in_order_and_nobody_sleeps_for_ever() {
         let mut model = loom::model::Builder::new();
@@ -385,7 +363,7 @@ mod model {
             let other = Arc::clone(&ring);
             let closer = thread::spawn(move || {
                 write(&other, &mut WriterIndex::new(), 1);
-                other.words.tail.0.fetch_or(CLOSED, Ordering::SeqCst);
+                other.words.close();
                 other.wake();
             });
             let mut reader = ReaderIndex::new();

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::index::{CLOSED, Words};
-use super::{CAPACITY, DATA_OFFSET, SIZE};
+use super::index::Words;
+use super::{CAPACITY, SIZE, SLOTS, SLOTS_OFFSET};
 
 /// Which of the two rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +41,18 @@ pub(super) struct Hints {
 
 const WORDS_OF_DATA: usize = CAPACITY as usize / size_of::<AtomicU64>();
 
-type Data = [AtomicU64; WORDS_OF_DATA];
+/// A cache line, with the header of a record.
+pub(super) type Slot = [AtomicU64; 8];
 
-const _: () = assert!(size_of::<Head>() <= DATA_OFFSET && DATA_OFFSET.is_multiple_of(align_of::<Data>()));
-const _: () = assert!(DATA_OFFSET + 2 * size_of::<Data>() == SIZE);
+/// What the records of one ring lie in.
+#[repr(C, align(64))]
+struct Records {
+    slots: [Slot; SLOTS as usize],
+    payload: [AtomicU64; WORDS_OF_DATA],
+}
+
+const _: () = assert!(size_of::<Head>() <= SLOTS_OFFSET && SLOTS_OFFSET.is_multiple_of(align_of::<Records>()));
+const _: () = assert!(SLOTS_OFFSET + 2 * size_of::<Records>() == SIZE);
 
 /// A vCPU's two rings, mapped.
 #[derive(Debug)]
@@ -85,22 +93,29 @@ impl Mapping {
         }
     }
 
-    fn data(&self, direction: Direction) -> &Data {
+    fn records(&self, direction: Direction) -> &Records {
         let offset = match direction {
-            Direction::ToPlugin => DATA_OFFSET,
-            Direction::ToVmm => DATA_OFFSET + size_of::<Data>(),
+            Direction::ToPlugin => SLOTS_OFFSET,
+            Direction::ToVmm => SLOTS_OFFSET + size_of::<Records>(),
         };
-        // SAFETY: both rings' bytes lie aligned within the mapping, as is asserted above; else as for `head`.
+        // SAFETY: both rings' records lie aligned within the mapping, as is asserted above; else as for `head`.
         unsafe { self.base.add(offset).cast().as_ref() }
     }
 
-    /// Copies `bytes` in from `position` on, around the ring's end, the last word filled up with zeros.
+    /// The slot `at`, of which there are [`SLOTS`].
+    pub(super) fn slot(&self, direction: Direction, at: usize) -> &Slot {
+        let slots = &self.records(direction).slots;
+        // The remainder lies within.
+        slots.get(at % slots.len()).unwrap_or(&slots[0])
+    }
+
+    /// Copies `bytes` in from `position` on, around the end, the last word filled up with zeros.
     pub(super) fn copy_in(&self, direction: Direction, position: u32, bytes: &[u8]) {
-        let data = self.data(direction);
+        let payload = &self.records(direction).payload;
         let first = position as usize / size_of::<u64>();
         let put = |index: usize, word: [u8; 8]| {
             // The remainder lies within.
-            if let Some(to) = data.get(index % WORDS_OF_DATA) {
+            if let Some(to) = payload.get(index % WORDS_OF_DATA) {
                 to.store(u64::from_ne_bytes(word), Ordering::Relaxed);
             }
         };
@@ -115,15 +130,17 @@ impl Mapping {
         }
     }
 
-    /// Copies `words` words out from `position` on, to the end of `out`.
-    pub(super) fn copy_out(&self, direction: Direction, position: u32, words: usize, mut out: impl FnMut([u8; 8])) {
-        let data = self.data(direction);
+    /// Copies `length` bytes out from `position` on, to the end of `out`.
+    pub(super) fn copy_out(&self, direction: Direction, position: u32, length: usize, out: &mut Vec<u8>) {
+        let payload = &self.records(direction).payload;
         let first = position as usize / size_of::<u64>();
-        for index in 0..words {
-            if let Some(from) = data.get(first.wrapping_add(index) % WORDS_OF_DATA) {
-                out(from.load(Ordering::Relaxed).to_ne_bytes());
-            }
-        }
+        let end = out.len().saturating_add(length);
+        let words = length.div_ceil(size_of::<u64>());
+        out.extend((0..words).flat_map(|index| {
+            let word = payload.get(first.wrapping_add(index) % WORDS_OF_DATA);
+            word.map_or(0, |word| word.load(Ordering::Relaxed)).to_ne_bytes()
+        }));
+        out.truncate(end);
     }
 
     /// How many times the plugin may look before it sleeps.
@@ -146,11 +163,18 @@ impl Mapping {
         self.head().hints.spins_a_microsecond.store(spins, Ordering::Relaxed);
     }
 
-    /// Closes both rings on the VMM's side, and wakes the plugin wherever it sleeps.
-    pub fn close_by_vmm(&self) {
-        for word in [&self.words(Direction::ToPlugin).tail.0, &self.words(Direction::ToVmm).head.0] {
-            word.fetch_or(CLOSED, Ordering::SeqCst);
-            super::wake(word);
+    /// Whether the VMM has closed the rings.
+    pub fn is_closed(&self) -> bool {
+        self.words(Direction::ToVmm).is_closed()
+    }
+
+    /// Closes both rings, and wakes the plugin wherever it sleeps. The VMM's to do.
+    pub fn close(&self) {
+        for direction in [Direction::ToPlugin, Direction::ToVmm] {
+            let words = self.words(direction);
+            words.close();
+            super::wake(&words.reader_sleeps.0);
+            super::wake(&words.writer_sleeps.0);
         }
     }
 }

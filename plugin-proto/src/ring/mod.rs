@@ -29,17 +29,21 @@ pub const VERSION: u32 = 1;
 /// The feature bit of `negotiate` that stands for rings.
 pub const FEATURE_RINGS: u64 = 1;
 
-/// Bytes that a ring holds, a power of two.
+/// Records that a ring holds, a power of two.
+pub const SLOTS: u32 = 256;
+
+/// Bytes of payload that a ring holds, a power of two.
 pub const CAPACITY: u32 = 0x8000;
 
-/// Where the first ring's bytes begin in the memfd; before them lie the words that both sides wait on.
-pub const DATA_OFFSET: usize = 0x1000;
+/// Where the first ring's slots begin in the memfd, each a cache line; its payload follows them, and then the second ring's
+/// slots and payload. Before them lie the words that both sides wait on.
+pub const SLOTS_OFFSET: usize = 0x1000;
 
 /// Bytes of the memfd.
-pub const SIZE: usize = DATA_OFFSET + 2 * CAPACITY as usize;
+pub const SIZE: usize = SLOTS_OFFSET + 2 * (SLOTS as usize * size_of::<Header>() + CAPACITY as usize);
 
-/// Records begin at multiples of it: a cache line.
-pub const ALIGNMENT: u32 = 64;
+/// Most bytes of payload in one slot. A record with more takes several.
+pub const MAX_FRAGMENT: usize = CAPACITY as usize / 2;
 
-/// Most bytes behind a header. A record may be longer than its ring: it is then read while it is written.
+/// Most bytes behind a header, in all.
 pub const MAX_PAYLOAD: usize = 0x40000;

@@ -20,7 +20,7 @@ const INLINE: usize = 40;
 
 /// The kinds of records that the VMM writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum ToPlugin {
     /// The vCPU is there.
     Init = 1,
@@ -42,7 +42,7 @@ pub enum ToPlugin {
 
 /// The kinds of records that the plugin writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum ToVmm {
     /// The vCPU is to run on: data of a read or the result of a hypercall, and registers to be set.
     Resume = 1,
@@ -50,10 +50,10 @@ pub enum ToVmm {
     Request = 2,
 }
 
-impl TryFrom<u32> for ToPlugin {
+impl TryFrom<u16> for ToPlugin {
     type Error = Fault;
 
-    fn try_from(kind: u32) -> Result<Self, Fault> {
+    fn try_from(kind: u16) -> Result<Self, Fault> {
         Ok(match kind {
             1 => Self::Init,
             2 => Self::Read,
@@ -68,10 +68,10 @@ impl TryFrom<u32> for ToPlugin {
     }
 }
 
-impl TryFrom<u32> for ToVmm {
+impl TryFrom<u16> for ToVmm {
     type Error = Fault;
 
-    fn try_from(kind: u32) -> Result<Self, Fault> {
+    fn try_from(kind: u16) -> Result<Self, Fault> {
         Ok(match kind {
             1 => Self::Resume,
             2 => Self::Request,
@@ -86,30 +86,34 @@ pub struct Flags;
 
 impl Flags {
     /// The access is to memory, not to a port.
-    pub const MMIO: u32 = 1;
+    pub const MMIO: u16 = 1;
     /// General registers follow.
-    pub const REGS: u32 = 1 << 1;
+    pub const REGS: u16 = 1 << 1;
     /// Special registers follow.
-    pub const SREGS: u32 = 1 << 2;
+    pub const SREGS: u16 = 1 << 2;
     /// Debug registers follow.
-    pub const DEBUG_REGS: u32 = 1 << 3;
+    pub const DEBUG_REGS: u16 = 1 << 3;
     /// In a resume: the plugin has looked at the general registers that came with the access.
-    pub const SAW_REGS: u32 = 1 << 4;
+    pub const SAW_REGS: u16 = 1 << 4;
     /// In a resume: the same of the special registers.
-    pub const SAW_SREGS: u32 = 1 << 5;
+    pub const SAW_SREGS: u16 = 1 << 5;
     /// In a resume: the same of the debug registers.
-    pub const SAW_DEBUG_REGS: u32 = 1 << 6;
+    pub const SAW_DEBUG_REGS: u16 = 1 << 6;
+    /// The next slot goes on with the payload. Neither set nor seen by those who write and read records.
+    pub const MORE: u16 = 1 << 7;
 }
 
-/// The first cache line of every record. Any 64 bytes are one.
+/// The beginning of every record, in a slot of one cache line. Any 64 bytes are one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Header {
+    /// By it the reader knows that the record is there: the writer sees to it, and the reader gives 0.
+    pub stamp: u32,
     /// A [`ToPlugin`] or a [`ToVmm`].
-    pub kind: u32,
+    pub kind: u16,
     /// Of [`Flags`].
-    pub flags: u32,
-    /// Bytes that follow the header, without what fills up the last line.
+    pub flags: u16,
+    /// Bytes of payload that go with the header.
     pub payload: u32,
     /// Bytes of data; they lie in `words`, or, where they are more than those hold, first in the payload.
     pub data: u32,
@@ -135,13 +139,17 @@ pub struct Body<'a> {
 }
 
 impl Header {
+    pub(super) fn as_words(&self) -> [u64; 8] {
+        zerocopy::transmute!(*self)
+    }
+
     /// The body of this header, `payload` being what followed it.
     ///
     /// # Errors
     /// [`Fault::BadLength`] where the parts are not as long as header and payload say.
     pub fn body<'a>(&'a self, payload: &'a [u8]) -> Result<Body<'a>, Fault> {
         let bad = Fault::BadLength { kind: self.kind, length: self.payload };
-        let length = if self.kind == ToPlugin::Read as u32 { 0 } else { self.data as usize };
+        let length = if self.kind == ToPlugin::Read as u16 { 0 } else { self.data as usize };
         if length > MAX_STRING_DATA {
             return Err(bad);
         }
@@ -190,7 +198,7 @@ impl<'a> Outgoing<'a> {
 
     /// A record with a message behind it, of at most [`MAX_PAYLOAD`](super::MAX_PAYLOAD) bytes.
     #[must_use]
-    pub fn message(kind: u32, message: &'a [u8]) -> Self {
+    pub fn message(kind: u16, message: &'a [u8]) -> Self {
         // Both limits of a message are below 32 bits.
         let header = Header { kind, payload: message.len() as u32, ..Header::default() };
         Self { header, parts: [message, &[], &[], &[]] }
@@ -219,6 +227,9 @@ impl<'a> Outgoing<'a> {
         if let Some(bytes) = body.debug_regs {
             header.flags |= Flags::DEBUG_REGS;
             *debug_regs = bytes;
+        }
+        if header.flags & (Flags::REGS | Flags::SREGS | Flags::DEBUG_REGS) == 0 && data.is_empty() {
+            return Self { header, parts };
         }
         header.payload = parts.iter().map(|part| part.len().next_multiple_of(size_of::<u64>()) as u32).sum();
         Self { header, parts }
@@ -258,7 +269,7 @@ mod tests {
                 sregs: sregs.as_ref(),
                 debug_regs: debug_regs.as_ref(),
             };
-            let record = Outgoing::with_body(Header { kind: ToPlugin::Write as u32, ..Header::default() }, body);
+            let record = Outgoing::with_body(Header { kind: ToPlugin::Write as u16, ..Header::default() }, body);
             let payload = payload(&record);
             prop_assert_eq!(payload.len(), record.header.payload as usize);
             prop_assert_eq!(record.header.body(&payload), Ok(body));
@@ -276,10 +287,10 @@ mod tests {
         #[test]
         fn lengths_that_do_not_fit_each_other_are_faults(
             data in 0u32..10_000,
-            flags in 0u32..16,
+            flags in 0u16..16,
             length in 0usize..6000,
         ) {
-            let header = Header { kind: ToVmm::Resume as u32, flags, data, ..Header::default() };
+            let header = Header { kind: ToVmm::Resume as u16, flags, data, ..Header::default() };
             let parts = [(Flags::REGS, REGS_BYTES), (Flags::SREGS, SREGS_BYTES), (Flags::DEBUG_REGS, DEBUG_REGS_BYTES)];
             let parts: usize = parts.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, bytes)| bytes).sum();
             let outside = if data <= 40 { 0 } else { (data as usize).next_multiple_of(8) };

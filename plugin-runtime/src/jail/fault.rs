@@ -62,7 +62,7 @@ impl Fault {
     }
 
     /// What to do with the refusal of a system call that a part of the jail needs.
-    pub(super) fn of(part: Part) -> impl Fn(Errno) -> Self {
+    pub(crate) fn of(part: Part) -> impl Fn(Errno) -> Self {
         move |errno| Self::new(part, "", errno)
     }
 

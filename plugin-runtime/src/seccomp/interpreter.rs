@@ -1,7 +1,8 @@
-//! What the kernel does with a program, for tests.
+//! What the kernel does with a program, for tests, and what it should.
 
 use super::bpf::{Instruction, code};
-use super::compile::X86_64;
+use super::compile::{ALLOW, ERRNO, X32_BIT, X86_64};
+use super::policy::{Otherwise, Policy};
 
 /// A system call, as a filter sees it.
 #[derive(Clone, Copy, Debug)]
@@ -53,5 +54,17 @@ pub(super) fn run(program: &[Instruction], call: &Call) -> u32 {
             _ => panic!("no such instruction: {code:#x}"),
         };
         next += usize::from(if holds { if_true } else { if_false });
+    }
+}
+
+/// The policy's own meaning, read off its text.
+pub(super) fn meaning(policy: &Policy, call: &Call, violation: u32) -> u32 {
+    let of_this_abi = call.architecture == X86_64 && call.number & X32_BIT == 0;
+    let rule = policy.rules.iter().find(|(name, _)| name.id() as u32 == call.number);
+    let Some((_, rule)) = rule.filter(|_| of_this_abi) else { return violation };
+    match rule.otherwise {
+        _ if rule.allowed.iter().any(|all_of| all_of.iter().all(|one| one.holds(&call.arguments))) => ALLOW,
+        Otherwise::Violation => violation,
+        Otherwise::Errno(errno) => ERRNO | u32::from(errno),
     }
 }

@@ -8,8 +8,10 @@ mod bpf;
 mod compile;
 mod constants;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod install;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod interpreter;
 mod listener;
 mod parse;
@@ -17,9 +19,13 @@ mod policy;
 #[cfg(test)]
 mod process_tests;
 mod rule;
+#[cfg(test)]
+mod traced;
 mod vmm;
 
 pub use filter::{Filter, OnViolation};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use fuzzing::policy;
 pub(crate) use install::{CStrings, Installed};
 pub(crate) use listener::Listener;
 pub use listener::Violation;

@@ -1,6 +1,7 @@
 //! What a policy says, as data.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use syscalls::Sysno;
 
@@ -8,6 +9,19 @@ use syscalls::Sysno;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Policy {
     pub(super) rules: BTreeMap<Sysno, Rule>,
+}
+
+impl Policy {
+    /// What either policy allows. Where both have a rule for a call, what is not allowed is as this one says.
+    pub(super) fn or(mut self, other: Self) -> Self {
+        for (call, rule) in other.rules {
+            match self.rules.entry(call) {
+                Entry::Vacant(vacant) => drop(vacant.insert(rule)),
+                Entry::Occupied(mut ours) => ours.get_mut().allowed.extend(rule.allowed),
+            }
+        }
+        self
+    }
 }
 
 /// When a call is allowed, and what becomes of it when it is not.
@@ -59,5 +73,23 @@ impl Rule {
     #[cfg(test)]
     pub(super) fn always() -> Self {
         Self { allowed: vec![vec![]], otherwise: Otherwise::Violation }
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Comparison {
+    /// Whether it holds for a call with these arguments.
+    pub(super) fn holds(&self, arguments: &[u64; 6]) -> bool {
+        let (value, constant) = (arguments[usize::from(self.argument)], self.constant);
+        match self.operator {
+            Operator::Equal => value == constant,
+            Operator::NotEqual => value != constant,
+            Operator::Less => value < constant,
+            Operator::LessOrEqual => value <= constant,
+            Operator::Greater => value > constant,
+            Operator::GreaterOrEqual => value >= constant,
+            Operator::AnyBit => value & constant != 0,
+            Operator::NoOtherBit => value & !constant == 0,
+        }
     }
 }

@@ -17,10 +17,21 @@ use crate::error::{Error, Result};
 
 /// Puts the filter of `vmm.policy` on this thread and on all that it starts. The thread must have `no_new_privs`.
 pub(crate) fn confine_vmm() -> Result<()> {
-    let name = Path::new("the built-in vmm.policy");
-    let program = compile(&Policy::from_text(name, include_str!("vmm.policy"))?, TRAP);
+    let [traced, exceptions] = policy()?;
+    let program = compile(&traced.or(exceptions), TRAP);
     register_signal_handler(libc::SIGSYS, tell_and_exit).map_err(Error::set_up("setting the handler of SIGSYS"))?;
     install(&program, 0).map(drop).map_err(Error::set_up("installing the VMM's seccomp filter"))
+}
+
+/// Where the second part of `vmm.policy` begins.
+const EXCEPTIONS: &str = "# ---- Exceptions";
+
+/// The two parts of the VMM's policy: what its tests make it call, and the exceptions.
+pub(super) fn policy() -> Result<[Policy; 2]> {
+    let text = include_str!("vmm.policy");
+    let (traced, exceptions) = text.split_at(text.find(EXCEPTIONS).unwrap_or(text.len()));
+    let read = |part: &str, text| Policy::from_text(Path::new(part), text);
+    Ok([read("the built-in vmm.policy", traced)?, read("the exceptions of the built-in vmm.policy", exceptions)?])
 }
 
 /// Where `si_syscall` lies in the kernel's `siginfo_t` of a `SIGSYS`: behind three numbers, padding, and an address.
@@ -81,8 +92,9 @@ mod tests {
 
     #[test]
     fn the_policy_is_understood_and_lets_no_file_be_opened_and_nothing_be_executed() {
-        let policy = Policy::from_text(Path::new("vmm.policy"), include_str!("vmm.policy")).unwrap();
-        let program = compile(&policy, TRAP);
+        let [traced, exceptions] = policy().unwrap();
+        assert!(!traced.rules.is_empty() && !exceptions.rules.is_empty());
+        let program = compile(&traced.or(exceptions), TRAP);
         assert!(program.len() < MAX_INSTRUCTIONS);
         for call in [
             Sysno::open,

@@ -10,6 +10,7 @@ use hypervisor::{Exit, Gsi, Hypervisor, Vcpu, VcpuId, Vm, kvm_mp_state};
 use crate::memory;
 
 pub mod apics;
+mod assembly;
 pub mod interrupts;
 
 /// Where programs lie and begin, in guest-physical memory.
@@ -35,6 +36,8 @@ pub struct Program {
     forever: bool,
     /// It does what no script can.
     code_only: bool,
+    /// Where the handlers of interrupt vectors lie.
+    pub(crate) vectors: Vec<(u8, u16)>,
 }
 
 impl Program {
@@ -131,6 +134,11 @@ impl Program {
         let [low, high] = RAM_UNMAPPED.to_le_bytes();
         // mov bx, address; jmp bx
         self.add(&[0xbb, low, high, 0xff, 0xe3], Step::Exit(Exit::Shutdown))
+    }
+
+    /// The end of a program that is not for ever: `out port, al`.
+    pub(crate) fn done(self, port: u8) -> Self {
+        if self.forever { self } else { self.add(&[0xe6, port], Step::Out { port: port.into(), width: 1 }) }
     }
 
     /// Ends in `hlt` with interrupts off. The end of every script is one.

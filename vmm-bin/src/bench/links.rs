@@ -115,7 +115,7 @@ fn answer(event: Event) -> Command {
         Event::Init => return Command::Get(StateKind::Sregs),
         Event::State(Ok(State::Sregs(mut sregs))) => {
             guest::enter_real_mode(&mut sregs);
-            Resume { regs: Some(guest::regs()), sregs: Some(sregs), ..Resume::default() }
+            Resume { regs: Some(Box::new(guest::regs())), sregs: Some(sregs), ..Resume::default() }
         }
         Event::Access { access, .. } if access.direction() == Direction::Read => {
             Resume { data: [guest::ANSWER][..].into(), ..Resume::default() }
@@ -125,7 +125,7 @@ fn answer(event: Event) -> Command {
 }
 
 /// The jail in which plugins run by default.
-fn jail() -> Result<Sandbox, Failure> {
+pub(super) fn jail() -> Result<Sandbox, Failure> {
     Ok(Sandbox::Jail(Box::new(JailConfig::with_filter()?)))
 }
 

@@ -1,6 +1,9 @@
 //! `outboard bench`: what an exit costs on each way to the one who answers it.
 
+mod estimate;
 pub(crate) mod guest;
+mod jail_cost;
+mod jail_report;
 mod links;
 mod meter;
 pub(crate) mod plugin;
@@ -14,6 +17,7 @@ use crate::backend::Backend;
 use crate::cli::BenchArgs;
 use crate::error::{Error, Failure};
 use guest::Case;
+use jail_cost::Amount;
 use links::Link;
 use meter::{Meter, Metered};
 use report::Times;
@@ -21,16 +25,27 @@ use report::Times;
 /// Measures all cases and prints what came out.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let backend = Backend::open(args.hypervisor)?;
+    if args.jail_cost {
+        let (exits, blocks, starts) = (args.exits() as usize, args.blocks as usize, args.starts as usize);
+        tracing::info!(
+            "jail's cost: {starts} times one process of each kind, {blocks} blocks of {exits} exits of each"
+        );
+        let rows = jail_cost::measure(&backend, &Amount { exits, blocks, starts })?;
+        return print(&if args.json { report::json(&rows) } else { jail_report::table(&rows) });
+    }
     let mut rows = Vec::new();
     for case in Case::ALL {
         let (case_name, links) = (case.name(), Link::ALL.len());
-        tracing::info!("{case_name}: {} rounds of {} exits on each of {links} links", args.blocks, args.exits);
+        tracing::info!("{case_name}: {} rounds of {} exits on each of {links} links", args.blocks, args.exits());
         let times = measure(case, &backend, args)?;
         rows.extend(report::rows(case.name(), &times));
     }
     tracing::info!("start: {} times, without a jail and with one", args.starts);
     rows.extend(report::rows("start", &starts::measure(&backend, args.starts)?));
-    let report = if args.json { report::json(&rows) } else { report::table(&rows) };
+    print(&if args.json { report::json(&rows) } else { report::table(&rows) })
+}
+
+fn print(report: &str) -> Result<(), Error> {
     io::stdout().write_all(report.as_bytes()).map_err(Error::system("writing the report"))
 }
 
@@ -68,7 +83,7 @@ fn rounds(running: &[Running<'_>], args: &BenchArgs) -> Result<Vec<Times>, Error
             let index = (round + turn) % running.len();
             let Running { link, meter, .. } = &running[index];
             let block = meter
-                .block(args.exits as usize)
+                .block(args.exits() as usize)
                 .ok_or_else(|| Error::Link { link: link.name(), source: "its VM ended before its time".into() })?;
             // The first round warms up.
             if round > 0 {

@@ -6,11 +6,16 @@ use std::thread;
 
 use plugin_sdk::{AddressSpace, Connection, Event, MemoryFlags, Vcpu};
 
+use rustix::process::setsid;
+
 use super::guest::{self, Case};
 use crate::error::Error;
 
-/// What `outboard bench-plugin` does, started by the VMM.
-pub(crate) fn run(case: Case) -> Result<(), Error> {
+/// What `outboard bench-plugin` does, started by the VMM. With `own_session` it leaves the session it was started in.
+pub(crate) fn run(case: Case, own_session: bool) -> Result<(), Error> {
+    if own_session {
+        setsid().map_err(|errno| Error::system("making a session")(errno.into()))?;
+    }
     let mut vm = Connection::from_env()?;
     let memory = case.memory()?;
     let _mapped = vm.map_memory(&memory, 0..memory.size(), 0, MemoryFlags::default())?;

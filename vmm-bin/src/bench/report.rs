@@ -85,7 +85,7 @@ fn line(case: &str, link: &str, median: &str, p99: &str, ratio: &str) -> String 
 }
 
 /// For programs: an array of objects.
-pub(super) fn json(rows: &[Row]) -> String {
+pub(super) fn json<R: Serialize>(rows: &[R]) -> String {
     // Rows are words and finite numbers, which JSON always has.
     format!("{}\n", serde_json::to_string_pretty(rows).unwrap_or_default())
 }

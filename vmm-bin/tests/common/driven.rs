@@ -41,7 +41,8 @@ impl Driven {
         Self::start(&Program::new(), Outboard::scripted(script, &example("relay"), [""; 0]))
     }
 
-    fn start(program: &Program, call: Outboard) -> Self {
+    /// A call whose plugin is the relay.
+    pub(crate) fn start(program: &Program, call: Outboard) -> Self {
         let (ours, theirs) = raw::pair();
         let running = call.stdin(theirs).start();
         let (relay, main) = Relay::accept(ours);

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(crate) struct Ended {
     pub(super) call: String,
     pub(crate) code: Option<i32>,
+    /// That killed it, where that was to be reckoned with.
+    pub(crate) signal: Option<i32>,
     pub(crate) stdout: Vec<String>,
     pub(crate) stderr: Vec<String>,
     /// From start to end.
@@ -31,6 +33,13 @@ impl Ended {
             assert!(error.contains(part), "{part:?} is not in {error:?}: {self:#?}");
         }
         self
+    }
+
+    /// It ended well, or failed with one line that tells of the error.
+    pub(crate) fn assert_clear(&self) -> &Self {
+        let clear = matches!((self.code, self.errors().len()), (Some(0), 0) | (Some(1), 1));
+        assert!(clear, "no clear end: {self:#?}");
+        self.assert_no_panic()
     }
 
     /// Some line on standard error has all of `parts` in it.

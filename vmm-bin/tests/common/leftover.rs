@@ -62,10 +62,31 @@ pub(crate) fn assert_none(waited_for: u32, call: &str) {
     assert!(orphans.is_empty(), "left behind by {call} or one beside it: {orphans:#?}");
 }
 
+/// Waits until what is left has ended by itself.
+pub(crate) fn await_ends(waited_for: u32) {
+    test_utils::wait::until("orphans have ended", || {
+        let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+        own.remove(&waited_for);
+        let mut left = orphans(&own);
+        left.retain(|(pid, _)| !matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(Some(_))));
+        left.is_empty()
+    });
+}
+
 /// Kills what is left and tells what it was.
 pub(crate) fn kill_all(waited_for: u32) -> Vec<String> {
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
     own.remove(&waited_for);
+    let orphans = orphans(&own);
+    for (pid, _) in &orphans {
+        let _ = kill_process(*pid, Signal::KILL);
+        let _ = waitpid(Some(*pid), WaitOptions::empty());
+    }
+    orphans.into_iter().map(|(_, stat)| stat).collect()
+}
+
+/// This process's children that are not its `own`, with what /proc says of them.
+fn orphans(own: &BTreeSet<u32>) -> Vec<(Pid, String)> {
     let mut orphans = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("/proc") {
         let name = entry.expect("/proc").file_name();
@@ -73,13 +94,9 @@ pub(crate) fn kill_all(waited_for: u32) -> Vec<String> {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         // Behind the name in parentheses: the state and the parent.
         let parent = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1));
-        if parent != Some(&std::process::id().to_string()) || own.contains(&pid) {
-            continue;
+        if parent == Some(&std::process::id().to_string()) && !own.contains(&pid) {
+            orphans.push((Pid::from_raw(pid as i32).expect("a pid"), stat));
         }
-        orphans.push(stat);
-        let pid = Pid::from_raw(pid as i32).expect("a pid");
-        let _ = kill_process(pid, Signal::KILL);
-        let _ = waitpid(Some(pid), WaitOptions::empty());
     }
     orphans
 }

@@ -22,6 +22,7 @@ pub(crate) use driven::{Driven, RAM_ID};
 pub(crate) use ended::Ended;
 pub(crate) use resources::Resources;
 pub(crate) use running::{Running, kill};
+use rustix::process::{Resource, Rlimit, setrlimit};
 pub(crate) use tally::Tally;
 use tempfile::NamedTempFile;
 use test_utils::guest::Program;
@@ -86,6 +87,7 @@ pub(crate) struct Outboard {
     script: Option<NamedTempFile>,
     stdin: Stdio,
     /// Who gets its standard error; `None` for the test.
+    stdout: Option<Stdio>,
     stderr: Option<Stdio>,
     /// Whether the plugin has a jail.
     jailed: bool,
@@ -100,7 +102,7 @@ impl Outboard {
     pub(crate) fn of_program(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(program);
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None, stdin: Stdio::null(), stderr: None, jailed: false }
+        Self { command, script: None, stdin: Stdio::null(), stdout: None, stderr: None, jailed: false }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -179,9 +181,32 @@ impl Outboard {
         self
     }
 
+    /// Lets it, and whatever it starts, have no more than `most` of something.
+    #[allow(unsafe_code, reason = "what is done between fork and exec must be async-signal-safe")]
+    pub(crate) fn limited(mut self, resource: Resource, most: u64) -> Self {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        // SAFETY: one system call.
+        unsafe { self.command.pre_exec(move || Ok(setrlimit(resource, limit)?)) };
+        self
+    }
+
+    /// Runs it in a control group of version 1, whose directory is `group`.
+    #[allow(unsafe_code, reason = "what is done between fork and exec must be async-signal-safe")]
+    pub(crate) fn in_group(mut self, group: &Path) -> Self {
+        let tasks = std::fs::File::options().write(true).open(group.join("tasks")).unwrap();
+        // SAFETY: one system call; 0 is who writes.
+        unsafe { self.command.pre_exec(move || Ok(rustix::io::write(&tasks, b"0").map(drop)?)) };
+        self
+    }
+
     /// Gives it `stdin` as standard input, which is empty else.
     pub(crate) fn stdin(self, stdin: impl Into<Stdio>) -> Self {
         Self { stdin: stdin.into(), ..self }
+    }
+
+    /// Gives it `stdout` as standard output, of which the test sees nothing then.
+    pub(crate) fn stdout(self, stdout: impl Into<Stdio>) -> Self {
+        Self { stdout: Some(stdout.into()), ..self }
     }
 
     /// Gives it `stderr` as standard error, of which the test sees nothing then.

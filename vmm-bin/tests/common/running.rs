@@ -39,15 +39,22 @@ pub(crate) struct Running {
     logged: Vec<String>,
 }
 
+/// A plugin that will outlive its VMM, for a moment.
+pub(crate) struct Heir {
+    pidfd: OwnedFd,
+    reaper: leftover::Adopted,
+}
+
 impl Running {
     /// Starts it in a process group of its own.
     pub(super) fn start(mut outboard: Outboard) -> Self {
         let stdin = std::mem::replace(&mut outboard.stdin, Stdio::null());
+        let stdout = outboard.stdout.take().unwrap_or_else(Stdio::piped);
         let stderr = outboard.stderr.take().unwrap_or_else(Stdio::piped);
-        outboard.command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).process_group(0);
+        outboard.command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
         let started = Instant::now();
         let mut child = leftover::spawn(&mut outboard.command);
-        let stdout = lines(child.stdout.take().unwrap());
+        let stdout = child.stdout.take().map_or_else(|| lines(std::io::empty()), lines);
         let stderr = child.stderr.take().map_or_else(|| lines(std::io::empty()), lines);
         Self { outboard, child, started, stdout, stderr, seen: Vec::new(), logged: Vec::new() }
     }
@@ -58,8 +65,13 @@ impl Running {
 
     /// Waits until `wanted` is printed.
     pub(crate) fn await_line(&mut self, wanted: &str) {
+        self.await_line_within(wanted, LIMIT);
+    }
+
+    /// [`await_line`](Self::await_line), with as much as `limit` between two lines.
+    pub(crate) fn await_line_within(&mut self, wanted: &str, limit: Duration) {
         loop {
-            match self.stdout.recv_timeout(LIMIT) {
+            match self.stdout.recv_timeout(limit) {
                 Ok(line) => {
                     let found = line == wanted;
                     self.seen.push(line);
@@ -112,10 +124,22 @@ impl Running {
 
     /// Kills `outboard` alone, and waits for the end of its plugin: what that still printed.
     pub(crate) fn kill(mut self) -> Vec<String> {
-        let plugin = self.await_plugin();
-        let pidfd = pidfd_open(plugin, PidfdFlags::empty()).unwrap();
-        let reaper = leftover::adopt(plugin);
+        let heir = self.heir();
         self.child.kill().unwrap();
+        self.end_killed(heir)
+    }
+
+    /// The plugin, or its jail's init, which is this process's to wait for where `outboard` is killed.
+    pub(crate) fn heir(&self) -> Heir {
+        let plugin = self.await_plugin();
+        Heir { pidfd: pidfd_open(plugin, PidfdFlags::empty()).unwrap(), reaper: leftover::adopt(plugin) }
+    }
+
+    /// Waits for the end of `outboard`, which is being killed, and of its plugin: what that still printed.
+    pub(crate) fn end_killed(mut self, Heir { pidfd, reaper }: Heir) -> Vec<String> {
+        if !is_readable_in_time(&pidfd_open(self.pid(), PidfdFlags::empty()).unwrap()) {
+            self.give_up("it lives on");
+        }
         self.child.wait().unwrap();
         if !is_readable_in_time(&pidfd) {
             self.give_up("the plugin lives on without its VMM");
@@ -126,7 +150,15 @@ impl Running {
     }
 
     /// Waits for its end, and sees that no process is left.
-    pub(crate) fn end(mut self) -> Ended {
+    pub(crate) fn end(self) -> Ended {
+        let ended = self.end_however();
+        assert_eq!(ended.signal, None, "it was killed: {ended:#?}");
+        ended
+    }
+
+    /// [`end`](Self::end) of one that a signal may have killed. No other test may run in this process, whom what is left for
+    /// a moment would disturb.
+    pub(crate) fn end_however(mut self) -> Ended {
         if !is_readable_in_time(&pidfd_open(self.pid(), PidfdFlags::empty()).unwrap()) {
             self.give_up(&format!("no end after {LIMIT:?}"));
         }
@@ -134,13 +166,16 @@ impl Running {
         let cpu_time = cpu_time(&self.child);
         let status = self.child.wait().unwrap();
         let call = format!("{:?}", self.outboard.command);
-        leftover::assert_none(self.child.id(), &call);
+        match status.signal() {
+            None => leftover::assert_none(self.child.id(), &call),
+            // What it could not wait for itself.
+            Some(_) => leftover::await_ends(self.child.id()),
+        }
         let mut stdout = std::mem::take(&mut self.seen);
         stdout.extend(rest(&self.stdout).unwrap_or_else(|| panic!("standard output stays open after {call}")));
         let mut stderr = std::mem::take(&mut self.logged);
         stderr.extend(rest(&self.stderr).unwrap_or_else(|| panic!("standard error stays open after {call}")));
-        assert_eq!(status.signal(), None, "{call} was killed: {stderr:#?}");
-        Ended { call, code: status.code(), stdout, stderr, took, cpu_time }
+        Ended { call, code: status.code(), signal: status.signal(), stdout, stderr, took, cpu_time }
     }
 
     fn give_up(&mut self, problem: &str) -> ! {

@@ -15,6 +15,11 @@ impl Tally {
         Self { kind: kind.into(), cases: 0, begun: Instant::now() }
     }
 
+    /// So many that have run.
+    pub(crate) fn of(kind: impl Into<String>, cases: usize) -> Self {
+        Self { kind: kind.into(), cases, begun: Instant::now() }
+    }
+
     pub(crate) fn count(&mut self) {
         self.cases += 1;
     }

@@ -1,6 +1,5 @@
 //! Guest memory that is not what it should be, or changes while it is mapped.
 
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
@@ -198,9 +197,8 @@ fn hugetlb_memory_without_pages_ends_the_vm_at_most(backend: Backend) {
     let memory = match memory {
         Ok(memory) => memory,
         Err(errno) => {
-            let name = "hugetlb_memory_without_pages_ends_the_vm_at_most";
-            let _ = writeln!(std::io::stderr(), "SKIPPED {name} on {}: no hugetlb memfd: {errno}", backend.name());
-            return;
+            let test = format!("hugetlb_memory_without_pages_ends_the_vm_at_most on {}", backend.name());
+            return test_utils::kvm::skipped(&test, &format!("no hugetlb memfd: {errno}"));
         }
     };
     let driven = Driven::new(backend, &Program::new().output(0x10, 1).load(0x8000, 1).store(0x8000, 1).output(0x10, 1));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails here fails its test")]
 
+mod boot;
 #[path = "../common/mod.rs"]
 mod common;
 /// Their tests are in them.
@@ -10,3 +11,4 @@ mod common;
 mod devices;
 mod refusals;
 mod seabios;
+mod shown;

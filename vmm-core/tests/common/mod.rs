@@ -125,7 +125,7 @@ impl Rig {
     pub fn regs(&self, vcpu: usize) -> hypervisor::kvm_regs {
         self.send(vcpu, Command::Get(vmm_core::StateKind::Regs));
         match self.event(vcpu) {
-            Event::State(Ok(vmm_core::State::Regs(regs))) => regs,
+            Event::State(Ok(vmm_core::State::Regs(regs))) => *regs,
             other => panic!("{other:?}"),
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mock::atomic::is_split;
 use crate::mock::intake::Intake;
 use crate::mock::memory::{Slot, Slots};
 use crate::mock::vm::Platform;
@@ -94,6 +95,8 @@ pub(super) struct Bus<'a> {
     pub(super) traffic: &'a mut Traffic,
     code: Option<Found<'a>>,
     data: Option<Found<'a>>,
+    /// No other vCPU touches memory.
+    alone: bool,
     /// The instruction is to read and write as one.
     pub(super) locked: bool,
     /// What it has read so: address, width, value.
@@ -102,7 +105,27 @@ pub(super) struct Bus<'a> {
 
 impl<'a> Bus<'a> {
     pub(super) fn new(slots: &'a Slots, platform: &'a Platform, intake: &'a Intake, traffic: &'a mut Traffic) -> Self {
-        Self { slots, platform, intake, traffic, code: None, data: None, locked: false, locked_read: None }
+        Self {
+            slots,
+            platform,
+            intake,
+            traffic,
+            code: None,
+            data: None,
+            alone: false,
+            locked: false,
+            locked_read: None,
+        }
+    }
+
+    /// One whose slots nobody else looks at.
+    pub(super) fn alone(
+        slots: &'a Slots,
+        platform: &'a Platform,
+        intake: &'a Intake,
+        traffic: &'a mut Traffic,
+    ) -> Self {
+        Self { alone: true, ..Self::new(slots, platform, intake, traffic) }
     }
 
     #[inline]
@@ -156,9 +179,19 @@ impl<'a> Bus<'a> {
             value = self.with_own_writes(address, width, value);
         }
         if self.locked {
+            if !self.alone && is_split(address as usize, width) && self.is_ram(address, width) {
+                return Err(Fault::Split);
+            }
             self.locked_read = Some((address, width, value));
         }
         Ok(value)
+    }
+
+    /// Whether the instruction reads and writes there without an exit.
+    fn is_ram(&mut self, address: u32, width: usize) -> bool {
+        let mut pieces = pieces(address, width);
+        let is_ram = pieces.all(|(at, ..)| self.find(at).is_some_and(|(slot, _)| !slot.is_read_only()));
+        is_ram && self.traffic.answered.is_empty()
     }
 
     fn load_in_pieces(&mut self, address: u32, width: usize) -> Result<u64> {
@@ -328,12 +361,13 @@ impl<'a> Bus<'a> {
     }
 
     /// The write that belongs to a locked read, where both are memory's: then it is made here. False where it lost a race.
+    /// There is none over what is split, since nobody else is at work then.
     fn write_locked(&mut self) -> bool {
         let Some((address, width, old)) = self.locked_read else { return true };
         let is_its_own =
             |write: &Write| write.space == AddressSpace::Mmio && (write.address, write.width) == (address, width);
         let Some(index) = self.traffic.writes.iter().position(is_its_own) else { return true };
-        if address % PAGE_SIZE as u32 + width as u32 > PAGE_SIZE as u32 {
+        if is_split(address as usize, width) {
             return true;
         }
         match self.find(address) {

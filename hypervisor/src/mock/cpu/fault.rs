@@ -10,6 +10,8 @@ pub(super) enum Fault {
     Exception(Exception),
     /// A read needs an answer from outside, which the bus knows of. The instruction is begun anew with it.
     Unanswered,
+    /// It reads and writes as one over two words of memory, so no other vCPU may be at work meanwhile.
+    Split,
     /// Nobody has taught the interpreter what happens here.
     Unknown,
 }

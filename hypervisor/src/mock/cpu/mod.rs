@@ -55,6 +55,8 @@ struct Exec<'a> {
     shadow: u8,
     /// The instruction is a string's, and goes on with another repetition.
     repeats: bool,
+    /// The instruction was not begun, for it needs to be [alone](Fault::Split).
+    split: bool,
     /// What the run is to return for.
     exit: Option<Exit>,
 }

@@ -25,7 +25,7 @@ pub(in crate::mock) struct Interpreter {
     intake: Arc<Intake>,
     traffic: Traffic,
     cache: Cache,
-    /// The instruction whose read waits for an answer.
+    /// The instruction whose read waits for an answer, or which waits for the other vCPUs to stand still.
     suspended: Option<Decoded>,
     history: History,
 }
@@ -40,6 +40,14 @@ pub(in crate::mock) enum Progress {
     Idle,
     /// There is more to do.
     Busy,
+}
+
+/// What became of one instruction.
+enum Advance {
+    On,
+    /// It waits for the other vCPUs to stand still.
+    Split,
+    Stop(Progress),
 }
 
 impl Interpreter {
@@ -72,8 +80,7 @@ impl Interpreter {
             Some(decoded) => {
                 let slots = platform.memory.slots();
                 let mut exec = Exec::new(state, Bus::new(&slots, platform, &self.intake, &mut self.traffic));
-                exec.complete(&decoded);
-                exec.exit.take().inspect(|exit| self.suspended = is_read(exit).then_some(decoded))
+                exec.resume(decoded, &mut self.suspended)
             }
             None => {
                 self.traffic.exit_is_done();
@@ -102,7 +109,23 @@ impl Interpreter {
         platform.irqs.poll();
         let slots = platform.memory.slots();
         let mut exec = Exec::new(state, Bus::new(&slots, platform, &self.intake, &mut self.traffic));
-        exec.advance(&mut self.cache, &mut self.suspended, &mut self.history)
+        match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
+            Advance::On => Progress::Busy,
+            Advance::Stop(progress) => progress,
+            Advance::Split => {
+                drop(slots);
+                self.finish_alone(state, platform)
+            }
+        }
+    }
+
+    /// Executes the instruction that reads and writes as one over two words, as a bus lock has it: every other vCPU ends
+    /// its turn first, and none begins another one meanwhile.
+    fn finish_alone(&mut self, state: &mut State, platform: &Platform) -> Progress {
+        let Some(decoded) = self.suspended.take() else { return Progress::Busy };
+        let slots = platform.memory.slots_alone();
+        let mut exec = Exec::new(state, Bus::alone(&slots, platform, &self.intake, &mut self.traffic));
+        exec.resume(decoded, &mut self.suspended).map_or(Progress::Busy, Progress::Exit)
     }
 
     /// Executes for a while.
@@ -115,8 +138,12 @@ impl Interpreter {
                 return Progress::Busy;
             }
             match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
-                Progress::Busy => {}
-                stop => return stop,
+                Advance::On => {}
+                Advance::Stop(progress) => return progress,
+                Advance::Split => {
+                    drop(slots);
+                    return self.finish_alone(state, platform);
+                }
             }
         }
         Progress::Busy
@@ -125,24 +152,30 @@ impl Interpreter {
 
 impl<'a> Exec<'a> {
     fn new(state: &'a mut State, bus: Bus<'a>) -> Self {
-        Self { state, bus, start: 0, shadow: 0, repeats: false, exit: None }
+        Self { state, bus, start: 0, shadow: 0, repeats: false, split: false, exit: None }
     }
 
     /// Executes one instruction, if the vCPU runs.
     #[inline]
-    fn advance(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) -> Progress {
+    fn advance(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) -> Advance {
         if self.bus.intake.word() & ARRIVAL != 0 {
             self.take_arrivals();
         }
         if self.state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE && !self.wake() {
-            return Progress::Idle;
+            return Advance::Stop(Progress::Idle);
         }
         self.step(cache, suspended, history);
         // An exit is rare, and large to be moved about.
         if self.exit.is_none() {
-            return Progress::Busy;
+            return if self.split { Advance::Split } else { Advance::On };
         }
-        self.exit.take().map_or(Progress::Busy, Progress::Exit)
+        self.exit.take().map_or(Advance::On, |exit| Advance::Stop(Progress::Exit(exit)))
+    }
+
+    /// Executes an instruction that was suspended. It may be suspended again, by its next read.
+    fn resume(&mut self, decoded: Decoded, suspended: &mut Option<Decoded>) -> Option<Exit> {
+        self.complete(&decoded);
+        self.exit.take().inspect(|exit| *suspended = is_read(exit).then_some(decoded))
     }
 
     /// Executes one instruction, behind the beginning of the handler of what is under way. An exit, and the instruction that
@@ -163,7 +196,8 @@ impl<'a> Exec<'a> {
             Ok(decoded) => {
                 history.note(self.state.sregs.cs.base, decoded);
                 self.complete(decoded);
-                *suspended = self.exit.as_ref().is_some_and(is_read).then_some(*decoded);
+                let suspends = self.split || self.exit.as_ref().is_some_and(is_read);
+                *suspended = suspends.then_some(*decoded);
             }
             Err(NotCode { fault: Fault::Exception(exception), .. }) => self.fault(exception),
             Err(NotCode { bytes, len, .. }) => self.unknown(&bytes, len, "(no memory)"),
@@ -239,6 +273,10 @@ impl<'a> Exec<'a> {
                 self.bus.rewind();
                 self.exit = self.bus.traffic.asked().map(Exit::Access);
             }
+            Fault::Split => {
+                self.bus.rewind();
+                self.split = true;
+            }
             Fault::Exception(exception) => {
                 self.bus.give_up();
                 self.fault(exception);
@@ -301,7 +339,9 @@ impl<'a> Exec<'a> {
                     Exception { vector: DOUBLE_FAULT, error: Some(0) }
                 }
                 Fault::Exception(second) => second,
-                Fault::Unanswered | Fault::Unknown => return self.exit = Some(undeliverable(exception.vector)),
+                Fault::Unanswered | Fault::Split | Fault::Unknown => {
+                    return self.exit = Some(undeliverable(exception.vector));
+                }
             };
             is_exception = true;
         }

@@ -1,0 +1,6 @@
+//! The messages of a vCPU's pipes.
+#![no_main]
+
+mod held;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| held::nothing_held(|| plugin_runtime::fuzzing::vcpu_messages(data)));

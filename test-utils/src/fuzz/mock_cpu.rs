@@ -1,0 +1,243 @@
+//! The mock's processor: bytes become a machine, its code, and the answers to its reads.
+
+use std::os::fd::OwnedFd;
+
+use arbitrary::Unstructured;
+use hypervisor::mock::{Mock, SoftVcpu, SoftVm, Stop};
+use hypervisor::{
+    Access, Direction, Exit, Gsi, Irqs, MAX_ACCESS_BYTES, Vcpu, VcpuId, VcpuState, Vm, kvm_regs, kvm_segment,
+    kvm_sregs, kvm_vcpu_events,
+};
+
+use crate::memory;
+
+/// RAM lies at 0; above it there is nothing.
+const RAM_LEN: u64 = 0x1_0000;
+/// Instructions that one input is executed for.
+const STEPS: usize = 300;
+
+/// The bits of EFLAGS that are always 0 or do not exist, and the one that is always 1.
+const FLAGS_NEVER_SET: u64 = !0x3f_7fd7;
+const FLAG_ALWAYS_SET: u64 = 2;
+
+/// Executes any bytes, instruction by instruction, with the rules of [`Vcpu`] checked at each step; then once more without
+/// steps, which must come to the same exits and leave the same registers and memory.
+///
+/// # Panics
+///
+/// If the mock breaks a rule.
+pub fn mock_cpu(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    let start = Start::new(&mut input);
+    let mut stepped = Machine::new(&start);
+    let exits = stepped.step(&mut input);
+    let mut run = Machine::new(&start);
+    for (index, exit) in exits.iter().enumerate() {
+        run.run_to(exit);
+        if index + 1 == exits.len() {
+            assert_eq!(run.state(), exit.state, "the registers after {:?}", exit.exit);
+            assert_eq!(run.ram(), exit.ram, "the memory after {:?}", exit.exit);
+        }
+    }
+}
+
+/// What a machine begins with.
+struct Start {
+    regs: kvm_regs,
+    /// Protected mode, 32-bit code, segments of 4 GiB, ring 3: a bit each.
+    mode: u8,
+    /// An event that waits to be delivered.
+    events: kvm_vcpu_events,
+    /// Bits of the interrupt controllers' pins that are raised.
+    pins: u16,
+    /// The bytes of memory, from an address on.
+    memory: Vec<(u64, Vec<u8>)>,
+}
+
+impl Start {
+    fn new(input: &mut Unstructured<'_>) -> Self {
+        let mode = number(input);
+        let exception: u8 = number(input);
+        let pins = if exception & 1 == 0 { 0 } else { number(input) };
+        let mut regs = kvm_regs { rip: address(input), rflags: flags(input), ..kvm_regs::default() };
+        let kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, .. } = &mut regs;
+        for register in [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp] {
+            *register = register_value(input);
+        }
+        let mut events = kvm_vcpu_events::default();
+        if exception & 2 != 0 {
+            events.exception.nr = exception >> 3;
+            // An NMI is no exception.
+            events.exception.injected = u8::from(exception >> 3 != 2);
+            events.exception.has_error_code = exception >> 2 & 1;
+        }
+        let code = bytes(input);
+        let mut memory = vec![(regs.rip, code)];
+        while memory.len() < 8 && number::<u8>(input) & 1 != 0 {
+            memory.push((address(input), bytes(input)));
+        }
+        Self { regs, mode, events, pins, memory }
+    }
+
+    fn sregs(&self, mut sregs: kvm_sregs) -> kvm_sregs {
+        let is = |bit: u8| u8::from(self.mode & 1 << bit != 0);
+        let segment = kvm_segment {
+            limit: if is(2) == 0 { 0xffff } else { u32::MAX },
+            base: 0,
+            selector: 8,
+            type_: 3,
+            present: 1,
+            s: 1,
+            db: is(1),
+            dpl: is(3) * 3,
+            ..sregs.ds
+        };
+        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (segment, segment, segment, segment, segment);
+        sregs.cs = kvm_segment { type_: 11, ..segment };
+        sregs.cr0 |= u64::from(is(0));
+        sregs.gdt.limit = 0xffff;
+        sregs.idt.limit = 0x7ff;
+        sregs
+    }
+}
+
+struct Machine {
+    _vm: SoftVm,
+    vcpu: SoftVcpu,
+    ram: OwnedFd,
+}
+
+/// An exit, what the guest wrote or was answered, and what the machine was like when it was over.
+struct Seen {
+    exit: Exit,
+    data: Vec<u8>,
+    state: Vec<u64>,
+    ram: Vec<u8>,
+}
+
+impl Machine {
+    fn new(start: &Start) -> Self {
+        let vm = Mock::guest_code().create_soft_vm().expect("create_soft_vm");
+        let (region, ram) = memory::region(0, RAM_LEN);
+        for (address, data) in &start.memory {
+            let fits = data.len().min((RAM_LEN - address) as usize);
+            memory::write_at(&ram, *address, &data[..fits]);
+        }
+        vm.map_memory(region).expect("map_memory");
+        let mut vcpu = vm.create_soft_vcpu(VcpuId(0)).expect("create_soft_vcpu");
+        let sregs = start.sregs(vcpu.sregs().expect("sregs"));
+        vcpu.set_sregs(&sregs).expect("set_sregs");
+        vcpu.set_regs(&start.regs).expect("set_regs");
+        vcpu.set_vcpu_events(&start.events).expect("set_vcpu_events");
+        (0..16).filter(|pin| start.pins & 1 << pin != 0).for_each(|pin| vm.set_irq(Gsi(pin), true).expect("set_irq"));
+        Self { _vm: vm, vcpu, ram }
+    }
+
+    /// Steps on until it ends, idles, or has had its instructions.
+    fn step(&mut self, input: &mut Unstructured<'_>) -> Vec<Seen> {
+        let mut exits = Vec::new();
+        for _ in 0..STEPS {
+            let stop = self.vcpu.step().expect("no read is pending");
+            if let Stop::Exit(Exit::Access(access)) = stop {
+                let data = self.see_access(&access, input);
+                exits.push(self.seen(Exit::Access(access), data));
+                continue;
+            }
+            let regs = self.vcpu.regs().expect("regs");
+            assert!(regs.rflags & FLAGS_NEVER_SET == 0 && regs.rflags & FLAG_ALWAYS_SET != 0, "{:#x}", regs.rflags);
+            assert!(u32::try_from(regs.rip).is_ok(), "{:#x}", regs.rip);
+            match stop {
+                Stop::Stepped | Stop::Breakpoint => {}
+                Stop::Exit(exit) => {
+                    exits.push(self.seen(exit, Vec::new()));
+                    break;
+                }
+                Stop::Idle => break,
+            }
+        }
+        exits
+    }
+
+    /// What an access promises: the data of a write, or what a read was answered.
+    fn see_access(&mut self, access: &Access, input: &mut Unstructured<'_>) -> Vec<u8> {
+        assert!((1..=MAX_ACCESS_BYTES).contains(&access.len()), "{access}");
+        let regs = self.vcpu.regs().expect("regs");
+        match access.direction() {
+            Direction::Write => {
+                let data = self.vcpu.access_data().to_vec();
+                assert_eq!(data.len(), access.len(), "{access}");
+                assert!(access.inline_data().is_none_or(|inline| inline == data), "{access}");
+                data
+            }
+            Direction::Read => {
+                assert!(self.vcpu.set_regs(&regs).is_err(), "{access}: registers within a read");
+                assert!(self.vcpu.step().is_err(), "{access}: entered without an answer");
+                assert!(self.vcpu.answer(&vec![0; access.len() + 1]).is_err(), "{access}: an answer too long");
+                let mut data = vec![0; access.len()];
+                // Behind the input's end all is 0.
+                input.fill_buffer(&mut data).expect("numbers without end");
+                self.vcpu.answer(&data).expect("an answer that fits");
+                data
+            }
+        }
+    }
+
+    fn seen(&self, exit: Exit, data: Vec<u8>) -> Seen {
+        Seen { exit, data, state: self.state(), ram: self.ram() }
+    }
+
+    /// Runs to the next exit, which must be this one.
+    fn run_to(&mut self, seen: &Seen) {
+        let exit = self.vcpu.run().expect("no read is pending");
+        assert_eq!(exit, seen.exit);
+        if let Exit::Access(access) = exit {
+            match access.direction() {
+                Direction::Write => assert_eq!(self.vcpu.access_data(), seen.data, "{access}"),
+                Direction::Read => self.vcpu.answer(&seen.data).expect("an answer that fits"),
+            }
+        }
+    }
+
+    /// The registers that instructions change.
+    fn state(&self) -> Vec<u64> {
+        let regs = self.vcpu.regs().expect("regs");
+        let sregs = self.vcpu.sregs().expect("sregs");
+        let events = self.vcpu.vcpu_events().expect("vcpu_events");
+        let kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rip, rflags, .. } = regs;
+        let mut state = vec![rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rip, rflags];
+        for segment in [sregs.cs, sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss] {
+            state.extend([segment.base, segment.limit.into(), segment.selector.into()]);
+        }
+        state.extend([sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, events.interrupt.shadow.into()]);
+        state
+    }
+
+    fn ram(&self) -> Vec<u8> {
+        memory::read_at(&self.ram, 0, RAM_LEN as usize)
+    }
+}
+
+fn number<'a, T: arbitrary::Arbitrary<'a>>(input: &mut Unstructured<'a>) -> T {
+    input.arbitrary().expect("numbers without end")
+}
+
+/// An address in RAM.
+fn address(input: &mut Unstructured<'_>) -> u64 {
+    number::<u16>(input).into()
+}
+
+fn flags(input: &mut Unstructured<'_>) -> u64 {
+    u64::from(number::<u32>(input)) & !FLAGS_NEVER_SET | FLAG_ALWAYS_SET
+}
+
+/// Small, or any of 32 bits.
+fn register_value(input: &mut Unstructured<'_>) -> u64 {
+    let low = number::<u16>(input);
+    if low & 1 == 0 { low.into() } else { u64::from(low) << 16 | u64::from(number::<u16>(input)) }
+}
+
+/// Up to 255 bytes.
+fn bytes(input: &mut Unstructured<'_>) -> Vec<u8> {
+    let len = usize::from(number::<u8>(input));
+    input.bytes(len.min(input.len())).expect("as many as there are").to_vec()
+}
