@@ -89,7 +89,7 @@
 //! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;
 //! * [`memory`]: sealed memfds;
 //! * [`conformance`]: what any backend must do, run on mock and KVM alike;
-//! * [`fuzz`]: what the fuzz targets do with any bytes, and the saved bytes as tests;
+//! * [`corpus`]: the saved inputs of the fuzz targets;
 //! * [`differential`]: generated programs, on which two backends must agree;
 //! * [`raw`]: a client of the plugin protocol that shares no code with this project's library;
 //! * [`resources`]: what a process holds, for tests that nothing leaks;
@@ -98,10 +98,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
 
 pub mod conformance;
+pub mod corpus;
 pub mod differential;
 pub mod fake;
 pub mod faults;
-pub mod fuzz;
 pub mod guest;
 pub mod kvm;
 pub mod machine;
