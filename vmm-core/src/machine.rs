@@ -103,7 +103,7 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyStarted`]; [`Error::Thread`] where a pump of its own thread gets none.
+    /// [`Error::AlreadyStarted`]; [`Error::Thread`] where a pump of its own thread gets none: then nobody is attached.
     pub fn attach(
         &mut self,
         name: &str,
@@ -115,24 +115,33 @@ impl Machine {
         }
         let name: Arc<str> = name.into();
         let owner = self.next_owner();
-        let mut threads = Vec::new();
-        for (vcpu, links) in (0..).map(VcpuId).zip(&mut self.links) {
+        let (mut made, mut threads) = (Vec::new(), Vec::new());
+        for vcpu in (0..self.links.len()).map(|index| VcpuId(index as u32)) {
             let (events, commands, far) = pair();
             let stop = self.shared.stop.clone();
             let pump = make(vcpu);
-            let link = match stepping {
+            made.push(match stepping {
                 Stepping::Inline => Link::inline(events, commands, far, pump, stop),
                 Stepping::Threaded => {
                     let signal = stop.clone();
                     let tells_looks = pump.tells_looks();
                     let thread = thread::Builder::new()
                         .name(format!("pump{vcpu}"))
-                        .spawn(move || step_until_stopped(pump, &far, &signal))
-                        .map_err(|source| Error::Thread { vcpu, source })?;
-                    threads.push(thread);
+                        .spawn(move || step_until_stopped(pump, &far, &signal));
+                    match thread {
+                        Ok(thread) => threads.push(thread),
+                        Err(source) => {
+                            // Without their links the pumps that have begun end.
+                            drop(made);
+                            join_all(threads);
+                            return Err(Error::Thread { vcpu, source });
+                        }
+                    }
                     Link::threaded(events, commands, stop, tells_looks)
                 }
-            };
+            });
+        }
+        for (links, link) in self.links.iter_mut().zip(made) {
             links.push((Arc::clone(&name), link));
         }
         self.threads.extend(threads);
@@ -233,10 +242,15 @@ impl Machine {
     /// Stops, and waits until all threads have ended.
     pub fn join(&mut self) {
         self.stop();
-        for thread in self.threads.drain(..) {
-            // A panic was told by the vCPU's last notice.
-            let _ = thread.join();
-        }
+        join_all(self.threads.drain(..));
+    }
+}
+
+/// Waits for the ends of threads of vCPUs or pumps.
+fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    for thread in threads {
+        // A vCPU's panic was told by its last notice.
+        let _ = thread.join();
     }
 }
 

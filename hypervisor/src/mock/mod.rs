@@ -27,6 +27,9 @@ mod cpu;
 mod cpuid;
 mod cpus;
 mod eventfd;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest_clock;
 mod intake;
 mod ioapic;

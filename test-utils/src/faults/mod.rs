@@ -31,6 +31,7 @@
 //! ```
 
 mod backend;
+pub mod syscalls;
 mod vcpu;
 mod vm;
 

@@ -214,6 +214,12 @@ impl MainSocket {
     }
 }
 
+impl From<MainSocket> for OwnedFd {
+    fn from(main: MainSocket) -> Self {
+        main.0
+    }
+}
+
 impl AsFd for MainSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -17,7 +17,7 @@ pub mod vcpu_request;
 
 pub use main_socket::{Answer, MainSocket};
 pub use protobuf::{Fields, Message};
-pub use relay::{Relay, pair};
+pub use relay::{Relay, obey, pair};
 pub use vcpu_pipes::{Io, VcpuAnswer, VcpuPipes, Wait};
 
 use std::os::fd::AsFd;

@@ -1,19 +1,20 @@
 //! A plugin process that hands its socket to the test, which then is the plugin's brain.
 //!
-//! The process is the example `relay`. Its standard input is a socket to the test. It sends its main socket over that,
-//! closes its own copy, and then obeys.
+//! The process has a socket to the test, which for the example `relay` is its standard input. It sends its main socket over
+//! that, closes its own copy, and then [obeys](obey).
+#![allow(unsafe_code, reason = "the main socket is known by its number")]
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType, recvmsg,
-    send, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 
 use super::{LIMIT, MainSocket, readable_within};
 
@@ -73,7 +74,16 @@ impl Relay {
     ///
     /// If it is gone.
     pub fn command(&self, command: &str) {
-        send(&self.control, command.as_bytes(), SendFlags::NOSIGNAL).expect("the relay is there");
+        self.tell(command).expect("the relay is there");
+    }
+
+    /// Gives it a command.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, where it is gone.
+    pub fn tell(&self, command: &str) -> Result<(), Errno> {
+        send(&self.control, command.as_bytes(), SendFlags::NOSIGNAL).map(drop)
     }
 
     /// Sends it a signal.
@@ -96,4 +106,57 @@ impl Relay {
             kill_process(self.pid, Signal::CONT) == Err(Errno::SRCH)
         });
     }
+}
+
+/// What the plugin's process does: it sends its main socket over `control`, closes its own, and does what it is told. Each
+/// datagram is one command:
+///
+/// | command | does |
+/// |---|---|
+/// | `exit N` | exits |
+/// | `kill N` | kills itself by the signal of that number |
+/// | `stop` | stops itself by SIGSTOP |
+/// | `say TEXT` | writes a line to standard error |
+///
+/// It returns the code to exit with: 98 where the test is gone, 99 for what it does not understand.
+pub fn obey(control: impl AsFd) -> u8 {
+    // One that dies on purpose leaves no core behind.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    obey_until_told(&control).unwrap_or_else(|failure| {
+        eprintln!("relay: {failure}");
+        99
+    })
+}
+
+fn obey_until_told(control: &impl AsFd) -> Result<u8, Box<dyn std::error::Error>> {
+    hand_over(control)?;
+    loop {
+        let mut command = [0; 4096];
+        let (length, _) = recv(control, &mut command[..], RecvFlags::empty())?;
+        let command = std::str::from_utf8(&command[..length])?;
+        let (word, value) = command.split_once(' ').unwrap_or((command, ""));
+        match word {
+            "" => return Ok(98),
+            "exit" => return Ok(value.parse()?),
+            "kill" => {
+                kill_process(getpid(), Signal::from_named_raw(value.parse()?).ok_or("no such signal")?)?;
+            }
+            "stop" => kill_process(getpid(), Signal::STOP)?,
+            "say" => eprintln!("{value}"),
+            _ => return Err(format!("no such command: {command}").into()),
+        }
+    }
+}
+
+/// Sends the main socket, and closes it here.
+fn hand_over(control: &impl AsFd) -> Result<(), Box<dyn std::error::Error>> {
+    let number = std::env::var("CROSVM_SOCKET")?.parse()?;
+    // SAFETY: the VMM opened it for this process, and nothing else here knows of it.
+    let main = unsafe { OwnedFd::from_raw_fd(number) };
+    let fds = [main.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(control, &[IoSlice::new(b"x")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
 }

@@ -1,0 +1,119 @@
+//! A plugin whose process is the test's own program, and whose brain is the test.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
+};
+
+use crate::raw::{MainSocket, Relay, obey};
+use crate::wait;
+
+/// A plugin that a VMM can start. Its process hands its main socket over to the test, which says everything that a plugin
+/// says, by [`MainSocket`](crate::raw::MainSocket) or by a library for plugins.
+///
+/// The process is this test program, executed once more, so the program needs a test by which it is the plugin, and which does
+/// nothing else:
+///
+/// ```no_run
+/// # /* rustdoc runs functions, not tests:
+/// #[test]
+/// # */
+/// fn the_plugin() {
+///     test_utils::fake::be_the_plugin();
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Plugin {
+    listener: OwnedFd,
+    test: String,
+    address: String,
+}
+
+impl Plugin {
+    /// A plugin that is the test `test`, its path within the program.
+    ///
+    /// # Panics
+    ///
+    /// If no socket can be had.
+    #[must_use]
+    pub fn new(test: &str) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = format!("outboard-fake-plugin-{}-{next}", process::id());
+        let listener = socket().expect("socket");
+        bind(&listener, &name(&address)).expect("bind");
+        set_socket_passcred(&listener, true).expect("SO_PASSCRED");
+        listen(&listener, 1).expect("listen");
+        Self { listener, test: test.into(), address }
+    }
+
+    /// The executable that a VMM is to start.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        "/bin/sh".into()
+    }
+
+    /// Its arguments.
+    ///
+    /// # Panics
+    ///
+    /// If this program does not know its own file.
+    #[must_use]
+    pub fn args(&self) -> Vec<OsString> {
+        // Without the lines that every test program begins with.
+        let script = "exec \"$0\" \"$@\" >/dev/null".into();
+        let program = std::env::current_exe().expect("this program's file").into();
+        // Behind the test's name, the address is one more name, of a test that is not there.
+        let names = [&self.test, "--exact", "--nocapture", &self.address].map(Into::into);
+        ["-c".into(), script, program].into_iter().chain(names).collect()
+    }
+
+    /// Waits until the VMM has started it: its process, and its main socket. `None` where `give_up` says so first.
+    ///
+    /// # Panics
+    ///
+    /// If neither happens for [`LIMIT`](wait::LIMIT).
+    #[must_use]
+    pub fn accept(&self, give_up: impl Fn() -> bool) -> Option<(Relay, MainSocket)> {
+        let short = std::time::Duration::from_millis(10);
+        let mut came = false;
+        wait::until("the fake plugin is started", || {
+            came = crate::raw::readable_within(&self.listener, short);
+            came || give_up()
+        });
+        if !came {
+            return None;
+        }
+        let control = accept_with(&self.listener, SocketFlags::CLOEXEC).expect("accept");
+        Some(Relay::accept(control))
+    }
+}
+
+/// Is the plugin, where a VMM has started this process; else it returns at once.
+///
+/// # Panics
+///
+/// If the test cannot be reached.
+pub fn be_the_plugin() {
+    if std::env::var_os("CROSVM_SOCKET").is_none() {
+        return;
+    }
+    let address = std::env::args().next_back().expect("the test's address");
+    let control = socket().expect("socket");
+    connect(&control, &name(&address)).expect("the test that waits for this plugin");
+    process::exit(obey(&control).into());
+}
+
+fn socket() -> rustix::io::Result<OwnedFd> {
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+fn name(address: &str) -> SocketAddrUnix {
+    SocketAddrUnix::new_abstract_name(address.as_bytes()).expect("a short name")
+}
