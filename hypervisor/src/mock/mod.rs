@@ -26,6 +26,9 @@ mod chips;
 mod cpu;
 mod cpuid;
 mod eventfd;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ioevents;
 mod irqs;
 mod lapic;

@@ -1,4 +1,30 @@
 //! What any backend must do. [`conformance_tests!`](crate::conformance_tests) makes one test of each case.
+//!
+//! A third backend is checked by a crate of its own, with these lines in a file in `tests/`. Each case gives the program that
+//! it is about, which lies in the VM's memory as machine code by the time a vCPU runs:
+//!
+//! ```no_run
+//! use hypervisor::Hypervisor;
+//! use test_utils::Program;
+//! # mod my_backend {
+//! #     pub fn open() -> Result<hypervisor::mock::Mock, std::io::Error> { Ok(hypervisor::mock::Mock::guest_code()) }
+//! # }
+//!
+//! fn mine(case: &str, _program: &Program) -> Option<Box<dyn Hypervisor>> {
+//!     match my_backend::open() {
+//!         Ok(backend) => Some(Box::new(backend)),
+//!         Err(error) => {
+//!             test_utils::kvm::skipped(case, &error);
+//!             None
+//!         }
+//!     }
+//! }
+//!
+//! test_utils::conformance_tests!(mine);
+//! ```
+//!
+//! Such a backend implements [`Hypervisor`], [`Vm`](hypervisor::Vm) and [`Vcpu`] of the crate `hypervisor`, whose comments say
+//! what each method means; the cases say what it comes to.
 
 use std::sync::Arc;
 
