@@ -3,4 +3,4 @@
 
 mod held;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| held::nothing_held(|| test_utils::fuzz::mock_cpu(data)));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| held::nothing_held(|| hypervisor::mock::fuzzing::mock_cpu(data)));

@@ -82,32 +82,38 @@
 //!
 //! # What else is here
 //!
+//! Three more examples are worked out where they belong: any exits before a device of yours, at [`strategies`]; every
+//! operation of a program failing in turn, at [`faults`]; a backend of yours under the suite that KVM passes, at
+//! [`conformance`].
+//!
 //! * [`machine`]: the machine of above, also with several vCPUs, on KVM, or with a script of exits in place of code;
-//! * [`fake`]: a plugin whose brain is the test;
+//! * [`fake`]: a plugin whose brain is the test, and a VMM that the test plays;
 //! * [`faults`]: the Nth operation of a backend, or the Nth system call, fails with a chosen errno;
 //! * [`guest`]: programs that are machine code and mock script in one;
 //! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;
 //! * [`memory`]: sealed memfds;
 //! * [`conformance`]: what any backend must do, run on mock and KVM alike;
-//! * [`fuzz`]: what the fuzz targets do with any bytes, and the saved bytes as tests;
+//! * [`corpus`]: the saved inputs of the fuzz targets;
 //! * [`differential`]: generated programs, on which two backends must agree;
 //! * [`raw`]: a client of the plugin protocol that shares no code with this project's library;
 //! * [`resources`]: what a process holds, for tests that nothing leaks;
+//! * [`strategies`]: proptest strategies for exits, for messages, and for whole conversations;
 //! * [`wait`]: waiting for something with a limit that fails loudly.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
 
 pub mod conformance;
+pub mod corpus;
 pub mod differential;
 pub mod fake;
 pub mod faults;
-pub mod fuzz;
 pub mod guest;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod raw;
 pub mod resources;
+pub mod strategies;
 pub mod wait;
 
 pub use guest::Program;

@@ -43,7 +43,7 @@ fn bytes<'a>(input: &mut Unstructured<'a>) -> &'a [u8] {
 
 #[cfg(test)]
 mod tests {
-    use test_utils::fuzz::each_input;
+    use test_utils::corpus::each_input;
 
     use super::*;
 

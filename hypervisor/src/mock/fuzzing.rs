@@ -1,15 +1,23 @@
 //! The mock's processor: bytes become a machine, its code, and the answers to its reads.
 
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a body fails by panicking; it is for this project's tests alone"
+)]
+
 use std::os::fd::OwnedFd;
 
 use arbitrary::Unstructured;
-use hypervisor::mock::{Mock, SoftVcpu, SoftVm, Stop};
-use hypervisor::{
-    Access, Direction, Exit, Gsi, Irqs, MAX_ACCESS_BYTES, Vcpu, VcpuId, VcpuState, Vm, kvm_regs, kvm_segment,
-    kvm_sregs, kvm_vcpu_events,
-};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use vm_memory::GuestAddress;
 
-use crate::memory;
+use super::{Mock, SoftVcpu, SoftVm, Stop};
+use crate::{
+    Access, Direction, Exit, Gsi, GuestMemoryRegion, Irqs, MAX_ACCESS_BYTES, Vcpu, VcpuId, VcpuState, Vm, kvm_regs,
+    kvm_segment, kvm_sregs, kvm_vcpu_events,
+};
 
 /// RAM lies at 0; above it there is nothing.
 const RAM_LEN: u64 = 0x1_0000;
@@ -20,25 +28,20 @@ const STEPS: usize = 300;
 const FLAGS_NEVER_SET: u64 = !0x3f_7fd7;
 const FLAG_ALWAYS_SET: u64 = 2;
 
-/// Executes any bytes, instruction by instruction, with the rules of [`Vcpu`] checked at each step; then once more without
-/// steps, which must come to the same exits and leave the same registers and memory.
-///
-/// # Panics
-///
-/// If the mock breaks a rule.
+/// Executes any bytes, instruction by instruction, with the rules of [`Vcpu`] checked at each step; then once more from exit
+/// to exit, which must be the same ones, and to the same registers and memory.
 pub fn mock_cpu(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let start = Start::new(&mut input);
     let mut stepped = Machine::new(&start);
-    let exits = stepped.step(&mut input);
+    let (exits, steps_after) = stepped.step(&mut input);
     let mut run = Machine::new(&start);
-    for (index, exit) in exits.iter().enumerate() {
-        run.run_to(exit);
-        if index + 1 == exits.len() {
-            assert_eq!(run.state(), exit.state, "the registers after {:?}", exit.exit);
-            assert_eq!(run.ram(), exit.ram, "the memory after {:?}", exit.exit);
-        }
+    exits.iter().for_each(|exit| run.run_to(exit));
+    for _ in 0..steps_after {
+        run.vcpu.step().expect("no read is pending");
     }
+    assert_eq!(run.state(), stepped.state(), "the registers after {exits:?}");
+    assert!(run.ram() == stepped.ram(), "the memory after {exits:?}");
 }
 
 /// What a machine begins with.
@@ -107,22 +110,23 @@ struct Machine {
     ram: OwnedFd,
 }
 
-/// An exit, what the guest wrote or was answered, and what the machine was like when it was over.
+/// An exit, and what the guest wrote or was answered.
+#[derive(Debug)]
 struct Seen {
     exit: Exit,
     data: Vec<u8>,
-    state: Vec<u64>,
-    ram: Vec<u8>,
 }
 
 impl Machine {
     fn new(start: &Start) -> Self {
         let vm = Mock::guest_code().create_soft_vm().expect("create_soft_vm");
-        let (region, ram) = memory::region(0, RAM_LEN);
+        let ram = sealed_memfd();
         for (address, data) in &start.memory {
             let fits = data.len().min((RAM_LEN - address) as usize);
-            memory::write_at(&ram, *address, &data[..fits]);
+            rustix::io::pwrite(&ram, &data[..fits], *address).expect("pwrite");
         }
+        let twin = ram.try_clone().expect("dup");
+        let region = GuestMemoryRegion::new(GuestAddress(0), twin, 0, RAM_LEN).expect("region");
         vm.map_memory(region).expect("map_memory");
         let mut vcpu = vm.create_soft_vcpu(VcpuId(0)).expect("create_soft_vcpu");
         let sregs = start.sregs(vcpu.sregs().expect("sregs"));
@@ -133,29 +137,30 @@ impl Machine {
         Self { _vm: vm, vcpu, ram }
     }
 
-    /// Steps on until it ends, idles, or has had its instructions.
-    fn step(&mut self, input: &mut Unstructured<'_>) -> Vec<Seen> {
-        let mut exits = Vec::new();
+    /// Steps on until it ends, idles, or has had its instructions: its exits, and how many steps followed the last.
+    fn step(&mut self, input: &mut Unstructured<'_>) -> (Vec<Seen>, usize) {
+        let (mut exits, mut steps_after) = (Vec::new(), 0);
         for _ in 0..STEPS {
             let stop = self.vcpu.step().expect("no read is pending");
             if let Stop::Exit(Exit::Access(access)) = stop {
                 let data = self.see_access(&access, input);
-                exits.push(self.seen(Exit::Access(access), data));
+                exits.push(Seen { exit: Exit::Access(access), data });
+                steps_after = 0;
                 continue;
             }
             let regs = self.vcpu.regs().expect("regs");
             assert!(regs.rflags & FLAGS_NEVER_SET == 0 && regs.rflags & FLAG_ALWAYS_SET != 0, "{:#x}", regs.rflags);
             assert!(u32::try_from(regs.rip).is_ok(), "{:#x}", regs.rip);
             match stop {
-                Stop::Stepped | Stop::Breakpoint => {}
+                Stop::Stepped | Stop::Breakpoint => steps_after += 1,
                 Stop::Exit(exit) => {
-                    exits.push(self.seen(exit, Vec::new()));
-                    break;
+                    exits.push(Seen { exit, data: Vec::new() });
+                    return (exits, 0);
                 }
                 Stop::Idle => break,
             }
         }
-        exits
+        (exits, steps_after)
     }
 
     /// What an access promises: the data of a write, or what a read was answered.
@@ -180,10 +185,6 @@ impl Machine {
                 data
             }
         }
-    }
-
-    fn seen(&self, exit: Exit, data: Vec<u8>) -> Seen {
-        Seen { exit, data, state: self.state(), ram: self.ram() }
     }
 
     /// Runs to the next exit, which must be this one.
@@ -213,8 +214,17 @@ impl Machine {
     }
 
     fn ram(&self) -> Vec<u8> {
-        memory::read_at(&self.ram, 0, RAM_LEN as usize)
+        let mut bytes = vec![0; RAM_LEN as usize];
+        rustix::io::pread(&self.ram, &mut bytes[..], 0).expect("pread");
+        bytes
     }
+}
+
+fn sealed_memfd() -> OwnedFd {
+    let memfd = memfd_create("fuzz", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("memfd_create");
+    ftruncate(&memfd, RAM_LEN).expect("ftruncate");
+    fcntl_add_seals(&memfd, SealFlags::SHRINK).expect("sealing");
+    memfd
 }
 
 fn number<'a, T: arbitrary::Arbitrary<'a>>(input: &mut Unstructured<'a>) -> T {
@@ -240,4 +250,12 @@ fn register_value(input: &mut Unstructured<'_>) -> u64 {
 fn bytes(input: &mut Unstructured<'_>) -> Vec<u8> {
     let len = usize::from(number::<u8>(input));
     input.bytes(len.min(input.len())).expect("as many as there are").to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn saved_inputs_of_mock_cpu_break_nothing() {
+        test_utils::corpus::each_input("mock_cpu", super::mock_cpu);
+    }
 }
