@@ -67,7 +67,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__bench)
-            opts="-n -v -q -h --exits --blocks --jail-cost --starts --hypervisor --json --verbose --quiet --help"
+            opts="-n -v -q -h --exits --blocks --jail-cost --starts --case --link --pin --reservations --vcpus --idle --hypervisor --json --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -86,6 +86,30 @@ _outboard() {
                     return 0
                     ;;
                 --starts)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --case)
+                    COMPREPLY=($(compgen -W "sync-write sync-read regs regs-read posted" -- "${cur}"))
+                    return 0
+                    ;;
+                --link)
+                    COMPREPLY=($(compgen -W "bare channel-inline channel-thread pipe-unjailed pipe ring-sleep ring-poll" -- "${cur}"))
+                    return 0
+                    ;;
+                --pin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reservations)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --vcpus)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --idle)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -74,13 +74,29 @@ mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s q -l quiet -d 'Tell errors only'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -d 'Exits in a block; 20000, or 2000 with --jail-cost' -r
-complete -c outboard -n "__fish_outboard_using_subcommand bench" -l blocks -d 'Blocks of each link, at least 2: the first warms up and does not count' -r
-complete -c outboard -n "__fish_outboard_using_subcommand bench" -l starts -d 'Starts of a plugin, without a jail and with one; with --jail-cost, in each case' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -d 'Exits in a block, at least; 10000, or 2000 with --jail-cost' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l blocks -d 'Blocks of each link that count, after one that warms up' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l starts -d 'Starts of a plugin, without a jail and with one; with --jail-cost, in each case. None where cases or links were chosen' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l case -d 'What the guest does; without it, each of these. May be given more than once' -r -f -a "sync-write\t'Writes a byte to a port'
+sync-read\t'Reads a byte from a port'
+regs\t'Writes a byte to a port; the registers are got and set within'
+regs-read\t'Reads a byte from a port; the registers are got and set within'
+posted\t'Writes bytes to a port without waiting, and after 255 one that it waits for'"
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l link -d 'A link; without it, all that make sense. May be given more than once; ratios are to the first' -r -f -a "bare\t'None: the answer is given where the vCPU is run'
+channel-inline\t'The channels of a machine, answered on the vCPU\'s own thread'
+channel-thread\t'The channels of a machine, answered on another thread'
+pipe-unjailed\t'The channels of a machine, and from there the pipes to a plugin process without a jail'
+pipe\t'The same in its jail, as plugins run by default'
+ring-sleep\t'The same over rings whose waiters sleep at once'
+ring-poll\t'The same over rings as they are by default: whose waiters look for a while first, where there are processors for it'"
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l pin -d 'The processor that the VMM keeps to, and that of the plugin; of one, both keep to it' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l reservations -d 'Measure, in place of the table, an exit with N reserved ranges against one with a single range' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l vcpus -d 'Measure, in place of the table, how many exits N vCPUs make together, against 2' -r
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l idle -d 'Measure, in place of the table, what a guest without exits costs, for so long on each link' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: guest code is interpreted'"
-complete -c outboard -n "__fish_outboard_using_subcommand bench" -l jail-cost -d 'Measure what the jail adds to a start and to an exit, over pipes and over rings'
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -l jail-cost -d 'Measure, in place of the table, what the jail adds to a start and to an exit, over pipes and over rings'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l json -d 'Print a JSON array instead of a table'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s q -l quiet -d 'Tell errors only'

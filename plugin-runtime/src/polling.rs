@@ -68,14 +68,16 @@ impl Budget {
         self.polling.spins
     }
 
-    /// Spends the time between two looks.
-    pub(crate) fn relax(&self, looks: u32) {
+    /// Spends the time between two looks: whether others were let run, so that any time may have passed.
+    pub(crate) fn relax(&self, looks: u32) -> bool {
         let turn = self.polling.spins_a_microsecond.saturating_mul(YIELD_US);
-        if looks.checked_rem(turn) == turn.checked_sub(1) {
+        let yields = looks.checked_rem(turn) == turn.checked_sub(1);
+        if yields {
             rustix::thread::sched_yield();
         } else {
             std::hint::spin_loop();
         }
+        yields
     }
 
     /// Whether the wait that ended came to sleep.

@@ -232,6 +232,20 @@ struct Wait<'a> {
     slept: bool,
 }
 
+impl Wait<'_> {
+    /// How long there is to wait; `None` for as long as it takes.
+    fn time_left(&self) -> std::result::Result<Option<Duration>, WaitError> {
+        if self.stop.is_set() {
+            return Err(WaitError::Link(LinkError::Stopped));
+        }
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match left {
+            Some(Duration::ZERO) => Err(WaitError::Link(LinkError::TimedOut)),
+            left => Ok(left),
+        }
+    }
+}
+
 /// Set where the kernel cannot wait on two words (before Linux 5.16).
 static ONE_WORD_ONLY: AtomicBool = AtomicBool::new(false);
 
@@ -242,19 +256,13 @@ impl Waiter for Wait<'_> {
         self.budget.spins()
     }
 
-    fn relax(&mut self, looks: u32) {
-        self.budget.relax(looks);
+    fn relax(&mut self, looks: u32) -> std::result::Result<(), WaitError> {
+        if self.budget.relax(looks) { self.time_left().map(drop) } else { Ok(()) }
     }
 
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> std::result::Result<(), WaitError> {
         self.slept = true;
-        if self.stop.is_set() {
-            return Err(WaitError::Link(LinkError::Stopped));
-        }
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(WaitError::Link(LinkError::TimedOut));
-        }
+        let left = self.time_left()?;
         let slept = if ONE_WORD_ONLY.load(Ordering::Relaxed) {
             let bound = left.map_or(BOUND, |left| left.min(BOUND));
             // It fits.

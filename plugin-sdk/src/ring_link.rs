@@ -183,13 +183,14 @@ impl Waiter for Wait {
         }
     }
 
-    fn relax(&mut self, looks: u32) {
+    fn relax(&mut self, looks: u32) -> Result<(), Error> {
         let turn = self.mapping.spins_a_microsecond().saturating_mul(YIELD_US);
         if looks.checked_rem(turn) == turn.checked_sub(1) {
             rustix::thread::sched_yield();
         } else {
             std::hint::spin_loop();
         }
+        Ok(())
     }
 
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Error> {

@@ -82,8 +82,12 @@
 //!
 //! # What else is here
 //!
+//! Three more examples are worked out where they belong: any exits before a device of yours, at [`strategies`]; every
+//! operation of a program failing in turn, at [`faults`]; a backend of yours under the suite that KVM passes, at
+//! [`conformance`].
+//!
 //! * [`machine`]: the machine of above, also with several vCPUs, on KVM, or with a script of exits in place of code;
-//! * [`fake`]: a plugin whose brain is the test;
+//! * [`fake`]: a plugin whose brain is the test, and a VMM that the test plays;
 //! * [`faults`]: the Nth operation of a backend, or the Nth system call, fails with a chosen errno;
 //! * [`guest`]: programs that are machine code and mock script in one;
 //! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;
@@ -93,6 +97,7 @@
 //! * [`differential`]: generated programs, on which two backends must agree;
 //! * [`raw`]: a client of the plugin protocol that shares no code with this project's library;
 //! * [`resources`]: what a process holds, for tests that nothing leaks;
+//! * [`strategies`]: proptest strategies for exits, for messages, and for whole conversations;
 //! * [`wait`]: waiting for something with a limit that fails loudly.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
@@ -108,6 +113,7 @@ pub mod machine;
 pub mod memory;
 pub mod raw;
 pub mod resources;
+pub mod strategies;
 pub mod wait;
 
 pub use guest::Program;

@@ -53,4 +53,19 @@ impl Resources {
             && self.shared_maps <= before.shared_maps
             && self.maps <= before.maps + 16
     }
+
+    /// This process holds no more than it did `before`, as soon as its threads that have ended are gone from /proc.
+    ///
+    /// # Panics
+    ///
+    /// If it still does after [`LIMIT`](crate::wait::LIMIT), naming `what` was done.
+    #[track_caller]
+    pub fn assert_no_more_than(before: Self, what: &str) {
+        let mut now = Self::own();
+        let nothing = crate::wait::holds(|| {
+            now = Self::own();
+            now.is_no_more_than(before)
+        });
+        assert!(nothing, "{what}: grown from {before:?} to {now:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::TypedValueParser;
+use clap::builder::{EnumValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint, value_parser};
 
@@ -13,6 +13,8 @@ use plugin_runtime::Transport;
 
 use crate::backend::{Choice, KvmOptions};
 use crate::bench::guest::Case;
+use crate::bench::links::Link;
+use crate::bench::plugin::PluginArgs;
 use crate::jail_args::JailArgs;
 use crate::net::NetArgs;
 
@@ -53,9 +55,11 @@ pub(crate) enum Command {
     /// plugin process in its jail over pipes, `pipe-unjailed` by one without; `ring-sleep` and `ring-poll`, by one in its
     /// jail over rings in shared memory whose waiters sleep at once, or look first. `start` is the time until such a
     /// process makes its first request; its ratio is to a start without a jail. A time is from one guest entry to the
-    /// next. Rounds of one block a link, in rotating order, keep
-    /// what disturbs the host from hitting one link alone; the first round warms up and does not count. The ratio is the
-    /// median over rounds of the block's median against that of `bare` in the same round.
+    /// next. Rounds of one block a link, in rotating order, keep what disturbs the host from hitting one link alone.
+    ///
+    /// `median` is that of the blocks' medians; its `noise` is where it would come to lie again, 19 times of 20. The ratio is the
+    /// median over rounds of the block's median against that of the first link in the same round. Time on processors is
+    /// that of the whole process of the VMM, and of all processes of the plugin's jail.
     Bench(BenchArgs),
     /// Run random guests under load until something is wrong or the time is up
     ///
@@ -76,13 +80,7 @@ pub(crate) enum Command {
     },
     /// The plugin of `bench`
     #[command(hide = true)]
-    BenchPlugin {
-        /// What the guest does
-        case: Case,
-        /// Leave the session
-        #[arg(long)]
-        own_session: bool,
-    },
+    BenchPlugin(PluginArgs),
     /// The plugin of `soak`
     #[command(hide = true)]
     SoakPlugin {
@@ -212,21 +210,41 @@ pub(crate) struct DemoArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Exits in a block; 20000, or 2000 with --jail-cost
+    /// Exits in a block, at least; 10000, or 2000 with --jail-cost
     #[arg(short = 'n', long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) exits: Option<u32>,
-    /// Blocks of each link, at least 2: the first warms up and does not count
-    #[arg(long, value_name = "BLOCKS", default_value = "9", value_parser = value_parser!(u32).range(2..))]
+    /// Blocks of each link that count, after one that warms up
+    #[arg(long, value_name = "BLOCKS", default_value = "9", value_parser = value_parser!(u32).range(1..))]
     pub(crate) blocks: u32,
-    /// Measure what the jail adds to a start and to an exit, over pipes and over rings
+    /// Measure, in place of the table, what the jail adds to a start and to an exit, over pipes and over rings
     ///
     /// Plugins with and without a jail are started in turn and take turns with blocks of exits; others without one are
     /// held against those without, which tells the noise of the measurement.
     #[arg(long)]
     pub(crate) jail_cost: bool,
-    /// Starts of a plugin, without a jail and with one; with --jail-cost, in each case
-    #[arg(long, value_name = "N", default_value = "20", value_parser = value_parser!(u32).range(1..))]
+    /// Starts of a plugin, without a jail and with one; with --jail-cost, in each case. None where cases or links were chosen
+    #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) starts: u32,
+    /// What the guest does; without it, each of these. May be given more than once
+    #[arg(long, value_name = "CASE", value_parser = EnumValueParser::<Case>::new().try_map(case_with_exits))]
+    pub(crate) case: Vec<Case>,
+    /// A link; without it, all that make sense. May be given more than once; ratios are to the first
+    #[arg(long, value_enum, value_name = "LINK")]
+    pub(crate) link: Vec<Link>,
+    /// The processor that the VMM keeps to, and that of the plugin; of one, both keep to it
+    #[arg(long, value_name = "VMM[,PLUGIN]", value_parser = Pin::parse)]
+    pub(crate) pin: Option<Pin>,
+    /// Measure, in place of the table, an exit with N reserved ranges against one with a single range
+    #[arg(long, value_name = "N", conflicts_with = "jail_cost",
+          value_parser = value_parser!(u32).range(2..=131_000).try_map(NonZeroU32::try_from))]
+    pub(crate) reservations: Option<NonZeroU32>,
+    /// Measure, in place of the table, how many exits N vCPUs make together, against 2
+    #[arg(long, value_name = "N", conflicts_with_all = ["jail_cost", "reservations"],
+          value_parser = value_parser!(u32).range(2..=254).try_map(NonZeroU32::try_from))]
+    pub(crate) vcpus: Option<NonZeroU32>,
+    /// Measure, in place of the table, what a guest without exits costs, for so long on each link
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["jail_cost", "reservations", "vcpus"], value_parser = seconds)]
+    pub(crate) idle: Option<Duration>,
     /// What runs the guest
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) hypervisor: Choice,
@@ -235,11 +253,51 @@ pub(crate) struct BenchArgs {
     pub(crate) json: bool,
 }
 
+/// What `bench` measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// An exit of each case on each link.
+    Table,
+    /// An exit with so many reserved ranges.
+    Reservations(NonZeroU32),
+    /// The exits of so many vCPUs together.
+    Together(NonZeroU32),
+    /// No exits for so long.
+    Idle(Duration),
+    /// What the jail adds.
+    JailCost,
+}
+
 impl BenchArgs {
+    /// What was asked for.
+    pub(crate) fn what(&self) -> What {
+        let jail_cost = self.jail_cost.then_some(What::JailCost);
+        jail_cost
+            .or(self.reservations.map(What::Reservations))
+            .or(self.vcpus.map(What::Together))
+            .or(self.idle.map(What::Idle))
+            .unwrap_or(What::Table)
+    }
+
     /// Exits in a block.
     pub(crate) fn exits(&self) -> u32 {
-        self.exits.unwrap_or(if self.jail_cost { 2_000 } else { 20_000 })
+        self.exits.unwrap_or(if self.jail_cost { 2_000 } else { 10_000 })
     }
+}
+
+/// The processors of the VMM and of the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pin(pub(crate) [usize; 2]);
+
+impl Pin {
+    fn parse(text: &str) -> Result<Self, std::num::ParseIntError> {
+        let (vmm, plugin) = text.split_once(',').unwrap_or((text, text));
+        Ok(Self([vmm.parse()?, plugin.parse()?]))
+    }
+}
+
+fn case_with_exits(case: Case) -> Result<Case, &'static str> {
+    if case.has_exits() { Ok(case) } else { Err("there is nothing to measure: see --idle") }
 }
 
 #[derive(Args, Debug)]
@@ -427,9 +485,36 @@ mod tests {
     }
 
     #[test]
-    fn one_block_would_leave_nothing_to_count() {
-        assert!(parse("bench --blocks 1").is_err());
-        assert!(parse("bench --blocks 2 -n 1 --json").is_ok());
+    fn a_block_counts_and_there_is_at_least_one() {
+        assert!(parse("bench --blocks 0").is_err());
+        assert!(parse("bench --blocks 1 -n 1 --json").is_ok());
+    }
+
+    fn bench_args(line: &str) -> BenchArgs {
+        match parse(line).unwrap().command {
+            Command::Bench(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn processors_are_one_for_both_or_one_each() {
+        assert_eq!(bench_args("bench --pin 1").pin, Some(Pin([1, 1])));
+        assert_eq!(bench_args("bench --pin 0,1").pin, Some(Pin([0, 1])));
+        assert!(parse("bench --pin 0,").is_err() && parse("bench --pin x").is_err());
+    }
+
+    #[test]
+    fn bench_measures_one_thing_at_a_time() {
+        let n = NonZeroU32::new(64).unwrap();
+        assert_eq!(bench_args("bench --case regs --link pipe").what(), What::Table);
+        assert_eq!(bench_args("bench --reservations 64").what(), What::Reservations(n));
+        assert_eq!(bench_args("bench --vcpus 64").what(), What::Together(n));
+        assert_eq!(bench_args("bench --jail-cost").what(), What::JailCost);
+        assert_eq!(bench_args("bench --idle 0.5").what(), What::Idle(Duration::from_millis(500)));
+        for bad in ["--vcpus 4 --idle 1", "--vcpus 4 --reservations 5", "--vcpus 1", "--case idle"] {
+            assert!(parse(&format!("bench {bad}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

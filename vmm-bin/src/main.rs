@@ -45,7 +45,7 @@ fn execute(cli: &Cli) -> Result<(), Error> {
         Command::Bench(args) => bench::run(args),
         Command::Soak(args) => soak::run(args),
         Command::DemoPlugin { backend } => demo::plugin::run(backend),
-        Command::BenchPlugin { case, own_session } => bench::plugin::run(*case, *own_session),
+        Command::BenchPlugin(args) => bench::plugin::run(*args),
         Command::SoakPlugin { seed, round, sheet } => soak::plugin::run(*seed, *round, sheet),
         Command::Generate { man, completions } => generate::run(man, completions),
     }

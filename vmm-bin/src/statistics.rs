@@ -12,12 +12,13 @@ pub(crate) fn median(mut values: Vec<u64>) -> u64 {
     percentile(&values, 50)
 }
 
-/// Nanoseconds for people: `850 ns`, `7.1 µs`, `12.3 ms`.
+/// Nanoseconds for people: `850 ns`, `7.1 µs`, `12.5 ms`, `1.2 s`.
 pub(crate) fn time(nanoseconds: u64) -> String {
-    match nanoseconds {
-        0..1_000 => format!("{nanoseconds} ns"),
-        1_000..10_000_000 => format!("{:.1} µs", nanoseconds as f64 / 1_000.0),
-        _ => format!("{:.1} ms", nanoseconds as f64 / 1_000_000.0),
+    match (nanoseconds, nanoseconds as f64) {
+        (0..1000, _) => format!("{nanoseconds} ns"),
+        (1000..1_000_000, float) => format!("{:.1} µs", float / 1e3),
+        (1_000_000..1_000_000_000, float) => format!("{:.1} ms", float / 1e6),
+        (_, float) => format!("{:.1} s", float / 1e9),
     }
 }
 
@@ -42,11 +43,11 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_in_ns_in_us_or_in_ms() {
+    fn times_are_told_in_a_unit_that_fits() {
         assert_eq!(time(999), "999 ns");
         assert_eq!(time(1000), "1.0 µs");
         assert_eq!(time(7149), "7.1 µs");
-        assert_eq!(time(9_999_900), "9999.9 µs");
-        assert_eq!(time(12_345_678), "12.3 ms");
+        assert_eq!(time(12_500_000), "12.5 ms");
+        assert_eq!(time(1_240_000_000), "1.2 s");
     }
 }

@@ -1,8 +1,9 @@
 //! What wakes a vCPU that has nothing to do.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{read, write};
 
 use super::refused;
@@ -22,11 +23,13 @@ impl Alarm {
         let _ = write(&self.0, &1_u64.to_ne_bytes());
     }
 
-    /// Waits until it is rung, or `other` can be read. May end for no reason.
-    pub(super) fn wait(&self, other: BorrowedFd<'_>) {
+    /// Waits until it is rung, or `other` can be read, or as long as `patience` says. May end for no reason.
+    pub(super) fn wait(&self, other: BorrowedFd<'_>, patience: Option<Duration>) {
         let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        // One of more than 200 years is none.
+        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
         // A signal ends it too.
-        let _ = poll(&mut [watched(self.0.as_fd()), watched(other)], None);
+        let _ = poll(&mut [watched(self.0.as_fd()), watched(other)], patience.as_ref());
         let _ = read(&self.0, &mut [0; 8]);
     }
 }

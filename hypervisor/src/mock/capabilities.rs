@@ -9,8 +9,8 @@ use kvm_bindings::{
     KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_USER_MEMORY, KVM_CAP_VCPU_EVENTS, KVM_CAP_XCRS,
 };
 
-use super::irqs::MAX_ROUTES;
 use super::memory::MAX_SLOTS;
+use super::routes::MAX_ROUTES;
 
 /// vCPUs, and numbers for them: the kernel's own limit on x86-64 (`CONFIG_KVM_MAX_NR_VCPUS`). A vCPU costs the mock nothing
 /// but its thread, so as many are recommended.

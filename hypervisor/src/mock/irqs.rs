@@ -1,11 +1,7 @@
-//! The mock's interrupt lines: what raises them, and where they lead to.
+//! The mock's interrupts: what is shared of them, and who looks when.
 //!
-//! A line's level is that of `set_irq` or of its irqfds, whichever is high. A change goes to the pins it is routed to: those
-//! of the [PICs](Pics), which ask vCPUs to take an interrupt, and those of the IOAPIC, whose `irr` follows the line and
-//! which delivers none. The guest ends an interrupt at a PIC; a script by [`Step::Acknowledge`](super::Step::Acknowledge).
-//!
-//! Irqfds are written in other processes. Their triggers are looked at by each vCPU before it executes for a while, and where
-//! it has nothing to do it waits for them; and when a chip is asked for.
+//! What a change leads to is [`Lines`]'s to know. Irqfds are written in other processes. Their triggers are looked at by each
+//! vCPU before it executes for a while, and where it has nothing to do it waits for them; and when a chip is asked for.
 #![cfg_attr(
     not(test),
     deny(
@@ -17,238 +13,203 @@
     )
 )]
 
-use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_ioapic_state, kvm_pic_state,
-};
-use parking_lot::{Mutex, MutexGuard};
+use kvm_bindings::{kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
+use parking_lot::Mutex;
 use rustix::event::{Timespec, epoll};
 
-use super::alarm::Alarm;
-use super::pic::{Effect, Pics, Port};
-use super::{eventfd, refused, reset};
+use super::clock::Clock;
+use super::intake::Intake;
+use super::lapic_page::Written;
+use super::lines::{Irqfd, Lines};
+use super::message::Message;
+use super::pic::Port;
+use super::pit::Pit;
+use super::routes::Routes;
+use super::{eventfd, refused};
 use crate::{AddressSpace, EventFd, Gsi, Pic, Result, Route};
 
-/// `KVM_MAX_IRQ_ROUTES`: of routes, and of GSIs.
-pub(super) const MAX_ROUTES: u32 = 4096;
-const PIC_PINS: u32 = 8;
-const IOAPIC_PINS: u32 = 24;
-
 pub(super) struct SoftIrqs {
-    state: Mutex<State>,
-    /// The PICs' output, to be looked at between instructions.
+    lines: Mutex<Lines>,
+    /// The PICs' output, as vCPUs were told of it last.
     output: AtomicBool,
     /// An epoll instance, readable while a trigger is signalled.
     triggers: OwnedFd,
     has_irqfds: AtomicBool,
-    /// Of the vCPUs that may wait for an interrupt.
-    alarms: Mutex<Vec<Weak<Alarm>>>,
+    clock: Clock,
+    /// When the PIT interrupts next; [`NEVER`] where it does not.
+    deadline: AtomicU64,
 }
 
-struct State {
-    routes: Vec<Route>,
-    lines: BTreeMap<Gsi, Line>,
-    irqfds: Vec<Irqfd>,
-    pics: Pics,
-    ioapic: kvm_ioapic_state,
-}
-
-/// Who holds a line high.
-#[derive(Clone, Copy, Default)]
-struct Line {
-    user: bool,
-    irqfd: bool,
-}
-
-struct Irqfd {
-    gsi: Gsi,
-    trigger: Arc<EventFd>,
-    resample: Arc<EventFd>,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            routes: default_routes().collect(),
-            lines: BTreeMap::new(),
-            irqfds: Vec::new(),
-            pics: Pics::default(),
-            ioapic: reset::ioapic(),
-        }
-    }
-}
-
-/// The routes of a PC: all lines lead to the IOAPIC, the first 16 to the PICs too.
-fn default_routes() -> impl Iterator<Item = Route> {
-    let route = |chip, gsi, pin| Route::Irqchip { gsi: Gsi(gsi), chip, pin };
-    let ioapic = (0..IOAPIC_PINS).map(move |gsi| route(KVM_IRQCHIP_IOAPIC, gsi, gsi));
-    let primary = (0..PIC_PINS).map(move |gsi| route(KVM_IRQCHIP_PIC_MASTER, gsi, gsi));
-    let secondary = (0..PIC_PINS).map(move |pin| route(KVM_IRQCHIP_PIC_SLAVE, PIC_PINS | pin, pin));
-    ioapic.chain(primary).chain(secondary)
-}
+const NEVER: u64 = u64::MAX;
 
 impl SoftIrqs {
     pub(super) fn new() -> Result<Self> {
         let triggers = epoll::create(epoll::CreateFlags::CLOEXEC);
         Ok(Self {
-            state: Mutex::default(),
+            lines: Mutex::default(),
             output: AtomicBool::new(false),
             triggers: triggers.map_err(|errno| refused("epoll_create1", errno.raw_os_error()))?,
             has_irqfds: AtomicBool::new(false),
-            alarms: Mutex::default(),
+            clock: Clock::default(),
+            deadline: AtomicU64::new(NEVER),
         })
     }
 
-    /// A vCPU's alarm rings from now on when there is something to look at.
-    pub(super) fn wakes(&self, alarm: &Arc<Alarm>) {
-        let mut alarms = self.alarms.lock();
-        alarms.retain(|alarm| alarm.strong_count() != 0);
-        alarms.push(Arc::downgrade(alarm));
-    }
-
-    fn ring(&self) {
-        for alarm in self.alarms.lock().iter().filter_map(Weak::upgrade) {
-            alarm.ring();
-        }
+    /// There is another vCPU.
+    pub(super) fn add(&self, intake: &Arc<Intake>) {
+        let mut lines = self.lines.lock();
+        intake.set_pics(lines.pics.output());
+        lines.cpus.add(intake);
     }
 
     pub(super) fn register_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>, resample: &Arc<EventFd>) -> Result<()> {
-        let mut state = self.state.lock();
-        if state.irqfds.iter().any(|irqfd| Arc::ptr_eq(&irqfd.trigger, trigger)) {
+        let mut lines = self.lines.lock();
+        if lines.irqfds.iter().any(|irqfd| Arc::ptr_eq(&irqfd.trigger, trigger)) {
             return Err(refused("KVM_IRQFD", libc::EBUSY));
         }
         epoll::add(&self.triggers, eventfd::borrow(trigger), epoll::EventData::new_u64(0), epoll::EventFlags::IN)
             .map_err(|errno| refused("KVM_IRQFD", errno.raw_os_error()))?;
-        state.irqfds.push(Irqfd { gsi, trigger: Arc::clone(trigger), resample: Arc::clone(resample) });
+        lines.irqfds.push(Irqfd { gsi, trigger: Arc::clone(trigger), resample: Arc::clone(resample) });
         self.has_irqfds.store(true, Ordering::Release);
         Ok(())
     }
 
     pub(super) fn unregister_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>) {
-        let mut state = self.state.lock();
-        let before = state.irqfds.len();
-        state.irqfds.retain(|irqfd| irqfd.gsi != gsi || !Arc::ptr_eq(&irqfd.trigger, trigger));
-        if state.irqfds.len() != before {
-            // It is there, having been added when it was registered.
-            let _ = epoll::delete(&self.triggers, eventfd::borrow(trigger));
+        self.change(|lines| {
+            let before = lines.irqfds.len();
+            lines.irqfds.retain(|irqfd| irqfd.gsi != gsi || !Arc::ptr_eq(&irqfd.trigger, trigger));
+            if lines.irqfds.len() != before {
+                // It is there, having been added when it was registered.
+                let _ = epoll::delete(&self.triggers, eventfd::borrow(trigger));
+            }
+            self.has_irqfds.store(!lines.irqfds.is_empty(), Ordering::Release);
+            if lines.irqfds.iter().all(|irqfd| irqfd.gsi != gsi) {
+                lines.change(gsi, |line| line.irqfd = false);
+            }
+        });
+    }
+
+    /// Makes a change, and shows vCPUs whether the PICs ask them to take an interrupt. Those that wait are to wait no longer
+    /// than to the PIT's next interrupt.
+    fn change<T>(&self, change: impl FnOnce(&mut Lines) -> T) -> T {
+        let mut lines = self.lines.lock();
+        let result = change(&mut lines);
+        let output = lines.pics.output();
+        if self.output.swap(output, Ordering::AcqRel) != output {
+            for intake in lines.cpus.iter() {
+                intake.set_pics(output);
+            }
         }
-        self.has_irqfds.store(!state.irqfds.is_empty(), Ordering::Release);
-        if state.irqfds.iter().all(|irqfd| irqfd.gsi != gsi) {
-            state.change(gsi, |line| line.irqfd = false);
+        let deadline = lines.pit.deadline().unwrap_or(NEVER);
+        if deadline < self.deadline.swap(deadline, Ordering::AcqRel) {
+            for intake in lines.cpus.iter() {
+                intake.alarm().ring();
+            }
         }
-        self.show(&state);
+        result
+    }
+
+    /// A change, or a look, behind what was written to triggers.
+    fn after_triggers<T>(&self, change: impl FnOnce(&mut Lines) -> T) -> T {
+        self.poll();
+        self.change(change)
     }
 
     pub(super) fn set_irq(&self, gsi: Gsi, level: bool) {
-        let mut state = self.lock();
-        state.change(gsi, |line| line.user = level);
-        self.show(&state);
+        self.after_triggers(|lines| lines.change(gsi, |line| line.user = level));
     }
 
-    /// Shows vCPUs whether they are asked to take an interrupt.
-    fn show(&self, state: &State) {
-        let output = state.pics.output();
-        if self.output.swap(output, Ordering::AcqRel) != output && output {
-            self.ring();
-        }
-    }
-
-    /// Whether vCPUs are asked to take an interrupt.
-    #[inline]
-    pub(super) fn output(&self) -> bool {
-        self.output.load(Ordering::Acquire)
-    }
-
-    /// Takes the interrupt that vCPUs are asked to take: its vector, unless another vCPU was first.
-    pub(super) fn take_interrupt(&self) -> Option<u8> {
-        let mut state = self.state.lock();
-        state.pics.output().then(|| {
-            let (vector, effect) = state.pics.acknowledge();
-            self.follow(&mut state, effect);
-            vector
-        })
-    }
-
-    /// Makes what an access to the PICs leads to.
-    fn follow(&self, state: &mut State, Effect { ended, updates }: Effect) {
-        for (which, pins) in [(Pic::Primary, ended & 0xff), (Pic::Secondary, ended >> 8)] {
-            for pin in (0..PIC_PINS).filter(|pin| pins >> pin & 1 == 1) {
-                if let Some(gsi) = state.gsi_of(which, pin) {
-                    state.acknowledge(gsi);
-                }
-            }
-        }
-        if updates {
-            state.pics.update();
-        }
-        self.show(state);
+    /// A vCPU takes the interrupt that it is asked to take: its vector, unless another vCPU was first. The PICs go first.
+    pub(super) fn take_interrupt(&self, intake: &Intake) -> Option<u8> {
+        let of_pics = || {
+            self.change(|lines| {
+                lines.pics.output().then(|| {
+                    let (vector, effect) = lines.pics.acknowledge();
+                    lines.follow_pics(effect);
+                    vector
+                })
+            })
+        };
+        let asks = self.output.load(Ordering::Acquire) && intake.lets_pics_through();
+        asks.then(of_pics).flatten().or_else(|| intake.take_interrupt())
     }
 
     pub(super) fn set_routing(&self, routes: &[Route]) -> Result<()> {
-        let mut targets = BTreeMap::<Gsi, Vec<u32>>::new();
-        let valid = routes.len() <= MAX_ROUTES as usize
-            && routes.iter().all(|route| {
-                let (gsi, chip, pins) = match *route {
-                    Route::Msi { gsi, .. } => (gsi, None, None),
-                    Route::Irqchip { gsi, chip, pin } => (gsi, Some(chip), Some(pin)),
-                };
-                let pin_exists = match (chip, pins) {
-                    (Some(KVM_IRQCHIP_PIC_MASTER | KVM_IRQCHIP_PIC_SLAVE), Some(pin)) => pin < PIC_PINS,
-                    (Some(KVM_IRQCHIP_IOAPIC), Some(pin)) => pin < IOAPIC_PINS,
-                    (None, _) => true,
-                    _ => false,
-                };
-                // A GSI leads to one message, or to a pin of each chip.
-                let others = targets.entry(gsi).or_default();
-                let target = chip.unwrap_or(u32::MAX);
-                let alone = others.iter().all(|&other| other != target && other != u32::MAX && target != u32::MAX);
-                others.push(target);
-                gsi.0 < MAX_ROUTES && pin_exists && alone
-            });
-        if !valid {
-            return Err(refused("KVM_SET_GSI_ROUTING", libc::EINVAL));
-        }
-        self.state.lock().routes = routes.to_vec();
+        self.lines.lock().routes = Routes::new(routes)?;
         Ok(())
     }
 
     /// A script has acknowledged the interrupt of `gsi`.
     pub(super) fn acknowledge(&self, gsi: Gsi) {
-        let mut state = self.lock();
-        state.acknowledge(gsi);
-        self.show(&state);
+        self.after_triggers(|lines| lines.acknowledge(gsi));
     }
 
     /// Takes the guest's write to a chip.
-    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
-        if space != AddressSpace::Pio {
-            return false;
+    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], intake: &Intake) -> bool {
+        match space {
+            AddressSpace::Pio => self.takes_output(address, data),
+            AddressSpace::Mmio => self.takes_store(address, data, intake),
         }
-        let Some(port) = Port::taking(address, data.len()) else { return false };
+    }
+
+    fn takes_output(&self, port: u64, data: &[u8]) -> bool {
+        if let (Some(port), Some(&value)) = (Pit::port_of(port, data.len()), data.first()) {
+            self.after_triggers(|lines| lines.pit.write(port, value, self.clock.now()));
+            return true;
+        }
+        let Some(port) = Port::taking(port, data.len()) else { return false };
         if let &[value] = data {
-            let mut state = self.state.lock();
-            state.poll();
-            let effect = state.pics.write(port, value);
-            self.follow(&mut state, effect);
+            self.after_triggers(|lines| lines.write_pics(port, value));
+        }
+        true
+    }
+
+    fn takes_store(&self, address: u64, data: &[u8], intake: &Intake) -> bool {
+        match intake.write(address, data) {
+            Some(Written::Nothing) => {}
+            Some(Written::Ended { vector, by_level }) => self.after_triggers(|lines| lines.end(vector, by_level)),
+            Some(Written::Command { low, high }) => {
+                let message = Message::of_command(low, high, intake.id());
+                self.lines.lock().cpus.deliver(&message);
+            }
+            None => {
+                let Some(offset) = self.lines.lock().ioapic.offset_of(address) else { return false };
+                self.after_triggers(|lines| lines.write_ioapic(offset, data));
+            }
         }
         true
     }
 
     /// Answers the guest's read of a chip's port, of 1, 2 or 4 bytes.
     pub(super) fn input(&self, port: u16, width: usize) -> Option<u32> {
+        if let Some(port) = Pit::port_of(port.into(), width) {
+            return Some(self.after_triggers(|lines| lines.pit.read(port, self.clock.now())).into());
+        }
         let port = Port::taking(port.into(), width)?;
         if width != 1 {
             return Some(0);
         }
-        let mut state = self.lock();
-        let (value, effect) = state.pics.read(port);
-        self.follow(&mut state, effect);
+        let value = self.after_triggers(|lines| {
+            let (value, effect) = lines.pics.read(port);
+            lines.follow_pics(effect);
+            value
+        });
         Some(value.into())
+    }
+
+    /// Answers the guest's read, of 1 to 8 bytes, of a chip's memory.
+    pub(super) fn load(&self, address: u64, width: usize, intake: &Intake) -> Option<u64> {
+        let of_ioapic = || {
+            let lines = self.lines.lock();
+            lines.ioapic.offset_of(address).map(|offset| lines.ioapic.read(offset))
+        };
+        intake.read(address, width).or_else(of_ioapic)
     }
 
     /// What can be read while a trigger is signalled.
@@ -256,8 +217,23 @@ impl SoftIrqs {
         self.triggers.as_fd()
     }
 
-    /// Raises the lines whose triggers were written.
+    /// How long a vCPU that has nothing to do may wait; `None` where no time ends it.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.clock.until(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// Moves the PIT's clock, which stands still from then on but for this.
+    pub(super) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        self.poll();
+    }
+
+    /// Raises the lines whose triggers were written, and that of the PIT when its time has come.
     pub(super) fn poll(&self) {
+        let deadline = self.deadline.load(Ordering::Acquire);
+        if deadline != NEVER && self.clock.now() >= deadline {
+            self.change(|lines| lines.pass(self.clock.now()));
+        }
         if !self.has_irqfds.load(Ordering::Acquire) {
             return;
         }
@@ -268,91 +244,33 @@ impl SoftIrqs {
         }
     }
 
-    /// The state, with what was written to triggers.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.poll();
-        self.state.lock()
-    }
-
     #[cold]
     fn look(&self) {
-        let mut state = self.state.lock();
-        state.poll();
-        self.show(&state);
+        self.change(Lines::poll);
     }
 
     pub(super) fn pic(&self, which: Pic) -> kvm_pic_state {
-        *self.lock().pics.state(which)
+        self.after_triggers(|lines| *lines.pics.state(which))
     }
 
     pub(super) fn set_pic(&self, which: Pic, new: &kvm_pic_state) {
-        let mut state = self.state.lock();
-        state.pics.set_state(which, new);
-        self.show(&state);
+        self.change(|lines| lines.pics.set_state(which, new));
     }
 
     pub(super) fn ioapic(&self) -> kvm_ioapic_state {
-        self.lock().ioapic
+        self.after_triggers(|lines| lines.ioapic.state())
+    }
+
+    pub(super) fn pit(&self) -> kvm_pit_state2 {
+        self.after_triggers(|lines| lines.pit.state())
+    }
+
+    pub(super) fn set_pit(&self, new: &kvm_pit_state2) {
+        self.change(|lines| lines.pit.set_state(new, self.clock.now()));
     }
 
     pub(super) fn set_ioapic(&self, new: &kvm_ioapic_state) {
-        self.state.lock().ioapic = *new;
-    }
-}
-
-impl State {
-    fn poll(&mut self) {
-        let raised: Vec<_> =
-            self.irqfds.iter().filter(|irqfd| eventfd::take(&irqfd.trigger)).map(|irqfd| irqfd.gsi).collect();
-        for gsi in raised {
-            self.change(gsi, |line| line.irqfd = true);
-        }
-    }
-
-    /// Changes who holds a line high, and with it the pins it leads to.
-    fn change(&mut self, gsi: Gsi, change: impl FnOnce(&mut Line)) {
-        if gsi.0 >= MAX_ROUTES {
-            return;
-        }
-        let line = self.lines.entry(gsi).or_default();
-        change(line);
-        let level = line.user || line.irqfd;
-        for route in &self.routes {
-            match *route {
-                Route::Irqchip { gsi: from, chip, pin } if from == gsi => match chip {
-                    KVM_IRQCHIP_PIC_MASTER => self.pics.set_pin(Pic::Primary, pin, level),
-                    KVM_IRQCHIP_PIC_SLAVE => self.pics.set_pin(Pic::Secondary, pin, level),
-                    _ if level => self.ioapic.irr |= 1 << pin,
-                    _ => self.ioapic.irr &= !(1 << pin),
-                },
-                Route::Irqchip { .. } | Route::Msi { .. } => {}
-            }
-        }
-    }
-
-    /// The interrupt of `gsi` has ended: its irqfds let go of the line and tell their owners.
-    fn acknowledge(&mut self, gsi: Gsi) {
-        let resample: Vec<_> =
-            self.irqfds.iter().filter(|irqfd| irqfd.gsi == gsi).map(|irqfd| &irqfd.resample).collect();
-        if resample.is_empty() {
-            return;
-        }
-        for event in resample {
-            eventfd::signal(event);
-        }
-        self.change(gsi, |line| line.irqfd = false);
-    }
-
-    /// The GSI whose route leads to a pin of a PIC.
-    fn gsi_of(&self, which: Pic, pin: u32) -> Option<Gsi> {
-        let chip = match which {
-            Pic::Primary => KVM_IRQCHIP_PIC_MASTER,
-            Pic::Secondary => KVM_IRQCHIP_PIC_SLAVE,
-        };
-        self.routes.iter().rev().find_map(|route| match *route {
-            Route::Irqchip { gsi, chip: to, pin: at } if (to, at) == (chip, pin) => Some(gsi),
-            _ => None,
-        })
+        self.change(|lines| lines.set_ioapic(new));
     }
 }
 

@@ -18,8 +18,12 @@ pub struct Lockstep {
 }
 
 impl Lockstep {
-    /// Takes vCPUs, of one VM, that have their turns in this order.
+    /// Takes vCPUs, of one VM, that have their turns in this order. Nothing moves the clock of its PIT any more but
+    /// [`SoftVm::advance`](super::SoftVm::advance).
     pub fn new(vcpus: Vec<SoftVcpu>, turn: NonZeroU32) -> Self {
+        for vcpu in &vcpus {
+            vcpu.hold_clock();
+        }
         Self { vcpus, turn, current: 0, left: turn.get() }
     }
 

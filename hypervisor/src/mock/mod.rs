@@ -9,34 +9,43 @@
 //!   several of them in [`Lockstep`];
 //! * memory: slots, read-only ones, and exact dirty logs. Where a script's `ins` puts its data is not kept;
 //! * ioeventfds: as KVM's, signalled by matching writes instead of an exit, each byte of an `outs` by itself;
-//! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, seen in the PICs and the IOAPIC it is routed to. The
-//!   PICs are whole, ports and all, and a vCPU that executes guest code takes their interrupts where its local APIC lets
-//!   them through; the IOAPIC delivers none, and messages go nowhere. The end of an interrupt at a PIC, or a script's
-//!   [`Step::Acknowledge`], lowers what irqfds raised and signals their resample events;
-//! * PICs, IOAPIC, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
-//!   refuses them. Clock, PIT and the local APIC's timer stand still; the TSC counts instructions. Pages of chips, and
-//!   ports of all but the PICs, are no different from others: an access to them exits;
+//! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, which goes to the pins of the PICs and the IOAPIC, or to
+//!   the message, that it is routed to. A vCPU that executes guest code takes them from the PICs, where its local APIC lets them
+//!   through, and from its local APIC. The end of an interrupt, or a script's [`Step::Acknowledge`], lowers what irqfds raised
+//!   and signals their resample events;
+//! * PICs, IOAPIC, local APICs, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
+//!   refuses them. The PIT counts by the host's clock, or as [`SoftVm::advance`] moves it; the guest's clock and the local APIC's
+//!   timer stand still, and the TSC counts instructions;
 //! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
 //! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
 mod alarm;
 mod atomic;
 mod capabilities;
-mod chips;
+mod clock;
 mod cpu;
 mod cpuid;
+mod cpus;
 mod eventfd;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guest_clock;
+mod intake;
+mod ioapic;
 mod ioevents;
 mod irqs;
 mod lapic;
+mod lapic_page;
+mod lines;
 mod lockstep;
 mod memory;
+mod message;
 mod msrs;
 mod pic;
+mod pit;
 mod reset;
+mod routes;
 mod script;
 mod script_run;
 mod vcpu;

@@ -1,9 +1,10 @@
 //! A vCPU of the mock: runs its program, and keeps to what KVM does around it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::alarm::Alarm;
 use super::cpu::{Executed, Interpreter, Progress};
+use super::intake::Intake;
 use super::script::Script;
 use super::script_run::ScriptRun;
 use super::vcpu_state::State;
@@ -18,7 +19,7 @@ pub struct SoftVcpu {
     program: Program,
     platform: Arc<Platform>,
     door: Door,
-    alarm: Arc<Alarm>,
+    pub(super) intake: Arc<Intake>,
     pub(super) pending: Pending,
     pub(super) state: State,
 }
@@ -42,32 +43,32 @@ enum Program {
     Script(ScriptRun),
 }
 
-struct MockBell(Arc<Alarm>);
+struct MockBell(Arc<Intake>);
 
 impl Bell for MockBell {
     /// The vCPU looks at the door itself before each step.
     fn raise(&self) {}
 
     fn interrupt(&self) {
-        self.0.ring();
+        self.0.alarm().ring();
     }
 }
 
 impl SoftVcpu {
     /// A vCPU that follows a script, or executes guest code without one.
     pub(super) fn new(id: VcpuId, script: Option<Script>, platform: Arc<Platform>) -> Result<Self> {
-        let alarm = Arc::new(Alarm::new()?);
-        platform.irqs.wakes(&alarm);
+        let intake = Arc::new(Intake::new(id)?);
+        platform.irqs.add(&intake);
         let program = match script {
             Some(script) => Program::Script(ScriptRun::new(script)),
-            None => Program::Code(Box::default()),
+            None => Program::Code(Box::new(Interpreter::new(Arc::clone(&intake)))),
         };
         Ok(Self {
             id,
             program,
             platform,
-            door: Door::new(MockBell(Arc::clone(&alarm))),
-            alarm,
+            door: Door::new(MockBell(Arc::clone(&intake))),
+            intake,
             pending: Pending::new(id),
             state: State::after_reset(id),
         })
@@ -134,6 +135,11 @@ impl SoftVcpu {
         }
     }
 
+    /// From now on nothing moves the clock of the VM's PIT but [`SoftVm::advance`](super::SoftVm::advance).
+    pub(super) fn hold_clock(&self) {
+        self.platform.irqs.advance(Duration::ZERO);
+    }
+
     /// The linear address of the instruction that is next.
     pub fn address(&self) -> u64 {
         let base = self.state.sregs.cs.base as u32;
@@ -169,7 +175,7 @@ impl SoftVcpu {
                 return Exit::Interrupted;
             }
             if let Progress::Idle = progress {
-                self.alarm.wait(self.platform.irqs.triggers());
+                self.intake.alarm().wait(self.platform.irqs.triggers(), self.platform.irqs.patience());
             }
         }
     }

@@ -12,7 +12,7 @@
 
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, KVM_MAX_XCRS, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_INIT_RECEIVED,
-    KVM_MP_STATE_SIPI_RECEIVED, KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW,
+    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED, KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW,
     KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu,
     kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
 };
@@ -20,7 +20,7 @@ use kvm_bindings::{
 use super::cpu::regs::Regs;
 use super::msrs::Msrs;
 use super::vcpu::SoftVcpu;
-use super::{cpuid, lapic, refused, reset};
+use super::{cpuid, refused, reset};
 use crate::{Capability, Result, VcpuId, VcpuState};
 
 /// What a vCPU has.
@@ -32,7 +32,6 @@ pub(super) struct State {
     pub(super) mp_state: kvm_mp_state,
     fpu: kvm_fpu,
     pub(super) debug_regs: kvm_debugregs,
-    lapic: kvm_lapic_state,
     xcr0: u64,
     pub(super) events: kvm_vcpu_events,
     pub(super) msrs: Msrs,
@@ -50,7 +49,6 @@ impl State {
             mp_state: reset::mp_state(id),
             fpu: reset::fpu(),
             debug_regs: reset::debug_regs(),
-            lapic: reset::lapic(id),
             xcr0: 1,
             events: kvm_vcpu_events { flags: TOLD_EVENTS, ..Default::default() },
             msrs: Msrs::default(),
@@ -66,10 +64,37 @@ impl State {
         exception | events.interrupt.injected | events.nmi.injected | events.nmi.pending != 0
     }
 
-    /// Whether an interrupt of the PICs reaches this vCPU: its local APIC is off, or lets them through.
-    pub(super) fn takes_pic_interrupts(&self) -> bool {
-        const APIC_ENABLED: u64 = 1 << 11;
-        self.sregs.apic_base & APIC_ENABLED == 0 || lapic::lets_pics_through(&self.lapic)
+    /// NMIs that wait, where this many more arrive: one behind another that is being handled, else two.
+    pub(super) fn pending_nmis(&self, more: u8) -> u8 {
+        let nmi = &self.events.nmi;
+        let most = if nmi.masked != 0 || nmi.injected != 0 { 1 } else { 2 };
+        if more == 0 { nmi.pending } else { nmi.pending.saturating_add(more).min(most) }
+    }
+
+    /// INIT: as after reset, but for what it leaves alone (Intel SDM volume 3, table 11-1).
+    pub(super) fn init(&mut self, id: VcpuId) {
+        const CACHES_OFF: u64 = 0x6000_0000;
+        let reset = reset::sregs(id);
+        let caches = self.sregs.cr0 & CACHES_OFF;
+        self.sregs = kvm_sregs { apic_base: self.sregs.apic_base, cr0: reset.cr0 & !CACHES_OFF | caches, ..reset };
+        let signature =
+            self.cpuid.iter().find(|leaf| leaf.function == 1).map_or(reset::SIGNATURE, |leaf| leaf.eax.into());
+        let regs = kvm_regs { rdx: signature, ..reset::regs() };
+        (self.regs, self.other_regs) = (Regs::from(&regs), regs);
+        self.debug_regs = reset::debug_regs();
+        self.events = kvm_vcpu_events { flags: TOLD_EVENTS, ..Default::default() };
+        let is_first = id.0 == 0;
+        self.mp_state.mp_state = if is_first { KVM_MP_STATE_RUNNABLE } else { KVM_MP_STATE_INIT_RECEIVED };
+    }
+
+    /// A start-up interrupt, which only a vCPU that waits for it takes: it begins at the page of this number.
+    pub(super) fn start(&mut self, page: u8) {
+        if self.mp_state.mp_state == KVM_MP_STATE_INIT_RECEIVED {
+            self.sregs.cs.selector = u16::from(page) << 8;
+            self.sregs.cs.base = u64::from(page) << 12;
+            self.regs.rip = 0;
+            self.mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
+        }
     }
 
     /// The shadow that an instruction leaves (`KVM_X86_SHADOW_INT_*`). The same kind twice in a row leaves none, or a
@@ -112,12 +137,14 @@ impl VcpuState for SoftVcpu {
     }
 
     fn sregs(&self) -> Result<kvm_sregs> {
-        Ok(self.state.sregs)
+        Ok(kvm_sregs { cr8: self.intake.task_priority().into(), ..self.state.sregs })
     }
 
     fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<()> {
         self.pending.check_set()?;
         self.state.sregs = *sregs;
+        self.intake.set_base(sregs.apic_base);
+        self.intake.set_task_priority(sregs.cr8 as u8);
         Ok(())
     }
 
@@ -152,11 +179,11 @@ impl VcpuState for SoftVcpu {
     }
 
     fn lapic(&self) -> Result<kvm_lapic_state> {
-        Ok(self.state.lapic)
+        Ok(self.intake.lapic())
     }
 
     fn set_lapic(&mut self, new: &kvm_lapic_state) -> Result<()> {
-        self.state.lapic = lapic::with_processor_priority(*new);
+        self.intake.set_lapic(new);
         Ok(())
     }
 
@@ -181,7 +208,9 @@ impl VcpuState for SoftVcpu {
     }
 
     fn vcpu_events(&self) -> Result<kvm_vcpu_events> {
-        Ok(self.state.events)
+        let mut events = self.state.events;
+        events.nmi.pending = self.state.pending_nmis(self.intake.nmis());
+        Ok(events)
     }
 
     fn set_vcpu_events(&mut self, events: &kvm_vcpu_events) -> Result<()> {
@@ -218,7 +247,9 @@ impl VcpuState for SoftVcpu {
     fn set_msrs(&mut self, entries: &[kvm_msr_entry]) -> Result<usize> {
         too_many("KVM_SET_MSRS", entries.len(), KVM_MAX_MSR_ENTRIES)?;
         let State { msrs, sregs, .. } = &mut self.state;
-        Ok(entries.iter().map_while(|entry| msrs.set(entry.index, entry.data, sregs)).count())
+        let set = entries.iter().map_while(|entry| msrs.set(entry.index, entry.data, sregs)).count();
+        self.intake.set_base(sregs.apic_base);
+        Ok(set)
     }
 
     fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<()> {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_bindings::{kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
 
-use super::chips::Chips;
+use super::guest_clock::GuestClock;
+use super::intake::Intake;
 use super::ioevents::IoEvents;
 use super::irqs::SoftIrqs;
 use super::memory::Memory;
@@ -20,7 +22,7 @@ use crate::{
 pub struct SoftVm {
     scripts: Arc<Scripts>,
     platform: Arc<Platform>,
-    chips: Chips,
+    clock: GuestClock,
     made: Mutex<BTreeSet<VcpuId>>,
 }
 
@@ -33,15 +35,15 @@ pub(super) struct Platform {
 
 impl Platform {
     /// Whether a write that no memory takes ends here, without an exit.
-    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
-        self.irqs.takes_write(space, address, data) || self.ioevents.signal(space, address, data)
+    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], intake: &Intake) -> bool {
+        self.irqs.takes_write(space, address, data, intake) || self.ioevents.signal(space, address, data)
     }
 }
 
 impl SoftVm {
     pub(super) fn new(scripts: Arc<Scripts>) -> Result<Self> {
         let platform = Platform { memory: Memory::default(), ioevents: IoEvents::default(), irqs: SoftIrqs::new()? };
-        Ok(Self { scripts, platform: Arc::new(platform), chips: Chips::default(), made: Mutex::default() })
+        Ok(Self { scripts, platform: Arc::new(platform), clock: GuestClock::default(), made: Mutex::default() })
     }
 
     /// [`Vm::create_vcpu`], with all that a vCPU of the mock can do.
@@ -57,6 +59,12 @@ impl SoftVm {
         let vcpu = SoftVcpu::new(id, (self.scripts)(id), Arc::clone(&self.platform))?;
         made.insert(id);
         Ok(vcpu)
+    }
+
+    /// Moves the clock that the PIT counts by. It is the host's until this is called first; from then on it stands still between
+    /// calls, so that a run does not depend on the host's.
+    pub fn advance(&self, by: Duration) {
+        self.platform.irqs.advance(by);
     }
 }
 
@@ -135,19 +143,19 @@ impl VmState for SoftVm {
     }
 
     fn pit(&self) -> Result<kvm_pit_state2> {
-        Ok(self.chips.pit())
+        Ok(self.platform.irqs.pit())
     }
 
     fn set_pit(&self, state: &kvm_pit_state2) -> Result<()> {
-        self.chips.set_pit(state);
+        self.platform.irqs.set_pit(state);
         Ok(())
     }
 
     fn clock(&self) -> Result<kvm_clock_data> {
-        Ok(self.chips.clock())
+        Ok(self.clock.get())
     }
 
     fn set_clock(&self, clock: &kvm_clock_data) -> Result<()> {
-        self.chips.set_clock(clock)
+        self.clock.set(clock)
     }
 }

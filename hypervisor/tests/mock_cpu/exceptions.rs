@@ -144,3 +144,19 @@ fn an_injected_exception_is_delivered_first() {
     machine.vcpu.set_vcpu_events(&events).unwrap();
     assert_eq!(vector(&machine.run()), 6);
 }
+
+#[test]
+fn an_interrupt_is_no_exception_whatever_its_vector() {
+    for vector in [8, 10, 13] {
+        let mut machine = machine(&[0x90]);
+        // Its handler lies beyond the code segment; that of the exception which follows from it does not.
+        machine.write(u64::from(vector) * 4, &[0x00, 0x60]);
+        machine.set_sregs(|sregs| sregs.cs.limit = 0x5fff);
+        machine.set(|regs| regs.rflags = 0x202);
+        let mut events = machine.vcpu.vcpu_events().unwrap();
+        (events.interrupt.injected, events.interrupt.nr) = (1, vector);
+        machine.vcpu.set_vcpu_events(&events).unwrap();
+        let expected = if vector == 13 { 8 } else { 13 };
+        assert_eq!(self::vector(&machine.run()), expected, "{vector}");
+    }
+}

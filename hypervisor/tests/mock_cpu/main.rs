@@ -10,6 +10,7 @@ mod leading;
 mod modes;
 mod strings;
 mod threads;
+mod time;
 
 use std::os::fd::OwnedFd;
 
@@ -33,7 +34,7 @@ const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 
 /// A vCPU of the mock with its memory.
 struct Machine {
-    _vm: SoftVm,
+    vm: SoftVm,
     vcpu: SoftVcpu,
     ram: OwnedFd,
 }
@@ -47,7 +48,7 @@ impl Machine {
         vm.map_memory(region).unwrap();
         let mut vcpu = vm.create_soft_vcpu(VcpuId(0)).unwrap();
         test_utils::guest::boot(&mut vcpu);
-        let mut machine = Self { _vm: vm, vcpu, ram };
+        let mut machine = Self { vm, vcpu, ram };
         machine.set(|regs| regs.rsp = 0x8000);
         machine
     }

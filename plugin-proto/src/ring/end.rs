@@ -21,9 +21,13 @@ pub trait Waiter {
     ///
     /// Now and then it should let the other side run, for it may wait for this very processor: two that only sleep and wake
     /// each other there are never moved apart, two that want to run are.
-    fn relax(&mut self, looks: u32) {
+    ///
+    /// # Errors
+    /// As [`sleep`](Self::sleep): where others are let run, time passes.
+    fn relax(&mut self, looks: u32) -> Result<(), Self::Error> {
         let _ = looks;
         std::hint::spin_loop();
+        Ok(())
     }
 
     /// Sleeps while `word` is `expected`, until it is woken, or for a while. Returning early is no harm.
@@ -32,6 +36,9 @@ pub trait Waiter {
     /// Where there is no use in waiting on.
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Self::Error>;
 }
+
+/// Looks for a record between two for the ring's end.
+const LOOKS_BETWEEN_ENDS: u32 = 64;
 
 /// Wakes whoever sleeps on `word`, in whatever process.
 pub fn wake(word: &AtomicU32) {
@@ -126,7 +133,7 @@ impl Writer {
             if self.has_room(bytes) {
                 return Ok(());
             }
-            waiter.relax(looks);
+            waiter.relax(looks)?;
         }
         loop {
             arm(&words.writer_sleeps);
@@ -225,14 +232,18 @@ impl Reader {
     /// Waits for the record in slot `at`: its first word.
     fn await_record<W: Waiter>(&mut self, at: usize, waiter: &mut W) -> Result<u64, W::Error> {
         self.release();
+        let mapping = Arc::clone(&self.mapping);
+        let words = mapping.words(self.direction);
         for looks in 0..waiter.spins() {
-            waiter.relax(looks);
+            waiter.relax(looks)?;
             if let Some(first) = self.look(at) {
                 return Ok(first);
             }
+            // Looking may take long where others are let run.
+            if looks % LOOKS_BETWEEN_ENDS == 0 && words.is_closed() {
+                break;
+            }
         }
-        let mapping = Arc::clone(&self.mapping);
-        let words = mapping.words(self.direction);
         loop {
             arm(&words.reader_sleeps);
             if self.look(at).is_none() {

@@ -201,6 +201,15 @@ mod tests {
         assert_eq!(answer(&filter, Sysno::seccomp, [0; 6]), NOTIFY);
     }
 
+    /// The kernel does not run the filter for a call that it allows whatever the arguments. These are made at every exit.
+    #[test]
+    fn the_calls_of_an_exit_are_allowed_whatever_their_arguments() {
+        let policy = Policy::from_text(Path::new("plugin.policy"), include_str!("plugin.policy")).unwrap();
+        for call in [Sysno::read, Sysno::write, Sysno::futex, Sysno::futex_waitv, Sysno::sched_yield] {
+            assert_eq!(policy.rules.get(&call), Some(&Rule::always()), "{call}");
+        }
+    }
+
     #[test]
     fn only_with_the_key_are_its_installers_calls_let_through() {
         let filter = in_a_directory("read: 1\nsendmsg: return EPERM\nexit_group: 1").unwrap();

@@ -89,7 +89,7 @@ fn each_operation_of_the_backend() {
             "KVM_CHECK_EXTENSION" => assert_eq!(told, ["the VMM has no KVM_CAP_IRQCHIP"], "{what}"),
             _ => assert!(is_named(&told, &[struck, "refused "]), "{what}: {told:#?}"),
         }
-        assert_nothing_left(before, &what);
+        Resources::assert_no_more_than(before, &what);
     }
 }
 
@@ -104,7 +104,7 @@ fn each_call_of(transport: Transport, hypervisor: &dyn Hypervisor, call: Call, n
         let what = format!("{transport:?} on {}, call {n} of {}", hypervisor.name(), call.name);
         let silent = told.iter().all(|line| line == "the VMM has no KVM_CAP_IRQCHIP") && MAY_BE_SILENT.contains(&call);
         assert!(silent || is_named(&told, names), "{what}: {told:#?}");
-        assert_nothing_left(before, &what);
+        Resources::assert_no_more_than(before, &what);
     }
     unreachable!("numbers do not end")
 }
@@ -168,14 +168,4 @@ fn config(transport: Transport) -> Config {
         sandbox: Sandbox::None,
         confine: false,
     }
-}
-
-#[track_caller]
-fn assert_nothing_left(before: Resources, what: &str) {
-    let mut now = Resources::own();
-    let nothing = test_utils::wait::holds(|| {
-        now = Resources::own();
-        now.is_no_more_than(before)
-    });
-    assert!(nothing, "{what}: grown from {before:?} to {now:?}");
 }

@@ -1,4 +1,30 @@
 //! What any backend must do. [`conformance_tests!`](crate::conformance_tests) makes one test of each case.
+//!
+//! A third backend is checked by a crate of its own, with these lines in a file in `tests/`. Each case gives the program that
+//! it is about, which lies in the VM's memory as machine code by the time a vCPU runs:
+//!
+//! ```no_run
+//! use hypervisor::Hypervisor;
+//! use test_utils::Program;
+//! # mod my_backend {
+//! #     pub fn open() -> Result<hypervisor::mock::Mock, std::io::Error> { Ok(hypervisor::mock::Mock::guest_code()) }
+//! # }
+//!
+//! fn mine(case: &str, _program: &Program) -> Option<Box<dyn Hypervisor>> {
+//!     match my_backend::open() {
+//!         Ok(backend) => Some(Box::new(backend)),
+//!         Err(error) => {
+//!             test_utils::kvm::skipped(case, &error);
+//!             None
+//!         }
+//!     }
+//! }
+//!
+//! test_utils::conformance_tests!(mine);
+//! ```
+//!
+//! Such a backend implements [`Hypervisor`], [`Vm`](hypervisor::Vm) and [`Vcpu`] of the crate `hypervisor`, whose comments say
+//! what each method means; the cases say what it comes to.
 
 use std::sync::Arc;
 
@@ -20,6 +46,7 @@ macro_rules! guest {
 }
 
 mod accesses;
+mod apics;
 mod code;
 mod dirty_log;
 mod ends;
@@ -30,12 +57,15 @@ mod irqs;
 mod kicks;
 mod machine_state;
 mod memory;
+mod messages;
+mod pit;
 mod registers;
 mod system;
 mod vcpu_state;
 mod vcpus;
 
 pub use accesses::*;
+pub use apics::*;
 pub use code::*;
 pub use dirty_log::*;
 pub use ends::*;
@@ -46,6 +76,8 @@ pub use irqs::*;
 pub use kicks::*;
 pub use machine_state::*;
 pub use memory::*;
+pub use messages::*;
+pub use pit::*;
 pub use registers::*;
 pub use system::*;
 pub use vcpu_state::*;
@@ -126,6 +158,36 @@ macro_rules! conformance_tests {
             the_ports_of_the_pics_do_not_exit
             a_request_that_was_set_is_taken
             a_local_apic_that_masks_lint0_keeps_interrupts_away
+            the_pages_of_the_apics_do_not_exit
+            registers_of_the_apics_keep_what_they_have
+            an_edge_at_the_ioapic_is_one_interrupt
+            a_level_at_the_ioapic_interrupts_until_it_is_low
+            behind_a_mask_of_the_ioapic_a_level_waits_and_an_edge_is_lost
+            vectors_come_by_their_number
+            the_task_priority_keeps_interrupts_away
+            an_interrupt_in_service_keeps_away_its_class
+            an_irqfd_at_the_ioapic_interrupts_again_after_its_interrupt_has_ended
+            an_irqfd_is_asked_again_when_the_mask_is_taken_away
+            a_level_that_nobody_takes_is_not_under_way
+            the_pics_go_before_the_local_apic
+            an_ioapic_that_is_set_sends_what_is_high
+            a_vector_that_was_set_is_taken
+            a_message_is_an_interrupt
+            messages_find_their_local_apics
+            logical_ids_may_be_in_clusters
+            a_non_maskable_interrupt_is_not_kept_away
+            a_non_maskable_interrupt_waits_for_the_one_before
+            a_command_interrupts_others
+            a_vcpu_starts_another
+            the_ports_of_the_pit_do_not_exit
+            the_speakers_port_exits
+            a_latched_count_stands_still
+            a_read_back_latches_status_and_count
+            a_count_goes_on
+            the_pit_interrupts_once
+            the_pit_interrupts_again_and_again
+            the_pit_interrupts_through_the_ioapic
+            a_pit_that_is_set_interrupts
             chips_begin_in_their_state_after_reset
             a_pic_that_was_set_is_read_back
             an_ioapic_that_was_set_is_read_back

@@ -86,16 +86,24 @@ impl Call {
 ///
 /// If the scenario does, if it leaves a process or a thread behind, or if this system lets no process filter itself.
 pub fn failing<T: Send>(call: Call, n: usize, errno: i32, scenario: impl FnOnce() -> T + Send) -> (T, bool) {
-    let over = AtomicBool::new(false);
+    let (over, sits) = (AtomicBool::new(false), AtomicBool::new(false));
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
-        let over = &over;
+        let (over, sits) = (&over, &sits);
         // It stands outside the filter, which is the other thread's alone.
-        let judge = scope.spawn(move || judge(&receiver.recv().ok()?, n, errno, over));
+        let judge = scope.spawn(move || {
+            let listener = receiver.recv().ok()?;
+            sits.store(true, Ordering::SeqCst);
+            judge(&listener, n, errno, over)
+        });
         let scene = scope.spawn(move || {
             let _over = Over(over);
             let listener = filter(call).unwrap_or_else(|error| panic!("seccomp: {error}"));
             sender.send(listener).expect("a judge");
+            // From here on the judge allocates nothing. Before, it would wait for a scenario that forks, which waits for it.
+            while !sits.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
             scenario()
         });
         let value = scene.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

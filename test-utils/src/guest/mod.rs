@@ -9,6 +9,7 @@ use hypervisor::{Exit, Gsi, Hypervisor, Vcpu, VcpuId, Vm, kvm_mp_state};
 
 use crate::memory;
 
+pub mod apics;
 mod assembly;
 pub mod interrupts;
 

@@ -10,7 +10,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-use super::{Fields, LIMIT, Message, VcpuPipes, readable_within, request};
+use super::{Fields, LIMIT, Message, VcpuPipes, VcpuRing, readable_within, request};
 
 /// Most bytes of a datagram, as a client reads them.
 const MAX_DATAGRAM: usize = 0x40000;
@@ -201,6 +201,23 @@ impl MainSocket {
             vcpus.push(VcpuPipes::new(requests, fds.next().expect("two descriptors a vCPU")));
         }
         vcpus
+    }
+
+    /// All vCPUs' rings, as many with a response as it brings.
+    ///
+    /// # Panics
+    ///
+    /// If there are none.
+    pub fn rings(&self) -> Vec<VcpuRing> {
+        let mut rings = Vec::new();
+        loop {
+            let answer = self.done(&request::get_vcpu_rings(rings.len() as u32));
+            assert!(!answer.fds.is_empty(), "no rings");
+            rings.extend(answer.fds.into_iter().map(VcpuRing::new));
+            if rings.len() as u64 >= answer.body.uint(1) {
+                return rings;
+            }
+        }
     }
 
     /// Sees that the VMM has closed the connection.

@@ -1,11 +1,11 @@
-//! A client of protocol version 0 that shares no line with the library and the message types of this project.
+//! A client of the protocol, version 0 and what lies beyond it, that shares no line with the library and the message types of this project.
 //!
 //! It is written from the tables of the protocol alone, field numbers included, and sends whatever bytes a test wants.
 //! Two ends that are made of the same code can share one misunderstanding; these two cannot.
 //!
 //! * [`protobuf`]: fields to bytes and back;
 //! * [`request`] and [`vcpu_request`]: the messages a plugin sends;
-//! * [`MainSocket`] and [`VcpuPipes`]: the channels;
+//! * [`MainSocket`], [`VcpuPipes`] and [`VcpuRing`]: the channels;
 //! * [`Relay`]: a plugin process whose sockets the test drives.
 
 mod main_socket;
@@ -14,11 +14,13 @@ mod relay;
 pub mod request;
 mod vcpu_pipes;
 pub mod vcpu_request;
+pub mod vcpu_ring;
 
 pub use main_socket::{Answer, MainSocket};
 pub use protobuf::{Fields, Message};
 pub use relay::{Relay, obey, pair};
 pub use vcpu_pipes::{Io, VcpuAnswer, VcpuPipes, Wait};
+pub use vcpu_ring::VcpuRing;
 
 use std::os::fd::AsFd;
 use std::time::Duration;

@@ -211,3 +211,16 @@ impl RegHint {
 pub fn dirty_log(id: u32) -> Message {
     request(101, Message::new().uint(1, id.into()))
 }
+
+/// The feature of [`negotiate`] that stands for rings.
+pub const RINGS: u64 = 1;
+
+/// `negotiate`, beyond version 0.
+pub fn negotiate(version: u32, features: u64) -> Message {
+    request(200, Message::new().uint(1, version.into()).uint(2, features))
+}
+
+/// `get_vcpu_rings`, beyond version 0.
+pub fn get_vcpu_rings(first: u32) -> Message {
+    request(201, Message::new().uint(1, first.into()))
+}

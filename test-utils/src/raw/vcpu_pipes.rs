@@ -135,7 +135,7 @@ impl VcpuPipes {
             if let Some(length) = take_varint(&mut rest)
                 && let Some(message) = rest.get(..length as usize)
             {
-                let answer = parse(message);
+                let answer = VcpuAnswer::parse(message);
                 let taken = self.bytes.len() - rest.len() + message.len();
                 self.bytes.drain(..taken);
                 return Some(answer);
@@ -216,12 +216,7 @@ impl VcpuPipes {
     pub fn ask(&mut self, request: &Message) -> VcpuAnswer {
         self.send(request);
         let answer = self.receive().expect("an answer, not the pipe's end");
-        let asked = Fields::parse(request.as_bytes()).numbers()[0];
-        // What the VMM does not know it cannot name.
-        if answer.field.is_some() || !answer.is(Errno::NOTTY) {
-            assert_eq!(answer.field, vcpu_request::answer_field(asked), "not the answer to {request:?}: {answer:?}");
-        }
-        assert!(answer.errno >= 0, "{answer:?}");
+        answer.assert_answers(request);
         answer
     }
 
@@ -278,15 +273,8 @@ impl VcpuPipes {
 
     /// Lets the vCPU begin at `entry`, in real mode, once it is resumed.
     pub fn boot(&mut self, entry: u64) {
-        let mut sregs = self.get(SREGS);
-        // CS comes first: base, limit, selector.
-        sregs[0..8].fill(0);
-        sregs[12..14].fill(0);
+        let [sregs, regs] = vcpu_request::real_mode(self.get(SREGS), entry);
         self.set(SREGS, &sregs);
-        // RIP and RFLAGS come behind 16 registers.
-        let mut regs = vec![0; REGS.1];
-        regs[128..136].copy_from_slice(&entry.to_le_bytes());
-        regs[136] = 2;
         self.set(REGS, &regs);
         // KVM_MP_STATE_RUNNABLE: only the first vCPU is at the start.
         self.set(vcpu_request::MP, &[0; 4]);
@@ -304,17 +292,36 @@ impl VcpuPipes {
 }
 
 impl VcpuAnswer {
+    /// Takes a `VcpuResponse` apart.
+    ///
+    /// # Panics
+    ///
+    /// If it is none, or has not one alternative at most.
+    pub fn parse(message: &[u8]) -> Self {
+        let fields = Fields::parse(message);
+        let alternatives: Vec<u32> = fields.numbers().into_iter().filter(|number| *number != 1).collect();
+        assert!(alternatives.len() <= 1, "not one alternative: {fields:?}");
+        let field = alternatives.first().copied();
+        let body = Fields::parse(field.map(|field| fields.bytes(field)).unwrap_or_default());
+        Self { errno: fields.sint(1), field, body }
+    }
+
+    /// Sees that it is one to this request.
+    ///
+    /// # Panics
+    ///
+    /// If it is not.
+    pub fn assert_answers(&self, request: &Message) {
+        let asked = Fields::parse(request.as_bytes()).numbers()[0];
+        // What the VMM does not know it cannot name.
+        if self.field.is_some() || !self.is(Errno::NOTTY) {
+            assert_eq!(self.field, vcpu_request::answer_field(asked), "not the answer to {request:?}: {self:?}");
+        }
+        assert!(self.errno >= 0, "{self:?}");
+    }
+
     /// Whether it was refused with `errno`.
     pub fn is(&self, errno: Errno) -> bool {
         self.errno == i64::from(errno.raw_os_error())
     }
-}
-
-fn parse(message: &[u8]) -> VcpuAnswer {
-    let fields = Fields::parse(message);
-    let alternatives: Vec<u32> = fields.numbers().into_iter().filter(|number| *number != 1).collect();
-    assert!(alternatives.len() <= 1, "not one alternative: {fields:?}");
-    let field = alternatives.first().copied();
-    let body = Fields::parse(field.map(|field| fields.bytes(field)).unwrap_or_default());
-    VcpuAnswer { errno: fields.sint(1), field, body }
 }

@@ -19,6 +19,18 @@ pub const XCREGS: (u64, usize) = (6, 392);
 /// `kvm_vcpu_events`.
 pub const EVENTS: (u64, usize) = (7, 64);
 
+/// `sregs` and `regs` of a vCPU that begins at `entry` in real mode, from the `sregs` it had.
+pub fn real_mode(mut sregs: Vec<u8>, entry: u64) -> [Vec<u8>; 2] {
+    // CS comes first: base, limit, selector.
+    sregs[0..8].fill(0);
+    sregs[12..14].fill(0);
+    // RIP and RFLAGS come behind 16 registers.
+    let mut regs = vec![0; REGS.1];
+    regs[128..136].copy_from_slice(&entry.to_le_bytes());
+    regs[136] = 2;
+    [sregs, regs]
+}
+
 /// The number of the answer's field for a request's; `resume` and `shutdown` have none. `wait` is 1 and 2, all others have
 /// the next but for the one that `resume` would have had.
 pub fn answer_field(request: u32) -> Option<u32> {

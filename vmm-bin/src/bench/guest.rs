@@ -8,43 +8,115 @@ use plugin_sdk::GuestMemory;
 
 use crate::error::Failure;
 
-/// The port that every exit is for.
+/// The port of every exit that the guest waits for.
 pub(super) const PORT: u8 = 0x10;
+/// The port whose writes are posted.
+pub(super) const POSTED_PORT: u8 = 0x11;
+/// The memory address of [`Case::MmioWrite`].
+pub(super) const ADDRESS: u16 = 0x8000;
 /// What every read is answered with.
 pub(super) const ANSWER: u8 = 0x5a;
 /// Where the program lies and begins in guest memory.
 pub(super) const ENTRY: u64 = 0x1000;
 
-/// What the guest does for ever.
+/// Posted writes in a row. The write behind them waits, so that they count when they have arrived.
+const POSTED: u16 = 255;
+
+/// What the guest does for ever, and what its exits are answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Case {
     /// Writes a byte to a port
     SyncWrite,
     /// Reads a byte from a port
     SyncRead,
+    /// Writes a byte to a port; the registers are got and set within
+    Regs,
+    /// Reads a byte from a port; the registers are got and set within
+    RegsRead,
+    /// Writes bytes to a port without waiting, and after 255 one that it waits for
+    Posted,
+    /// Writes a byte to memory that is not there
+    #[value(hide = true)]
+    MmioWrite,
+    /// Halts: there are no exits
+    #[value(hide = true)]
+    Idle,
 }
 
 impl Case {
-    pub(super) const ALL: [Self; 2] = [Self::SyncWrite, Self::SyncRead];
+    /// Those of the table. A further one needs code, whatever its plugin reserves, and how that answers.
+    pub(super) const TABLE: [Self; 5] = [Self::SyncWrite, Self::SyncRead, Self::Regs, Self::RegsRead, Self::Posted];
 
     /// What people call it, on the command line too.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::SyncWrite => "sync-write",
             Self::SyncRead => "sync-read",
+            Self::Regs => "regs",
+            Self::RegsRead => "regs-read",
+            Self::Posted => "posted",
+            Self::MmioWrite => "mmio-write",
+            Self::Idle => "idle",
         }
     }
 
+    /// Whether the guest's exits are among those that can be measured.
+    pub(crate) fn has_exits(self) -> bool {
+        self != Self::Idle
+    }
+
+    /// Whether the one who answers looks at the registers and sets them.
+    pub(super) fn sets_registers(self) -> bool {
+        matches!(self, Self::Regs | Self::RegsRead)
+    }
+
+    /// How many posted writes come before each exit that is waited for.
+    pub(super) fn posted(self) -> u16 {
+        if self == Self::Posted { POSTED } else { 0 }
+    }
+
+    /// How many exits make one sample: posted ones count together with the one that waits for them.
+    pub(super) fn exits_a_sample(self) -> usize {
+        usize::from(self.posted()) + 1
+    }
+
     /// 16-bit code.
-    fn code(self) -> [u8; 4] {
+    fn code(self) -> Vec<u8> {
         match self {
-            Self::SyncWrite => [
+            Self::SyncWrite | Self::Regs => vec![
                 0xe6, PORT, //  again: out PORT, al
                 0xeb, 0xfc, //         jmp again
             ],
-            Self::SyncRead => [
+            Self::SyncRead | Self::RegsRead => vec![
                 0xe4, PORT, //  again: in al, PORT
                 0xeb, 0xfc, //         jmp again
+            ],
+            Self::Posted => {
+                let [low, high] = POSTED.to_le_bytes();
+                vec![
+                    0xb9,
+                    low,
+                    high, //         again: mov cx, POSTED
+                    0xe6,
+                    POSTED_PORT, // next:  out POSTED_PORT, al
+                    0xe2,
+                    0xfc, //              loop next
+                    0xe6,
+                    PORT, //              out PORT, al
+                    0xeb,
+                    0xf5, //              jmp again
+                ]
+            }
+            Self::MmioWrite => {
+                let [low, high] = ADDRESS.to_le_bytes();
+                vec![
+                    0xa2, low, high, //  again: mov [ADDRESS], al
+                    0xeb, 0xfb, //              jmp again
+                ]
+            }
+            Self::Idle => vec![
+                0xf4, //        again: hlt
+                0xeb, 0xfd, //         jmp again
             ],
         }
     }
@@ -65,6 +137,22 @@ impl Case {
     }
 }
 
+/// The posted writes since the last exit that was waited for.
+#[derive(Debug, Default)]
+pub(super) struct Posts(u16);
+
+impl Posts {
+    /// One has come.
+    pub(super) fn add(&mut self) {
+        self.0 = self.0.saturating_add(1);
+    }
+
+    /// Whether all have come, at the exit that follows them.
+    pub(super) fn are_complete(&mut self, case: Case) -> bool {
+        std::mem::take(&mut self.0) == case.posted()
+    }
+}
+
 /// The code segment of 16-bit real mode that begins at 0.
 pub(super) fn enter_real_mode(sregs: &mut kvm_sregs) {
     sregs.cs.base = 0;
@@ -76,14 +164,19 @@ pub(super) fn regs() -> kvm_regs {
     kvm_regs { rip: ENTRY, rflags: 2, ..Default::default() }
 }
 
+/// The change of registers that [`Case::sets_registers`] is about: another value each time.
+pub(super) fn change(regs: &mut kvm_regs) {
+    regs.rbx = regs.rbx.wrapping_add(1);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_case_has_one_name_here_and_on_the_command_line() {
-        for case in Case::ALL {
-            assert_eq!(Case::from_str(case.name(), false), Ok(case));
+        for case in Case::value_variants() {
+            assert_eq!(Case::from_str(case.name(), false), Ok(*case));
         }
     }
 }

@@ -3,31 +3,58 @@
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 
-use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, VcpuId};
+use clap::ValueEnum;
+use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, Vcpu, VcpuId, kvm_regs};
 use plugin_runtime::jail::JailConfig;
 use plugin_runtime::{PluginCommand, Sandbox, Transport};
 use vmm_core::{Claim, Command, Event, Machine, Notice, Resume, Service, State, StateKind, Stepping, StopReason};
 
-use super::guest::{self, Case};
+use super::guest::{self, Case, Posts};
 use crate::error::Failure;
 
 /// A way of an exit to the one who answers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Link {
-    /// None: the answer is given where the vCPU is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Link {
+    /// None: the answer is given where the vCPU is run
     Bare,
-    /// The channels of a machine, answered on the vCPU's own thread.
+    /// The channels of a machine, answered on the vCPU's own thread
     ChannelInline,
-    /// The channels of a machine, answered on another thread.
+    /// The channels of a machine, answered on another thread
     ChannelThread,
-    /// The channels of a machine, and from there the pipes to a plugin process without a jail.
+    /// The channels of a machine, and from there the pipes to a plugin process without a jail
     PipeUnjailed,
-    /// The same in its jail, as plugins run by default.
+    /// The same in its jail, as plugins run by default
     Pipe,
-    /// The same over rings whose waiters sleep at once.
+    /// The same over rings whose waiters sleep at once
     RingSleep,
-    /// The same over rings as they are by default: whose waiters look for a while first, where there are processors for it.
+    /// The same over rings as they are by default: whose waiters look for a while first, where there are processors for it
     RingPoll,
+}
+
+/// What runs behind a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Setup {
+    pub(super) case: Case,
+    /// More than one only where a plugin answers.
+    pub(super) vcpus: NonZeroU32,
+    /// How many ranges are reserved, the one of the exits among them.
+    pub(super) reservations: u32,
+    /// The processor that the plugin keeps to.
+    pub(super) plugin_core: Option<usize>,
+}
+
+impl Setup {
+    /// One vCPU, and what it needs.
+    pub(super) fn of(case: Case) -> Self {
+        Self { case, vcpus: NonZeroU32::MIN, reservations: 1, plugin_core: None }
+    }
+}
+
+/// The memory ranges that are reserved beside that of the exits, as `reservations` are in all.
+pub(super) fn other_ranges(reservations: u32) -> impl Iterator<Item = (u64, u64)> {
+    const START: u64 = 0x10_0000;
+    const LENGTH: u64 = 8;
+    (1..u64::from(reservations)).map(|index| (START + index * 2 * LENGTH, LENGTH))
 }
 
 impl Link {
@@ -43,6 +70,8 @@ impl Link {
     ];
     /// Those with a process to start, beginning with the one the other is compared with.
     pub(super) const PROCESSES: [Self; 2] = [Self::PipeUnjailed, Self::Pipe];
+    /// Those on which a plugin in its jail answers.
+    pub(super) const JAILED: [Self; 3] = [Self::Pipe, Self::RingSleep, Self::RingPoll];
 
     /// What people call it.
     pub(super) fn name(self) -> &'static str {
@@ -57,16 +86,21 @@ impl Link {
         }
     }
 
-    /// Runs a VM with the guest of `case` behind this link, until the guest shuts down.
-    pub(super) fn run(self, hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
+    /// Whether a plugin process answers.
+    pub(super) fn has_plugin(self) -> bool {
+        !matches!(self, Self::Bare | Self::ChannelInline | Self::ChannelThread)
+    }
+
+    /// Runs a VM behind this link, until the guest shuts down.
+    pub(super) fn run(self, hypervisor: &dyn Hypervisor, setup: Setup) -> Result<(), Failure> {
         match self {
-            Self::Bare => bare(hypervisor, case),
-            Self::ChannelInline => channel(hypervisor, case, Stepping::Inline),
-            Self::ChannelThread => channel(hypervisor, case, Stepping::Threaded),
-            Self::PipeUnjailed => process(hypervisor, case, Sandbox::None, Transport::Pipe, None),
-            Self::Pipe => process(hypervisor, case, jail()?, Transport::Pipe, None),
-            Self::RingSleep => process(hypervisor, case, jail()?, Transport::Ring, Some(0)),
-            Self::RingPoll => process(hypervisor, case, jail()?, Transport::Ring, None),
+            Self::Bare => bare(hypervisor, setup.case),
+            Self::ChannelInline => channel(hypervisor, setup, Stepping::Inline),
+            Self::ChannelThread => channel(hypervisor, setup, Stepping::Threaded),
+            Self::PipeUnjailed => process(hypervisor, setup, Sandbox::None, Transport::Pipe, None),
+            Self::Pipe => process(hypervisor, setup, jail()?, Transport::Pipe, None),
+            Self::RingSleep => process(hypervisor, setup, jail()?, Transport::Ring, Some(0)),
+            Self::RingPoll => process(hypervisor, setup, jail()?, Transport::Ring, None),
         }
     }
 }
@@ -81,21 +115,47 @@ fn bare(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
     vcpu.set_regs(&guest::regs())?;
     loop {
         match vcpu.run()? {
-            Exit::Access(access) if access.direction() == Direction::Read => vcpu.answer(&[guest::ANSWER])?,
-            Exit::Access(_) | Exit::Interrupted => {}
+            Exit::Access(access) => {
+                if access.direction() == Direction::Read {
+                    vcpu.answer(&[guest::ANSWER])?;
+                    if case.sets_registers() {
+                        // They may be set when the read is complete.
+                        vcpu.commit()?;
+                    }
+                }
+                if case.sets_registers() {
+                    change_registers(&mut *vcpu)?;
+                }
+            }
+            Exit::Interrupted => {}
             Exit::Shutdown => return Ok(()),
             other => return Err(format!("unexpected exit {other:?}").into()),
         }
     }
 }
 
-fn channel(hypervisor: &dyn Hypervisor, case: Case, stepping: Stepping) -> Result<(), Failure> {
+fn change_registers(vcpu: &mut dyn Vcpu) -> hypervisor::Result<()> {
+    let mut regs = vcpu.regs()?;
+    guest::change(&mut regs);
+    vcpu.set_regs(&regs)
+}
+
+fn channel(hypervisor: &dyn Hypervisor, setup: Setup, stepping: Stepping) -> Result<(), Failure> {
     let config = vmm_core::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, cgroup: None };
     let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &config)?;
-    case.load(&**machine.vm())?;
-    let owner = machine.attach("bench", stepping, |_| Box::new(answer))?;
+    setup.case.load(&**machine.vm())?;
+    let owner = machine.attach("bench", stepping, |_| {
+        let mut device = Device { case: setup.case, posts: Posts::default(), data: &[] };
+        Box::new(move |event| device.answer(event))
+    })?;
     let claim = Claim { owner, service: Service::Synchronous };
-    machine.map().reserve(AddressSpace::Pio, guest::PORT.into(), 1, claim)?;
+    let map = machine.map();
+    map.reserve(AddressSpace::Pio, guest::PORT.into(), 1, claim)?;
+    map.reserve(AddressSpace::Pio, guest::POSTED_PORT.into(), 1, Claim { owner, service: Service::PostedWrites })?;
+    map.reserve(AddressSpace::Mmio, guest::ADDRESS.into(), 1, claim)?;
+    for (start, length) in other_ranges(setup.reservations) {
+        map.reserve(AddressSpace::Mmio, start, length, claim)?;
+    }
     machine.start()?;
     let reason = notices.channel.iter().find_map(|notice| match notice {
         Notice::Stopped(_, reason) => Some(reason),
@@ -110,18 +170,45 @@ fn channel(hypervisor: &dyn Hypervisor, case: Case, stepping: Stepping) -> Resul
 }
 
 /// The device of the channel links: sets the first registers, then answers.
-fn answer(event: Event) -> Command {
-    Command::Resume(match event {
-        Event::Init => return Command::Get(StateKind::Sregs),
-        Event::State(Ok(State::Sregs(mut sregs))) => {
-            guest::enter_real_mode(&mut sregs);
-            Resume { regs: Some(Box::new(guest::regs())), sregs: Some(sregs), ..Resume::default() }
+struct Device {
+    case: Case,
+    posts: Posts,
+    /// What the access that stands is answered with.
+    data: &'static [u8],
+}
+
+impl Device {
+    fn answer(&mut self, event: Event) -> Command {
+        match event {
+            Event::Init => Command::Get(StateKind::Sregs),
+            Event::State(Ok(State::Sregs(mut sregs))) => {
+                guest::enter_real_mode(&mut sregs);
+                Command::Resume(Resume { regs: Some(Box::new(guest::regs())), sregs: Some(sregs), ..Resume::default() })
+            }
+            Event::Posted { .. } => {
+                self.posts.add();
+                // Nothing is waited for.
+                Command::Resume(Resume::default())
+            }
+            Event::Access { access, .. } => {
+                self.data = if access.direction() == Direction::Read { &[guest::ANSWER] } else { &[] };
+                match self.posts.are_complete(self.case) {
+                    true if self.case.sets_registers() => Command::Get(StateKind::Regs),
+                    true => self.resume(None),
+                    false => Command::Stop,
+                }
+            }
+            Event::State(Ok(State::Regs(mut regs))) => {
+                guest::change(&mut regs);
+                self.resume(Some(regs))
+            }
+            _ => self.resume(None),
         }
-        Event::Access { access, .. } if access.direction() == Direction::Read => {
-            Resume { data: [guest::ANSWER][..].into(), ..Resume::default() }
-        }
-        _ => Resume::default(),
-    })
+    }
+
+    fn resume(&self, regs: Option<Box<kvm_regs>>) -> Command {
+        Command::Resume(Resume { data: self.data.into(), regs, ..Resume::default() })
+    }
 }
 
 /// The jail in which plugins run by default.
@@ -131,15 +218,18 @@ pub(super) fn jail() -> Result<Sandbox, Failure> {
 
 fn process(
     hypervisor: &dyn Hypervisor,
-    case: Case,
+    setup: Setup,
     sandbox: Sandbox,
     transport: Transport,
     poll_us: Option<u32>,
 ) -> Result<(), Failure> {
     let path = std::env::current_exe()?;
-    let plugin = PluginCommand { path, args: ["bench-plugin", case.name()].map(OsString::from).to_vec() };
+    let mut args = vec!["bench-plugin".into(), setup.case.name().into()];
+    args.push(format!("--reservations={}", setup.reservations));
+    args.extend(setup.plugin_core.map(|core| format!("--core={core}")));
+    let plugin = PluginCommand { path, args: args.into_iter().map(OsString::from).collect() };
     let config = plugin_runtime::Config {
-        vcpus: NonZeroU32::MIN,
+        vcpus: setup.vcpus,
         exit_timeout: None,
         vcpu_cgroup: None,
         transport,
@@ -160,13 +250,15 @@ mod tests {
     use super::*;
     use crate::bench::meter::Metered;
 
+    const IN_THIS_PROCESS: [Link; 3] = [Link::Bare, Link::ChannelInline, Link::ChannelThread];
+
     #[test]
     fn every_link_in_this_process_carries_blocks_and_ends_when_nobody_asks_for_more() {
-        for link in [Link::Bare, Link::ChannelInline, Link::ChannelThread] {
-            for case in Case::ALL {
-                let (metered, meter) = Metered::new(Arc::new(Mock::guest_code()));
-                let thread = std::thread::spawn(move || link.run(&metered, case));
-                assert_eq!(meter.block(20).map(|samples| samples.len()), Some(20), "{link:?}");
+        for link in IN_THIS_PROCESS {
+            for case in Case::value_variants().iter().copied().filter(|case| case.has_exits()) {
+                let (metered, meter) = Metered::new(Arc::new(Mock::guest_code()), NonZeroU32::MIN);
+                let thread = std::thread::spawn(move || link.run(&metered, Setup::of(case)));
+                assert_eq!(meter.block(2000).map(|samples| samples.len()), Some(2000), "{link:?} {case:?}");
                 drop(meter);
                 thread.join().unwrap().unwrap();
             }
@@ -175,11 +267,22 @@ mod tests {
 
     #[test]
     fn a_guest_that_ends_otherwise_is_a_failure() {
-        for link in [Link::Bare, Link::ChannelInline, Link::ChannelThread] {
-            let (metered, meter) = Metered::new(Arc::new(Mock::new(hypervisor::mock::Script::nothing())));
-            let thread = std::thread::spawn(move || link.run(&metered, Case::SyncRead));
+        for link in IN_THIS_PROCESS {
+            let mock = Arc::new(Mock::new(hypervisor::mock::Script::nothing()));
+            let (metered, meter) = Metered::new(mock, NonZeroU32::MIN);
+            let thread = std::thread::spawn(move || link.run(&metered, Setup::of(Case::SyncRead)));
             assert_eq!(meter.block(1), None);
             assert!(thread.join().unwrap().is_err(), "{link:?}");
         }
+    }
+
+    #[test]
+    fn a_posted_write_that_did_not_arrive_is_a_failure() {
+        use hypervisor::mock::{Script, Step};
+        let script = Script::forever([Step::Out { port: guest::PORT.into(), width: 1 }]);
+        let (metered, meter) = Metered::new(Arc::new(Mock::new(script)), NonZeroU32::MIN);
+        let thread = std::thread::spawn(move || Link::ChannelInline.run(&metered, Setup::of(Case::Posted)));
+        assert_eq!(meter.block(2), None);
+        assert!(thread.join().unwrap().is_err());
     }
 }

@@ -1,10 +1,12 @@
 //! Timing guest entries without a hook in what is measured: a hypervisor around another.
 //!
-//! A [`Metered`] hypervisor has one vCPU. It takes the time whenever it is run; from one run to the next is one whole exit:
-//! out of the guest, to whoever answers, and back. It runs only while a block of exits is asked for by its [`Meter`].
+//! The vCPUs of a [`Metered`] hypervisor take the time whenever they are run; from one run to the next is one whole exit:
+//! out of the guest, to whoever answers, and back. They run only while exits are asked for by their [`Meter`].
 
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hypervisor::{
@@ -15,39 +17,87 @@ use hypervisor::{
 };
 use parking_lot::Mutex;
 
-/// The asking side. When it is dropped, the vCPU's next run is [`Exit::Shutdown`].
+/// More exits than any guest makes.
+const ENDLESS: usize = usize::MAX;
+/// Samples for which there is room from the start.
+const ROOM: usize = 1 << 16;
+
+/// The asking side. When it is dropped, each vCPU's next run is [`Exit::Shutdown`], also that of one that halts.
 pub(super) struct Meter {
+    vcpus: Vec<Asking>,
+    ending: Arc<Ending>,
+}
+
+/// The asking side of one vCPU.
+struct Asking {
     requests: Sender<usize>,
     samples: Receiver<Vec<u64>>,
 }
 
+/// How vCPUs learn that nobody will ask any more.
+#[derive(Default)]
+struct Ending {
+    is_over: AtomicBool,
+    kicks: Mutex<Vec<Kick>>,
+}
+
 impl Meter {
-    /// Lets the vCPU make `exits` exits: how long each took, in nanoseconds. `None` if the vCPU is gone.
+    /// Lets the first vCPU make `exits` exits: how long each took, in nanoseconds. `None` if the vCPU is gone.
     pub(super) fn block(&self, exits: usize) -> Option<Vec<u64>> {
-        self.requests.send(exits).ok()?;
-        self.samples.recv().ok()
+        let vcpu = self.vcpus.first()?;
+        vcpu.requests.send(exits).ok()?;
+        vcpu.samples.recv().ok()
+    }
+
+    /// Lets all vCPUs together make `exits` exits, each its part: how long until the last was done. `None` if one is gone.
+    pub(super) fn together(&self, exits: usize) -> Option<Duration> {
+        let part = exits.div_ceil(self.vcpus.len().max(1));
+        let begun = Instant::now();
+        for vcpu in &self.vcpus {
+            vcpu.requests.send(part).ok()?;
+        }
+        for vcpu in &self.vcpus {
+            vcpu.samples.recv().ok()?;
+        }
+        Some(begun.elapsed())
+    }
+
+    /// Lets all vCPUs run on and on. `None` if one is gone.
+    pub(super) fn release(&self) -> Option<()> {
+        self.vcpus.iter().try_for_each(|vcpu| vcpu.requests.send(ENDLESS)).ok()
     }
 }
 
-/// A hypervisor whose one vCPU is timed.
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.vcpus.clear();
+        self.ending.is_over.store(true, Ordering::SeqCst);
+        self.ending.kicks.lock().iter().for_each(Kick::kick);
+    }
+}
+
+/// A hypervisor whose vCPUs are timed.
 pub(super) struct Metered {
     inner: Arc<dyn Hypervisor>,
-    stopwatch: Arc<Mutex<Option<Stopwatch>>>,
+    stopwatches: Arc<Mutex<Vec<Stopwatch>>>,
     first_request: Arc<OnceLock<Instant>>,
 }
 
 impl Metered {
-    /// Puts a meter to `inner`.
-    pub(super) fn new(inner: Arc<dyn Hypervisor>) -> (Self, Meter) {
-        let (request_sender, requests) = bounded(1);
-        let (samples, sample_receiver) = bounded(1);
-        let stopwatch = Stopwatch { requests, samples, block: None };
-        let metered = Self { inner, stopwatch: Arc::new(Mutex::new(Some(stopwatch))), first_request: Arc::default() };
-        (metered, Meter { requests: request_sender, samples: sample_receiver })
+    /// Puts a meter to `inner`, for VMs of `vcpus` vCPUs.
+    pub(super) fn new(inner: Arc<dyn Hypervisor>, vcpus: NonZeroU32) -> (Self, Meter) {
+        let ending = Arc::<Ending>::default();
+        let pair = |_| {
+            let (request_sender, requests) = bounded(1);
+            let (samples, sample_receiver) = bounded(1);
+            let stopwatch = Stopwatch { requests, samples, ending: Arc::clone(&ending), block: None };
+            (stopwatch, Asking { requests: request_sender, samples: sample_receiver })
+        };
+        let (stopwatches, asking) = (0..vcpus.get()).map(pair).unzip();
+        let metered = Self { inner, stopwatches: Arc::new(Mutex::new(stopwatches)), first_request: Arc::default() };
+        (metered, Meter { vcpus: asking, ending })
     }
-}
 
-impl Metered {
     /// When memory was first mapped, which is what a plugin asks for first; `None` if it was not.
     pub(super) fn first_request(&self) -> Option<Instant> {
         self.first_request.get().copied()
@@ -62,7 +112,7 @@ impl Hypervisor for Metered {
     fn create_vm(&self) -> Result<Arc<dyn Vm>> {
         Ok(Arc::new(MeteredVm {
             inner: self.inner.create_vm()?,
-            stopwatch: Arc::clone(&self.stopwatch),
+            stopwatches: Arc::clone(&self.stopwatches),
             first_request: Arc::clone(&self.first_request),
         }))
     }
@@ -82,16 +132,19 @@ impl Hypervisor for Metered {
 
 struct MeteredVm {
     inner: Arc<dyn Vm>,
-    /// Taken by the first vCPU, so that the channels end with it.
-    stopwatch: Arc<Mutex<Option<Stopwatch>>>,
+    /// Each taken by a vCPU, so that its channels end with it.
+    stopwatches: Arc<Mutex<Vec<Stopwatch>>>,
     first_request: Arc<OnceLock<Instant>>,
 }
 
 impl Vm for MeteredVm {
     fn create_vcpu(&self, id: VcpuId) -> Result<Box<dyn Vcpu>> {
         let inner = self.inner.create_vcpu(id)?;
-        Ok(match self.stopwatch.lock().take() {
-            Some(stopwatch) => Box::new(MeteredVcpu { inner, stopwatch }),
+        Ok(match self.stopwatches.lock().pop() {
+            Some(stopwatch) => {
+                stopwatch.ending.kicks.lock().push(inner.kick_handle());
+                Box::new(MeteredVcpu { inner, stopwatch })
+            }
             None => inner,
         })
     }
@@ -166,6 +219,7 @@ impl VmState for MeteredVm {
 struct Stopwatch {
     requests: Receiver<usize>,
     samples: Sender<Vec<u64>>,
+    ending: Arc<Ending>,
     block: Option<Block>,
 }
 
@@ -179,6 +233,9 @@ struct Block {
 impl Stopwatch {
     /// Takes note of a guest entry. At a block's end it waits for the next; false if there will be none.
     fn enter(&mut self) -> bool {
+        if self.ending.is_over.load(Ordering::SeqCst) {
+            return false;
+        }
         if let Some(block) = &mut self.block {
             let now = Instant::now();
             // An exit takes less than 584 years.
@@ -194,7 +251,8 @@ impl Stopwatch {
             return false;
         }
         let Ok(wanted) = self.requests.recv() else { return false };
-        self.block = Some(Block { samples: Vec::with_capacity(wanted), wanted, last_entry: Instant::now() });
+        let samples = Vec::with_capacity(wanted.min(ROOM));
+        self.block = Some(Block { samples, wanted, last_entry: Instant::now() });
         true
     }
 }
@@ -299,7 +357,8 @@ mod tests {
     use super::*;
 
     fn metered() -> (Box<dyn Vcpu>, Meter) {
-        let (metered, meter) = Metered::new(Arc::new(Mock::new(Script::forever([Step::Out { port: 1, width: 1 }]))));
+        let script = Script::forever([Step::Out { port: 1, width: 1 }]);
+        let (metered, meter) = Metered::new(Arc::new(Mock::new(script)), NonZeroU32::MIN);
         (metered.create_vm().unwrap().create_vcpu(VcpuId(0)).unwrap(), meter)
     }
 
@@ -324,5 +383,40 @@ mod tests {
         let (vcpu, meter) = metered();
         drop(vcpu);
         assert!(meter.block(1).is_none());
+    }
+
+    #[test]
+    fn vcpus_that_work_together_share_the_exits() {
+        let script = Script::forever([Step::Out { port: 1, width: 1 }]);
+        let (metered, meter) = Metered::new(Arc::new(Mock::new(script)), NonZeroU32::new(3).unwrap());
+        let vm = metered.create_vm().unwrap();
+        let guests: Vec<_> = (0..3)
+            .map(|id| {
+                let mut vcpu = vm.create_vcpu(VcpuId(id)).unwrap();
+                // Runnable: all but the first wait to be started.
+                vcpu.set_mp_state(&kvm_mp_state { mp_state: 0 }).unwrap();
+                std::thread::spawn(move || {
+                    let mut exits = 0;
+                    while vcpu.run().unwrap() != Exit::Shutdown {
+                        exits += 1;
+                    }
+                    exits
+                })
+            })
+            .collect();
+        assert!(meter.together(30).is_some());
+        drop(meter);
+        assert_eq!(guests.into_iter().map(|guest| guest.join().unwrap()).collect::<Vec<_>>(), [10; 3]);
+    }
+
+    #[test]
+    fn a_vcpu_that_halts_ends_with_the_asking() {
+        let (metered, meter) = Metered::new(Arc::new(Mock::new(Script::nothing())), NonZeroU32::MIN);
+        let vm = metered.create_vm().unwrap();
+        let mut vcpu = vm.create_vcpu(VcpuId(0)).unwrap();
+        let guest = std::thread::spawn(move || while vcpu.run().unwrap() != Exit::Shutdown {});
+        meter.release().unwrap();
+        drop(meter);
+        guest.join().unwrap();
     }
 }

@@ -1,107 +1,112 @@
 //! `outboard bench`: what an exit costs on each way to the one who answers it.
 
+mod contest;
 mod estimate;
 pub(crate) mod guest;
+mod idle;
 mod jail_cost;
 mod jail_report;
-mod links;
+pub(crate) mod links;
 mod meter;
 pub(crate) mod plugin;
+mod processes;
 mod report;
 mod starts;
+mod together;
 
 use std::io::{self, Write};
-use std::thread::{self, ScopedJoinHandle};
+use std::num::NonZeroU32;
 
 use crate::backend::Backend;
-use crate::cli::BenchArgs;
-use crate::error::{Error, Failure};
+use crate::cli::{BenchArgs, What};
+use crate::error::Error;
+use contest::{Contender, Rules};
 use guest::Case;
 use jail_cost::Amount;
-use links::Link;
-use meter::{Meter, Metered};
-use report::Times;
+use links::{Link, Setup};
+use report::{Named, Row};
 
-/// Measures all cases and prints what came out.
+/// Measures what was asked for and prints what came out.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let backend = Backend::open(args.hypervisor)?;
-    if args.jail_cost {
-        let (exits, blocks, starts) = (args.exits() as usize, args.blocks as usize, args.starts as usize);
-        tracing::info!(
-            "jail's cost: {starts} times one process of each kind, {blocks} blocks of {exits} exits of each"
-        );
-        let rows = jail_cost::measure(&backend, &Amount { exits, blocks, starts })?;
-        return print(&if args.json { report::json(&rows) } else { jail_report::table(&rows) });
-    }
-    let mut rows = Vec::new();
-    for case in Case::ALL {
-        let (case_name, links) = (case.name(), Link::ALL.len());
-        tracing::info!("{case_name}: {} rounds of {} exits on each of {links} links", args.blocks, args.exits());
-        let times = measure(case, &backend, args)?;
-        rows.extend(report::rows(case.name(), &times));
-    }
-    tracing::info!("start: {} times, without a jail and with one", args.starts);
-    rows.extend(report::rows("start", &starts::measure(&backend, args.starts)?));
-    print(&if args.json { report::json(&rows) } else { report::table(&rows) })
-}
-
-fn print(report: &str) -> Result<(), Error> {
+    let rules = Rules { exits: args.exits() as usize, blocks: args.blocks as usize, cores: args.pin.map(|pin| pin.0) };
+    let report = match args.what() {
+        What::Table => rows_told(&table(args, &backend, rules)?, args.json),
+        What::Reservations(count) => rows_told(&reservations(args, count, &backend, rules)?, args.json),
+        What::Together(vcpus) => {
+            let case = args.case.first().copied().unwrap_or(Case::SyncWrite);
+            let rates = together::measure(&of_plugins(args), case, vcpus, &backend, rules)?;
+            if args.json { report::json(&rates) } else { together::table(&rates) }
+        }
+        What::JailCost => {
+            let Rules { exits, blocks, .. } = rules;
+            let starts = args.starts as usize;
+            tracing::info!(
+                "jail's cost: {starts} times one process of each kind, {blocks} blocks of {exits} exits of each"
+            );
+            let rows = jail_cost::measure(&backend, &Amount { exits, blocks: blocks + 1, starts })?;
+            if args.json { report::json(&rows) } else { jail_report::table(&rows) }
+        }
+        What::Idle(time) => {
+            let idle = idle::measure(&of_plugins(args), &backend, time)?;
+            if args.json { report::json(&idle) } else { idle::table(&idle) }
+        }
+    };
     io::stdout().write_all(report.as_bytes()).map_err(Error::system("writing the report"))
 }
 
-/// A link at work.
-struct Running<'scope> {
-    link: Link,
-    meter: Meter,
-    thread: ScopedJoinHandle<'scope, Result<(), Failure>>,
+fn rows_told(rows: &[Row], as_json: bool) -> String {
+    if as_json { report::json(rows) } else { report::table(rows) }
 }
 
-/// Measures the links against each other in one case.
-fn measure(case: Case, backend: &Backend, args: &BenchArgs) -> Result<Vec<Times>, Error> {
-    thread::scope(|scope| {
-        let mut running = Vec::new();
-        for link in Link::ALL {
-            let (metered, meter) = Metered::new(backend.hypervisor());
-            let thread = thread::Builder::new()
-                .name(link.name().to_owned())
-                .spawn_scoped(scope, move || link.run(&metered, case))
-                .map_err(Error::system("starting a link's thread"))?;
-            running.push(Running { link, meter, thread });
-        }
-        let times = rounds(&running, args);
-        // Why a link ended early says more than that it did.
-        finish(running)?;
-        times
-    })
+/// The links that were asked for, or `default`.
+fn links(args: &BenchArgs, default: &[Link]) -> Vec<Link> {
+    if args.link.is_empty() { default.to_vec() } else { args.link.clone() }
 }
 
-/// Asks for the blocks: in each round one of each link, each round beginning with another link.
-fn rounds(running: &[Running<'_>], args: &BenchArgs) -> Result<Vec<Times>, Error> {
-    let mut times: Vec<Times> = running.iter().map(|running| Times::new(running.link.name())).collect();
-    for round in 0..args.blocks as usize {
-        for turn in 0..running.len() {
-            let index = (round + turn) % running.len();
-            let Running { link, meter, .. } = &running[index];
-            let block = meter
-                .block(args.exits() as usize)
-                .ok_or_else(|| Error::Link { link: link.name(), source: "its VM ended before its time".into() })?;
-            // The first round warms up.
-            if round > 0 {
-                times[index].add_block(block);
-            }
-        }
+/// The same where a plugin must answer.
+fn of_plugins(args: &BenchArgs) -> Vec<Link> {
+    links(args, &Link::JAILED).into_iter().filter(|link| link.has_plugin()).collect()
+}
+
+/// All cases on all links.
+fn table(args: &BenchArgs, backend: &Backend, rules: Rules) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    let cases = if args.case.is_empty() { &Case::TABLE } else { args.case.as_slice() };
+    for case in cases.iter().copied() {
+        let links = links(args, &Link::ALL);
+        let (name, count, Rules { exits, blocks, .. }) = (case.name(), links.len(), rules);
+        tracing::info!("{name}: {blocks} rounds of {exits} exits on each of {count} links");
+        let contender = |link| Contender { link, setup: Setup::of(case) };
+        let contenders: Vec<_> = links.into_iter().map(contender).collect();
+        let times = contest::hold(&contenders, backend, rules)?;
+        let named = contenders.iter().zip(&times).map(|(contender, times)| Named {
+            case: name.to_owned(),
+            link: contender.link.name(),
+            times,
+        });
+        rows.extend(report::rows(&named.collect::<Vec<_>>(), contenders.first().map_or("", |first| first.link.name())));
     }
-    Ok(times)
+    if args.starts > 0 && args.case.is_empty() && args.link.is_empty() {
+        tracing::info!("start: {} times, without a jail and with one", args.starts);
+        rows.extend(starts::measure(backend, args.starts)?);
+    }
+    Ok(rows)
 }
 
-/// Ends all VMs, and tells the first failure.
-fn finish(running: Vec<Running<'_>>) -> Result<(), Error> {
-    // All meters are dropped before the first VM is waited for, so that they end side by side.
-    let threads: Vec<_> = running.into_iter().map(|Running { link, thread, .. }| (link, thread)).collect();
-    let ends = threads.into_iter().map(|(link, thread)| {
-        let end = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        end.map_err(|source| Error::Link { link: link.name(), source })
-    });
-    // Every thread is joined, whatever the first says.
-    ends.fold(Ok(()), Result::and)
+/// An exit where many ranges are reserved, against one where a single range is.
+fn reservations(args: &BenchArgs, count: NonZeroU32, backend: &Backend, rules: Rules) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    for link in links(args, &[Link::ChannelInline, Link::RingSleep]) {
+        tracing::info!("{}: 1 reservation and {count}, {} rounds of {} exits", link.name(), rules.blocks, rules.exits);
+        let counts = [1, count.get()];
+        let contender = |reservations| Contender { link, setup: Setup { reservations, ..Setup::of(Case::MmioWrite) } };
+        let times = contest::hold(&counts.map(contender), backend, rules)?;
+        let named = counts.iter().zip(&times).map(|(count, times)| {
+            let case = format!("{count} reserved");
+            Named { case, link: link.name(), times }
+        });
+        rows.extend(report::rows(&named.collect::<Vec<_>>(), "1 reserved"));
+    }
+    Ok(rows)
 }

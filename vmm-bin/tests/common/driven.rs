@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use test_utils::guest::{ENTRY, Program, RAM_LEN, RAM_START};
 use test_utils::memory;
 use test_utils::raw::request::{self, Memory};
-use test_utils::raw::{self, MainSocket, Message, Relay, VcpuPipes};
+use test_utils::raw::{self, MainSocket, Message, Relay, VcpuPipes, VcpuRing};
 
 use super::{Backend, Ended, Outboard, Resources, Running, example};
 
@@ -84,6 +84,24 @@ impl Driven {
     /// [`running`](Self::running) of a VM with one vCPU.
     pub(crate) fn running_one(&self, reservations: &[Message]) -> VcpuPipes {
         self.running(reservations).pop().unwrap()
+    }
+
+    /// [`running`](Self::running) over rings.
+    pub(crate) fn rings(&self, reservations: &[Message]) -> Vec<VcpuRing> {
+        for reservation in reservations {
+            self.main.done(reservation);
+        }
+        self.load();
+        let mut rings = self.main.rings();
+        self.main.done(&request::start());
+        rings.iter_mut().for_each(|ring| ring.boot(ENTRY));
+        rings.iter_mut().for_each(VcpuRing::resume);
+        rings
+    }
+
+    /// [`rings`](Self::rings) of a VM with one vCPU.
+    pub(crate) fn ring(&self, reservations: &[Message]) -> VcpuRing {
+        self.rings(reservations).pop().unwrap()
     }
 
     /// Sees that the VMM still answers, on a connection of its own.

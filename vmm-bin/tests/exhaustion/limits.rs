@@ -12,6 +12,10 @@ on_each_backend! {
 
 /// Sees that `ended` is clear: whether it went well.
 fn went_well(ended: &Ended) -> bool {
+    // Where the test's own starter leaves descriptors open, the fewest are too few for the program to be loaded.
+    if ended.code == Some(127) && ended.logged(&["error while loading shared libraries"]) > 0 {
+        return false;
+    }
     ended.assert_clear();
     ended.code == Some(0)
 }

@@ -12,6 +12,7 @@ mod exhaustion;
 mod main_messages;
 mod memfds;
 mod order;
+mod rings;
 mod samples;
 mod silence;
 mod vcpu_messages;

@@ -1,4 +1,4 @@
-//! Each request of protocol version 0, its success and its errors, asked by a client that was written from the protocol's
+//! Each request of the protocol, its success and its errors, asked by a client that was written from the protocol's
 //! tables alone (see `test_utils::raw`). The words here are those of `docs/protocol.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails here fails its test")]
@@ -19,6 +19,8 @@ mod pausing;
 mod posted_writes;
 mod reservations;
 mod resume;
+mod ring_order;
+mod rings;
 mod start;
 mod system;
 mod vcpu_registers;

@@ -82,7 +82,7 @@ fn each_operation_of_the_backend() {
         // What a mapping is for is what names it.
         let name = if struck == "mmap" { "guest memory at 0x" } else { struck };
         assert_complaint(&complaints, name, &format!("operation {n}, {struck}"));
-        assert_nothing_left(before, &format!("operation {n}, {struck}"));
+        Resources::assert_no_more_than(before, &format!("operation {n}, {struck}"));
     }
 }
 
@@ -101,7 +101,7 @@ fn each_system_call() {
                 break;
             }
             assert_complaint(&complaints, name, &format!("call {n} of {}", call.name));
-            assert_nothing_left(before, &format!("call {n} of {}", call.name));
+            Resources::assert_no_more_than(before, &format!("call {n} of {}", call.name));
         }
     }
 }
@@ -112,15 +112,4 @@ fn assert_complaint(complaints: &[String], name: &str, what: &str) {
     let [complaint] = complaints else { panic!("{what}: {complaints:?}") };
     assert!(complaint.contains(name), "{what}: {complaint}");
     assert!(complaint.contains(&format!("os error {EDQUOT}")), "{what}: {complaint}");
-}
-
-#[track_caller]
-fn assert_nothing_left(before: Resources, what: &str) {
-    let mut now = Resources::own();
-    // A thread that was joined may be a moment longer in /proc.
-    let nothing = test_utils::wait::holds(|| {
-        now = Resources::own();
-        now.is_no_more_than(before)
-    });
-    assert!(nothing, "{what}: grown from {before:?} to {now:?}");
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::mock::atomic::is_split;
+use crate::mock::intake::Intake;
 use crate::mock::memory::{Slot, Slots};
 use crate::mock::vm::Platform;
 use crate::{Access, AddressSpace, Direction, MAX_ACCESS_BYTES, PAGE_SIZE};
@@ -90,6 +91,7 @@ struct Found<'a> {
 pub(super) struct Bus<'a> {
     slots: &'a Slots,
     platform: &'a Platform,
+    pub(super) intake: &'a Intake,
     pub(super) traffic: &'a mut Traffic,
     code: Option<Found<'a>>,
     data: Option<Found<'a>>,
@@ -102,13 +104,28 @@ pub(super) struct Bus<'a> {
 }
 
 impl<'a> Bus<'a> {
-    pub(super) fn new(slots: &'a Slots, platform: &'a Platform, traffic: &'a mut Traffic) -> Self {
-        Self { slots, platform, traffic, code: None, data: None, alone: false, locked: false, locked_read: None }
+    pub(super) fn new(slots: &'a Slots, platform: &'a Platform, intake: &'a Intake, traffic: &'a mut Traffic) -> Self {
+        Self {
+            slots,
+            platform,
+            intake,
+            traffic,
+            code: None,
+            data: None,
+            alone: false,
+            locked: false,
+            locked_read: None,
+        }
     }
 
     /// One whose slots nobody else looks at.
-    pub(super) fn alone(slots: &'a Slots, platform: &'a Platform, traffic: &'a mut Traffic) -> Self {
-        Self { alone: true, ..Self::new(slots, platform, traffic) }
+    pub(super) fn alone(
+        slots: &'a Slots,
+        platform: &'a Platform,
+        intake: &'a Intake,
+        traffic: &'a mut Traffic,
+    ) -> Self {
+        Self { alone: true, ..Self::new(slots, platform, intake, traffic) }
     }
 
     #[inline]
@@ -185,7 +202,10 @@ impl<'a> Bus<'a> {
                 Some(bytes) => little_endian(bytes),
                 None => match self.find(at) {
                     Some((slot, offset)) => slot.load(offset, width),
-                    None => return Err(self.ask(access)),
+                    None => match self.platform.irqs.load(at.into(), width, self.intake) {
+                        Some(value) => value & u64::MAX >> (64 - 8 * width),
+                        None => return Err(self.ask(access)),
+                    },
                 },
             };
             value |= piece << (8 * skip);
@@ -236,15 +256,9 @@ impl<'a> Bus<'a> {
         self.traffic.writes.push(Write { space: AddressSpace::Mmio, address, width, value });
     }
 
-    /// Whether the PICs ask for an interrupt to be taken.
-    #[inline]
-    pub(super) fn is_interrupted(&self) -> bool {
-        self.platform.irqs.output()
-    }
-
-    /// Takes it: its vector, if it is still there.
+    /// Takes the interrupt that the vCPU is asked to take: its vector, if it is still there.
     pub(super) fn take_interrupt(&self) -> Option<u8> {
-        self.platform.irqs.take_interrupt()
+        self.platform.irqs.take_interrupt(self.intake)
     }
 
     /// Reads a port.
@@ -368,7 +382,7 @@ impl<'a> Bus<'a> {
     fn write_outside(&mut self, space: AddressSpace, address: u32, width: usize, value: u64) {
         let bytes = value.to_le_bytes();
         let data = bytes.get(..width).unwrap_or_default();
-        if self.platform.takes_write(space, address.into(), data) {
+        if self.platform.takes_write(space, address.into(), data, self.intake) {
             return;
         }
         // One to eight bytes are an access always.

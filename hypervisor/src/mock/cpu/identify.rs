@@ -100,7 +100,9 @@ fn wrmsr(exec: &mut Exec) -> Result<()> {
     exec.need_cpl_0()?;
     let regs = &exec.state.regs;
     let (index, value) = (regs.low(CX, 4), u64::from(regs.low(DX, 4)) << 32 | u64::from(regs.low(AX, 4)));
-    exec.state.msrs.set(index, value, &mut exec.state.sregs).ok_or(Fault::protection(0))
+    exec.state.msrs.set(index, value, &mut exec.state.sregs).ok_or(Fault::protection(0))?;
+    exec.bus.intake.set_base(exec.state.sregs.apic_base);
+    Ok(())
 }
 
 fn rdtsc(exec: &mut Exec) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Running: one instruction after the other, exceptions, interrupts that are under way, exits.
 
+use std::sync::Arc;
+
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE};
 
 use super::bus::{Bus, Traffic};
@@ -10,6 +12,7 @@ use super::history::{Executed, History};
 use super::interrupts::Source;
 use super::{Exec, control};
 use crate::kick::Door;
+use crate::mock::intake::{ARRIVAL, Arrivals, INTERRUPT, Intake};
 use crate::mock::vcpu_state::State;
 use crate::mock::vm::Platform;
 use crate::{Direction, Exit, InternalError};
@@ -18,8 +21,8 @@ use crate::{Direction, Exit, InternalError};
 const TURN: u32 = 1024;
 
 /// What executes a vCPU's code, and remembers what an exit left unfinished.
-#[derive(Default)]
 pub(in crate::mock) struct Interpreter {
+    intake: Arc<Intake>,
     traffic: Traffic,
     cache: Cache,
     /// The instruction whose read waits for an answer, or which waits for the other vCPUs to stand still.
@@ -48,6 +51,16 @@ enum Advance {
 }
 
 impl Interpreter {
+    pub(in crate::mock) fn new(intake: Arc<Intake>) -> Self {
+        Self {
+            intake,
+            traffic: Traffic::default(),
+            cache: Cache::default(),
+            suspended: None,
+            history: History::default(),
+        }
+    }
+
     /// The exit's data, where it is a write.
     pub(in crate::mock) fn access_data(&self) -> &[u8] {
         match self.traffic.asked() {
@@ -66,7 +79,7 @@ impl Interpreter {
         match self.suspended.take() {
             Some(decoded) => {
                 let slots = platform.memory.slots();
-                let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
+                let mut exec = Exec::new(state, Bus::new(&slots, platform, &self.intake, &mut self.traffic));
                 exec.resume(decoded, &mut self.suspended)
             }
             None => {
@@ -95,7 +108,7 @@ impl Interpreter {
     pub(in crate::mock) fn step(&mut self, state: &mut State, platform: &Platform) -> Progress {
         platform.irqs.poll();
         let slots = platform.memory.slots();
-        let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
+        let mut exec = Exec::new(state, Bus::new(&slots, platform, &self.intake, &mut self.traffic));
         match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
             Advance::On => Progress::Busy,
             Advance::Stop(progress) => progress,
@@ -111,7 +124,7 @@ impl Interpreter {
     fn finish_alone(&mut self, state: &mut State, platform: &Platform) -> Progress {
         let Some(decoded) = self.suspended.take() else { return Progress::Busy };
         let slots = platform.memory.slots_alone();
-        let mut exec = Exec::new(state, Bus::alone(&slots, platform, &mut self.traffic));
+        let mut exec = Exec::new(state, Bus::alone(&slots, platform, &self.intake, &mut self.traffic));
         exec.resume(decoded, &mut self.suspended).map_or(Progress::Busy, Progress::Exit)
     }
 
@@ -119,7 +132,7 @@ impl Interpreter {
     pub(in crate::mock) fn go_on(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Progress {
         platform.irqs.poll();
         let slots = platform.memory.slots();
-        let mut exec = Exec::new(state, Bus::new(&slots, platform, &mut self.traffic));
+        let mut exec = Exec::new(state, Bus::new(&slots, platform, &self.intake, &mut self.traffic));
         for _ in 0..TURN {
             if door.is_kicked() {
                 return Progress::Busy;
@@ -145,6 +158,9 @@ impl<'a> Exec<'a> {
     /// Executes one instruction, if the vCPU runs.
     #[inline]
     fn advance(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) -> Advance {
+        if self.bus.intake.word() & ARRIVAL != 0 {
+            self.take_arrivals();
+        }
         if self.state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE && !self.wake() {
             return Advance::Stop(Progress::Idle);
         }
@@ -167,7 +183,7 @@ impl<'a> Exec<'a> {
     #[inline]
     fn step(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) {
         self.state.has_run = true;
-        if self.state.events_are_under_way() || self.bus.is_interrupted() {
+        if self.state.events_are_under_way() || self.bus.intake.word() != 0 {
             self.deliver_events();
             if self.exit.is_some() {
                 return;
@@ -286,14 +302,38 @@ impl<'a> Exec<'a> {
         self.next_exit();
     }
 
-    /// Delivers an exception or an interrupt; exceptions that come meanwhile in its place, up to the shutdown.
-    fn raise(&mut self, first: Exception) {
+    /// Takes what has come from outside and is no interrupt.
+    #[cold]
+    fn take_arrivals(&mut self) {
+        let Arrivals { nmis, init, start } = self.bus.intake.take_arrivals();
+        self.state.events.nmi.pending = self.state.pending_nmis(nmis);
+        if init {
+            self.state.init(self.bus.intake.id());
+            self.bus.intake.init();
+        }
+        if let Some(page) = start {
+            self.state.start(page);
+        }
+    }
+
+    /// Delivers an exception; those that come meanwhile in its place, up to the shutdown.
+    fn raise(&mut self, exception: Exception) {
+        self.begin_handler(exception, true);
+    }
+
+    /// Delivers what is no exception, whatever its vector, and exceptions that come meanwhile in its place.
+    fn raise_interrupt(&mut self, vector: u8) {
+        self.begin_handler(Exception { vector, error: None }, false);
+    }
+
+    fn begin_handler(&mut self, first: Exception, mut is_exception: bool) {
         let mut exception = first;
         let before = self.state.regs;
         while let Err(fault) = self.deliver(exception) {
             self.state.regs = before;
             self.bus.give_up();
             exception = match fault {
+                Fault::Exception(second) if !is_exception => second,
                 Fault::Exception(_) if exception.vector == DOUBLE_FAULT => return self.exit = Some(Exit::Shutdown),
                 Fault::Exception(second) if exception.is_contributory() && second.is_contributory() => {
                     Exception { vector: DOUBLE_FAULT, error: Some(0) }
@@ -303,6 +343,7 @@ impl<'a> Exec<'a> {
                     return self.exit = Some(undeliverable(exception.vector));
                 }
             };
+            is_exception = true;
         }
     }
 
@@ -313,7 +354,7 @@ impl<'a> Exec<'a> {
         Ok(())
     }
 
-    /// Delivers what a look at `vcpu_events` shows as under way, or what the PICs ask for. Interrupts wait for IF and for the
+    /// Delivers what a look at `vcpu_events` shows as under way, or what the local APIC or the PICs ask for. Interrupts wait for IF and for the
     /// end of a shadow.
     fn deliver_events(&mut self) {
         let events = &mut self.state.events;
@@ -335,14 +376,12 @@ impl<'a> Exec<'a> {
         } else if events.interrupt.injected != 0 {
             events.interrupt.injected = 0;
             events.interrupt.nr
-        } else if self.state.takes_pic_interrupts()
-            && let Some(vector) = self.bus.take_interrupt()
-        {
+        } else if let Some(vector) = self.bus.take_interrupt() {
             vector
         } else {
             return;
         };
-        self.raise(Exception { vector, error: None });
+        self.raise_interrupt(vector);
         self.next_exit();
     }
 
@@ -350,7 +389,7 @@ impl<'a> Exec<'a> {
     fn wake(&mut self) -> bool {
         let events = &self.state.events;
         let nmi = events.nmi.pending != 0 && events.nmi.masked == 0 || events.nmi.injected != 0;
-        let asked = self.bus.is_interrupted() && self.state.takes_pic_interrupts();
+        let asked = self.bus.intake.word() & INTERRUPT != 0;
         let interrupt = (events.interrupt.injected != 0 || asked) && self.state.regs.has(IF);
         let wakes = self.state.mp_state.mp_state == KVM_MP_STATE_HALTED && (nmi || interrupt);
         if wakes {

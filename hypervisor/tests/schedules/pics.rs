@@ -1,15 +1,12 @@
-//! The PICs of mock and KVM are the same after any schedule of lines, commands and interrupts taken. `PROPTEST_CASES` says
-//! how many are tried.
-
-#![allow(clippy::unwrap_used, reason = "the helpers of tests fail like tests")]
+//! The two PICs.
 
 use hypervisor::mock::Mock;
-use hypervisor::{Direction, Exit, Gsi, Hypervisor, Pic, Vcpu};
+use hypervisor::{Gsi, Hypervisor, Pic, kvm_pic_state};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
-use test_utils::guest::{Guest, Program, RAM_START, interrupts};
+use test_utils::guest::{Guest, Program, interrupts};
 use test_utils::kvm::kvm_or_skip;
-use test_utils::memory;
+
+use super::{command, handlers_that_do_not_return, runner};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -20,9 +17,6 @@ enum Event {
     /// The guest takes an interrupt, if there is one.
     Take,
 }
-
-const COMMAND_PORT: u16 = 0x74;
-const RESULT_PORT: u16 = 0x76;
 
 /// A guest that asks for a command at `COMMAND_PORT`: where it is to go, and then a port and a value.
 fn commanded(hypervisor: &dyn Hypervisor) -> Guest {
@@ -37,58 +31,37 @@ fn commanded(hypervisor: &dyn Hypervisor) -> Guest {
     ];
     let mut guest = Guest::new(hypervisor, &Program::new().code_only(&code));
     interrupts::prepare(&mut guest);
-    // Handlers that do not return, so that interrupts stay off.
-    for vector in 0..=u8::MAX {
-        let handler = 0x2800 + 8 * u16::from(vector);
-        let [low, high] = 0x1000_u16.wrapping_sub(handler + 7).to_le_bytes();
-        // mov al, vector; out HANDLER_PORT, al; jmp 0
-        let code = [0xb0, vector, 0xe6, interrupts::HANDLER_PORT as u8, 0xe9, low, high];
-        memory::write_at(&guest.ram, u64::from(handler) - RAM_START, &code);
-    }
+    handlers_that_do_not_return(&guest, 0x1000);
     assert_eq!(command(&mut *guest.vcpu, &[]), None);
     guest
 }
 
-/// Answers the guest's questions with these, up to its next: what it has written meanwhile.
-fn command(vcpu: &mut dyn Vcpu, words: &[u16]) -> Option<u8> {
-    let mut written = None;
-    let mut words = words.iter();
-    if let Some(word) = words.next() {
-        vcpu.answer(&word.to_le_bytes()).unwrap();
-    }
-    loop {
-        match vcpu.run().unwrap() {
-            Exit::Interrupted => {}
-            Exit::Access(access) if access.direction() == Direction::Write => {
-                assert!([RESULT_PORT, interrupts::HANDLER_PORT].map(u64::from).contains(&access.address()));
-                assert!(written.is_none(), "one thing at a time");
-                written = Some(vcpu.access_data()[0]);
-            }
-            Exit::Access(access) => {
-                assert_eq!(access.address(), u64::from(COMMAND_PORT));
-                let Some(word) = words.next() else { return written };
-                vcpu.answer(&word.to_le_bytes()).unwrap();
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-fn happens(guest: &mut Guest, event: &Event) -> Option<u8> {
+fn happens(guest: &mut Guest, event: &Event) -> Option<u32> {
     let vcpu = &mut *guest.vcpu;
     match *event {
         Event::Line(gsi, level) => {
             guest.vm.set_irq(Gsi(gsi), level).unwrap();
             None
         }
-        Event::Write(port, value) => command(vcpu, &[0x1004, port, value.into()]),
-        Event::Read(port) => command(vcpu, &[0x100d, port]),
+        Event::Write(port, value) => command(vcpu, &[0x1004, port.into(), value.into()]),
+        Event::Read(port) => command(vcpu, &[0x100d, port.into()]),
         Event::Take => command(vcpu, &[0x1016]),
     }
 }
 
-fn state(guest: &Guest) -> [hypervisor::kvm_pic_state; 2] {
+fn state(guest: &Guest) -> [kvm_pic_state; 2] {
     [Pic::Primary, Pic::Secondary].map(|which| guest.vm.pic(which).unwrap())
+}
+
+/// All lines low, and the PICs as after reset.
+fn start_anew(guest: &Guest) {
+    for gsi in 0..16 {
+        guest.vm.set_irq(Gsi(gsi), false).unwrap();
+    }
+    // The second first, so that it asks the first for nothing.
+    for (which, elcr_mask) in [(Pic::Secondary, 0xde), (Pic::Primary, 0xf8)] {
+        guest.vm.set_pic(which, &kvm_pic_state { elcr_mask, ..Default::default() }).unwrap();
+    }
 }
 
 /// Whether the first PIC has something that is not masked and goes before all in service, whatever the priorities are.
@@ -100,8 +73,9 @@ fn surely_asks(guest: &Guest) -> bool {
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let port = || prop::sample::select(vec![0x20_u16, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1]);
     let command = prop::sample::select(vec![0x20_u16, 0xa0]);
+    let line = prop::sample::select(vec![0_u32, 1, 3, 5, 7, 8, 9, 12, 15]);
     let event = prop_oneof![
-        4 => (prop::sample::select(vec![0_u32, 1, 3, 5, 7, 8, 9, 12, 15]), any::<bool>()).prop_map(|(gsi, level)| Event::Line(gsi, level)),
+        4 => (line, any::<bool>()).prop_map(|(gsi, level)| Event::Line(gsi, level)),
         2 => (port(), any::<u8>()).prop_map(|(port, value)| Event::Write(port, value)),
         2 => command.prop_map(|port| Event::Write(port, 0x20)),
         1 => port().prop_map(Event::Read),
@@ -113,23 +87,24 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 #[test]
 fn any_schedule_leaves_the_same_pics_on_mock_and_kvm() {
     let Some(kvm) = kvm_or_skip("schedules::any_schedule_leaves_the_same_pics_on_mock_and_kvm") else { return };
-    let config = Config { failure_persistence: None, ..Config::default() };
-    TestRunner::new(config)
+    let guests = std::cell::RefCell::new([commanded(&Mock::guest_code()), commanded(&kvm)]);
+    runner()
         .run(&events(), |events| {
-            let mut mock = commanded(&Mock::guest_code());
-            let mut real = commanded(&kvm);
+            let [mock, real] = &mut *guests.borrow_mut();
+            start_anew(mock);
+            start_anew(real);
             for event in &events {
                 if matches!(event, Event::Take) {
                     // A line that nobody uses has the PICs look at their output anew, which an initialization has not.
                     for vm in [&mock.vm, &real.vm] {
                         vm.set_irq(Gsi(4), false).unwrap();
                     }
-                    if !surely_asks(&mock) {
+                    if !surely_asks(mock) {
                         continue;
                     }
                 }
-                prop_assert_eq!(happens(&mut mock, event), happens(&mut real, event), "{:?}", event);
-                prop_assert_eq!(state(&mock), state(&real), "after {:?}", event);
+                prop_assert_eq!(happens(mock, event), happens(real, event), "{:?}", event);
+                prop_assert_eq!(state(mock), state(real), "after {:?}", event);
             }
             Ok(())
         })

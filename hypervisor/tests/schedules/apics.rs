@@ -1,0 +1,244 @@
+//! The IOAPIC and the local APIC of a vCPU.
+//!
+//! A guest ends each interrupt before anybody looks: some backends have ended it when they deliver it.
+
+use std::cell::RefCell;
+
+use hypervisor::mock::Mock;
+use hypervisor::{Gsi, Hypervisor, Route, kvm_ioapic_state, kvm_lapic_state};
+use proptest::prelude::*;
+use test_utils::guest::apics::{self, entry, register};
+use test_utils::guest::{Guest, Program};
+use test_utils::kvm::kvm_or_skip;
+use zerocopy::IntoBytes;
+
+use super::{command, handlers_that_do_not_return, runner};
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Event {
+    Line(u32, bool),
+    /// An entry of the IOAPIC is written, its upper half first.
+    Redirect(u8, u64),
+    /// A register of the IOAPIC is written as it comes.
+    Ioapic(u8, u32),
+    Local(u16, u32),
+    ReadIoapic(u8),
+    ReadLocal(u16),
+    /// The guest takes an interrupt and ends it, if there is one.
+    Take,
+}
+
+/// GSIs whose lines lead to the IOAPIC, some of them to its own pins alone, and to messages.
+const LINES: [u32; 7] = [3, 9, 16, 23, 30, 31, 32];
+/// The pin whose destination is a logical one. It stays so: KVM may not notice that an interrupt which is under way is no more
+/// the pin's when that changes.
+const LOGICAL_PIN: u8 = 9;
+const VECTORS: [u8; 6] = [0x31, 0x41, 0x42, 0x51, 0x5f, 0xf1];
+/// Vectors of commands: what ends an interrupt of another source's vector may be told to a pin or not.
+const COMMANDS: [u8; 3] = [0x32, 0x43, 0x61];
+/// Where the guest's code has what each command does.
+const STORE_LOCAL: u32 = 0x1004;
+const STORE_IOAPIC: u32 = 0x1011;
+const LOAD_LOCAL: u32 = 0x101e;
+const LOAD_IOAPIC: u32 = 0x102b;
+const TAKE: u32 = 0x1038;
+const END: u16 = 0x103d;
+
+/// A guest that asks for a command at `COMMAND_PORT`: where it is to go, and then an offset and a value.
+fn commanded(hypervisor: &dyn Hypervisor) -> Guest {
+    let code = [
+        0xe5, 0x74, 0xff, 0xe0, // in ax, COMMAND_PORT; jmp ax
+        // STORE_LOCAL: in ax, COMMAND_PORT; mov di, ax; in eax, COMMAND_PORT; mov es:[di], eax; jmp START
+        0xe5, 0x74, 0x89, 0xc7, 0x66, 0xe5, 0x74, 0x66, 0x26, 0x89, 0x05, 0xeb, 0xef, //
+        // STORE_IOAPIC: the same with fs:[di]
+        0xe5, 0x74, 0x89, 0xc7, 0x66, 0xe5, 0x74, 0x66, 0x64, 0x89, 0x05, 0xeb, 0xe2, //
+        // LOAD_LOCAL: in ax, COMMAND_PORT; mov di, ax; mov eax, es:[di]; out RESULT_PORT, eax; jmp START
+        0xe5, 0x74, 0x89, 0xc7, 0x66, 0x26, 0x8b, 0x05, 0x66, 0xe7, 0x76, 0xeb, 0xd5, //
+        // LOAD_IOAPIC
+        0xe5, 0x74, 0x89, 0xc7, 0x66, 0x64, 0x8b, 0x05, 0x66, 0xe7, 0x76, 0xeb, 0xc8, //
+        // TAKE: mov sp, 0x4800; sti; hlt
+        0xbc, 0x00, 0x48, 0xfb, 0xf4, //
+        // END: mov dword es:[0xb0], 0; jmp START
+        0x66, 0x26, 0xc7, 0x06, 0xb0, 0x00, 0x00, 0x00, 0x00, 0x00, 0xeb, 0xb7,
+    ];
+    let mut guest = Guest::new(hypervisor, &Program::new().code_only(&code));
+    apics::prepare(&mut guest);
+    handlers_that_do_not_return(&guest, END);
+    let pin = |gsi, pin| Route::Irqchip { gsi: Gsi(gsi), chip: 2, pin };
+    let message = |gsi, address, data| Route::Msi { gsi: Gsi(gsi), address, data };
+    let routes = [
+        pin(3, 3),
+        pin(9, 9),
+        pin(16, 16),
+        pin(23, 23),
+        message(30, 0xfee0_0000, 0x44),
+        message(31, 0xfee0_1004, 0x8152),
+        message(32, 0xfeef_f00c, 0x45),
+    ];
+    guest.vm.set_routing(&routes).unwrap();
+    assert_eq!(command(&mut *guest.vcpu, &[]), None);
+    guest
+}
+
+fn happens(guest: &mut Guest, event: &Event) -> Option<u32> {
+    let vcpu = &mut *guest.vcpu;
+    let mut ioapic = |register: u8, value: u32| {
+        command(vcpu, &[STORE_IOAPIC, 0, register.into()]);
+        command(vcpu, &[STORE_IOAPIC, 0x10, value])
+    };
+    match *event {
+        Event::Line(gsi, level) => {
+            guest.vm.set_irq(Gsi(gsi), level).unwrap();
+            None
+        }
+        Event::Redirect(pin, entry) => {
+            ioapic(0x11 + 2 * pin, (entry >> 32) as u32);
+            ioapic(0x10 + 2 * pin, entry as u32)
+        }
+        Event::Ioapic(register, value) => ioapic(register, value),
+        Event::Local(offset, value) => command(vcpu, &[STORE_LOCAL, offset.into(), value]),
+        Event::ReadIoapic(register) => {
+            command(vcpu, &[STORE_IOAPIC, 0, register.into()]);
+            command(vcpu, &[LOAD_IOAPIC, 0x10])
+        }
+        Event::ReadLocal(offset) => command(vcpu, &[LOAD_LOCAL, offset.into()]),
+        Event::Take => command(vcpu, &[TAKE]),
+    }
+}
+
+fn word(lapic: &kvm_lapic_state, offset: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|byte| lapic.regs[offset + byte].cast_unsigned()))
+}
+
+/// What the two differ in, by the words of the IOAPIC's state and by the offsets of the local APIC's registers. The processor's
+/// priority is not looked at: KVM brings it up to date only when it is asked for or takes part in something.
+fn differences(mock: &Guest, real: &Guest) -> Vec<String> {
+    let ioapic = |guest: &Guest| {
+        let state = guest.vm.ioapic().unwrap();
+        let words = state.as_bytes().chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()));
+        words.enumerate().map(|(index, word)| (format!("IOAPIC {index}"), word)).collect::<Vec<_>>()
+    };
+    let local = |guest: &Guest| {
+        let lapic = guest.vcpu.lapic().unwrap();
+        let offsets = (0..0x400).step_by(0x10).filter(|&offset| offset != usize::from(register::PROCESSOR_PRIORITY));
+        offsets.map(|offset| (format!("local {offset:#x}"), word(&lapic, offset))).collect()
+    };
+    let all = |guest: &Guest| [ioapic(guest), local(guest)].concat();
+    let pairs = all(mock).into_iter().zip(all(real));
+    let differ = pairs.filter(|((_, mock), (_, real))| mock != real);
+    differ.map(|((what, mock), (_, real))| format!("{what}: {mock:#x}, on KVM {real:#x}")).collect()
+}
+
+/// All lines low, the IOAPIC as after reset, the local APIC too, but that it takes vectors.
+fn start_anew(guest: &mut Guest, ioapic: &kvm_ioapic_state, lapic: &kvm_lapic_state) {
+    for gsi in LINES {
+        guest.vm.set_irq(Gsi(gsi), false).unwrap();
+    }
+    guest.vm.set_ioapic(ioapic).unwrap();
+    let mut ready = *lapic;
+    ready.regs[usize::from(register::SPURIOUS) + 1] = 1;
+    guest.vcpu.set_lapic(&ready).unwrap();
+}
+
+/// The requested vector that goes before all others.
+fn requested(guest: &Guest) -> Option<usize> {
+    (0..256).rev().find(|&vector| is_requested(guest, vector))
+}
+
+fn is_requested(guest: &Guest, vector: usize) -> bool {
+    let lapic = guest.vcpu.lapic().unwrap();
+    word(&lapic, usize::from(register::REQUESTED) + vector / 32 * 16) >> (vector % 32) & 1 == 1
+}
+
+/// Whether a vector is requested that goes before the task's priority.
+fn surely_asks(guest: &Guest) -> bool {
+    let task = word(&guest.vcpu.lapic().unwrap(), register::TASK_PRIORITY.into()) as usize;
+    requested(guest).is_some_and(|vector| vector >> 4 > task >> 4)
+}
+
+/// Whether the interrupt of a pin is under way. Then its entry stays: KVM may not notice that the interrupt is no more the
+/// pin's when it changes.
+fn is_under_way(guest: &Guest, pin: u8) -> bool {
+    let entry = guest.vm.ioapic().unwrap().redirtbl[usize::from(pin)];
+    is_requested(guest, entry.as_bytes()[0].into())
+}
+
+fn entries() -> impl Strategy<Value = u64> {
+    let vector = prop::sample::select(VECTORS.to_vec());
+    // Fixed, lowest priority, ExtINT; the vCPU, nobody, all, and some logical ones.
+    let mode = prop::sample::select(vec![0_u64, 0, 0, 0x100, 0x700]);
+    let destination = prop::sample::select(vec![0_u64, 0, 0, 1, 7, 0x12, 0xff]);
+    let flags =
+        prop::sample::select(vec![0, entry::BY_LEVEL, entry::BY_LEVEL, entry::MASKED, entry::MASKED | entry::BY_LEVEL]);
+    (vector, mode, destination, flags).prop_map(|(vector, mode, to, flags)| u64::from(vector) | mode | flags | to << 56)
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let pin = prop::sample::select(vec![3, LOGICAL_PIN, 16, 23]);
+    let command = (prop::sample::select(COMMANDS.to_vec()), any::<bool>())
+        .prop_map(|(vector, by_level)| 0x4_4000 | u32::from(vector) | if by_level { 0x8000 } else { 0 });
+    let local = prop_oneof![
+        3 => any::<u32>().prop_map(|value| (register::TASK_PRIORITY, value)),
+        1 => any::<bool>().prop_map(|is_on| (register::SPURIOUS, if is_on { 0x1ff } else { 0xff })),
+        // Others, KVM does not keep in its table, and then takes for accepted what nobody takes.
+        1 => prop::sample::select(vec![0, 1, 2, 0x40]).prop_map(|id| (register::LOGICAL_ID, id << 24)),
+        1 => prop::sample::select(vec![0, u32::MAX]).prop_map(|format| (register::LOGICAL_FORMAT, format)),
+        1 => any::<u32>().prop_map(|value| (register::LINT1, value)),
+        1 => Just((register::END, 0)),
+        3 => command.prop_map(|command| (register::COMMAND, command)),
+    ];
+    let read = prop::sample::select(vec![
+        register::TASK_PRIORITY,
+        register::PROCESSOR_PRIORITY,
+        register::LOGICAL_ID,
+        register::LOGICAL_FORMAT,
+        register::SPURIOUS,
+        register::IN_SERVICE,
+        register::REQUESTED,
+        register::COMMAND,
+        register::LINT0,
+        register::LINT1,
+    ]);
+    let event = prop_oneof![
+        6 => (prop::sample::select(LINES.to_vec()), any::<bool>()).prop_map(|(gsi, level)| Event::Line(gsi, level)),
+        4 => (pin, entries()).prop_map(|(pin, entry)| {
+            Event::Redirect(pin, if pin == LOGICAL_PIN { entry | entry::LOGICAL } else { entry })
+        }),
+        1 => any::<u32>().prop_map(|value| Event::Ioapic(0, value)),
+        3 => local.prop_map(|(offset, value)| Event::Local(offset, value)),
+        1 => (0..0x42_u8).prop_map(Event::ReadIoapic),
+        1 => read.prop_map(Event::ReadLocal),
+        4 => Just(Event::Take),
+    ];
+    prop::collection::vec(event, 1..32)
+}
+
+#[test]
+fn any_schedule_leaves_the_same_apics_on_mock_and_kvm() {
+    let Some(kvm) = kvm_or_skip("schedules::any_schedule_leaves_the_same_apics_on_mock_and_kvm") else { return };
+    let guests = [commanded(&Mock::guest_code()), commanded(&kvm)];
+    let (ioapic, lapic) = (guests[0].vm.ioapic().unwrap(), guests[0].vcpu.lapic().unwrap());
+    let guests = RefCell::new(guests);
+    runner()
+        .run(&events(), |events| {
+            let [mock, real] = &mut *guests.borrow_mut();
+            start_anew(mock, &ioapic, &lapic);
+            start_anew(real, &ioapic, &lapic);
+            for event in &events {
+                let is_meant = match *event {
+                    Event::Take => surely_asks(mock),
+                    Event::Redirect(pin, _) => !is_under_way(mock, pin),
+                    _ => true,
+                };
+                if !is_meant {
+                    continue;
+                }
+                prop_assert_eq!(happens(mock, event), happens(real, event), "{:?}", event);
+                let differences = differences(mock, real);
+                prop_assert!(differences.is_empty(), "after {:?}: {:?}", event, differences);
+            }
+            Ok(())
+        })
+        .unwrap();
+}

@@ -1,0 +1,41 @@
+//! proptest strategies: for exits, for messages, and for whole conversations. Each shrinks to a case that can be read.
+//!
+//! A device that must take anything is put before any list of exits:
+//!
+//! ```
+//! use proptest::prelude::*;
+//! use test_utils::strategies::exits;
+//! use test_utils::{Io, TestMachine};
+//!
+//! /// A latch: what was written to a port last is read there, whatever the width.
+//! fn latch(value: &mut [u8; 4], io: Io<'_>) {
+//!     match io {
+//!         Io::Out(_, data) => value.iter_mut().zip(data).for_each(|(to, from)| *to = *from),
+//!         Io::In(_, data) => data.iter_mut().zip(value).for_each(|(to, from)| *to = *from),
+//!         Io::Load(..) | Io::Store(..) => {}
+//!     }
+//! }
+//!
+//! # /* rustdoc runs functions, not tests:
+//! proptest! {
+//!     #[test]
+//! # */
+//! # proptest! {
+//!     fn a_latch_takes_any_accesses(steps in exits(0x300..0x304, 0x9000..0x9010, 20)) {
+//!         let mut value = [0; 4];
+//!         let run = TestMachine::from_steps(steps).ports(0x300..0x308).run(|io| latch(&mut value, io));
+//!         prop_assert!(matches!(run.end, test_utils::machine::End::Done(_)));
+//!     }
+//! }
+//! # a_latch_takes_any_accesses();
+//! ```
+//!
+//! [`messages`] has one strategy for each message of the plugin protocol, valid or not; a [`Conversation`] is many that
+//! belong together.
+
+mod conversation;
+mod exits;
+
+pub use conversation::{Conversation, Turn, conversation};
+pub use exits::exits;
+pub use plugin_proto::strategies as messages;
