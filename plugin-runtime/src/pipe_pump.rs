@@ -73,7 +73,13 @@ impl Pump for PipePump {
                     self.setting = setting;
                     return Ok(Some(command));
                 }
-                Asked::Nothing { answer } => self.respond(&answer, deadline)?,
+                Asked::Nothing { answer } => {
+                    // Who only asks for what is refused says no more than one who is silent.
+                    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                        return Err(LinkError::TimedOut);
+                    }
+                    self.respond(&answer, deadline)?;
+                }
             }
         }
     }

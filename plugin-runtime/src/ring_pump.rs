@@ -125,7 +125,12 @@ impl RingPump {
                             self.setting = setting;
                             return Ok(command);
                         }
-                        Asked::Nothing { answer } => self.respond(&answer, deadline)?,
+                        Asked::Nothing { answer } => {
+                            // Who only asks for what is refused says no more than one who is silent.
+                            let wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+                            wait.time_left().map_err(WaitError::into_link_error)?;
+                            self.respond(&answer, deadline)?;
+                        }
                     }
                 }
             }

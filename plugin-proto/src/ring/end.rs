@@ -198,9 +198,10 @@ impl Reader {
         to.iter_mut().zip(from).for_each(|(to, from)| *to = from.load(std::sync::atomic::Ordering::Relaxed));
         let mut header = Header::read_from_bytes(words.as_bytes()).unwrap_or_default();
         header.stamp = 0;
-        if header.payload > 0 {
+        if header.payload > 0 || header.flags & Flags::MORE != 0 {
             let length = header.payload as usize;
-            if length > MAX_FRAGMENT || payload.len().saturating_add(length) > MAX_PAYLOAD {
+            let is_cut = header.flags & Flags::MORE != 0 && length != MAX_FRAGMENT;
+            if is_cut || length > MAX_FRAGMENT || payload.len().saturating_add(length) > MAX_PAYLOAD {
                 return Err(Fault::BadLength { kind: header.kind, length: header.payload }.into());
             }
             self.mapping.copy_out(self.direction, self.position, length, payload);

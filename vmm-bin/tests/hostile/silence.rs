@@ -1,6 +1,6 @@
 //! A plugin that stops reading, floods, says half of something, closes what it should keep, or stops altogether.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionread;
 use rustix::net::{Shutdown, shutdown};
@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request::{self, SREGS};
-use test_utils::raw::{MainSocket, VcpuPipes};
+use test_utils::raw::{self, MainSocket, VcpuPipes};
 
 use crate::common::{Backend, Driven, Tally, in_parallel, on_each_backend};
 
@@ -24,6 +24,7 @@ on_each_backend! {
     a_stopped_plugin_stops_nothing_else
     a_stopped_plugin_is_killed_at_the_end
     a_plugin_may_exit_in_the_middle_of_an_exit
+    refused_requests_do_not_put_off_the_end_of_an_exits_time
 }
 
 fn talking(backend: Backend, vcpus: u32) -> (Driven, Vec<VcpuPipes>) {
@@ -94,7 +95,7 @@ fn a_flood_of_bad_datagrams_fills_no_log(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
     let mut tally = Tally::new(format!("{} bad datagrams in a flood", backend.name()));
     let before = driven.resources();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     for _ in 0..2000 {
         let other = driven.connect();
         other.send(&[0xff; 5], &[]).unwrap();
@@ -257,4 +258,21 @@ fn a_plugin_may_exit_in_the_middle_of_an_exit(backend: Backend) {
             _ => ended.assert_failure(&["relay", "SIGABRT"]),
         };
     });
+}
+
+fn refused_requests_do_not_put_off_the_end_of_an_exits_time(backend: Backend) {
+    let driven = Driven::with(backend, &Program::new().output(0x10, 1).forever(), &["--exit-timeout", "0.3"]);
+    let event = driven.main.descriptor(&request::get_shutdown_eventfd());
+    let mut vcpus = driven.running(&[request::reserve(IOPORT, 0x10, 1)]);
+    vcpus[0].await_io();
+    let end = Instant::now() + raw::LIMIT;
+    while !raw::readable_within(&event, Duration::ZERO) {
+        assert!(Instant::now() < end, "the VMM refuses without end");
+        vcpus[0].send(&vcpu_request::wait());
+        if vcpus[0].has_response_within(Duration::from_millis(100)) {
+            vcpus[0].receive();
+        }
+    }
+    driven.relay.command("exit 0");
+    driven.end_soon().assert_failure(&["vCPU 0", "write of 1 bytes at 0x10", "relay"]);
 }
