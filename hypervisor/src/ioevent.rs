@@ -61,7 +61,7 @@ impl IoEvent {
     }
 
     /// Whether a write of `data`, up to 8 bytes, is one of these.
-    pub(crate) fn matches(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
+    pub fn matches(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
         let mut word = [0; 8];
         let Some(low) = word.get_mut(..data.len()) else { return false };
         low.copy_from_slice(data);
@@ -72,7 +72,7 @@ impl IoEvent {
     }
 
     /// Whether some write is one of these and of `other`'s.
-    pub(crate) fn collides(&self, other: &Self) -> bool {
+    pub fn collides(&self, other: &Self) -> bool {
         (self.space, self.address) == (other.space, other.address)
             && (self.len == 0
                 || other.len == 0

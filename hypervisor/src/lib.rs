@@ -42,5 +42,5 @@ pub use kvm_bindings::{
     kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 pub use memory::{GuestMemoryRegion, PAGE_SIZE};
-pub use vm_memory::GuestAddress;
+pub use vm_memory::{GuestAddress, MmapRegion};
 pub use vmm_sys_util::eventfd::EventFd;

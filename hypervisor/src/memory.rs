@@ -81,12 +81,17 @@ impl GuestMemoryRegion {
         self.log_dirty
     }
 
-    pub(crate) fn file(&self) -> &File {
+    /// The file whose bytes it is.
+    pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Maps it, not for writing where it is read-only: a file sealed against writes is no less good for that.
-    pub(crate) fn map(self) -> Result<MmapRegion> {
+    /// Maps it into this process, as a backend does. Not for writing where it is read-only: a file sealed against writes is no
+    /// less good for that.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]: the kernel does not map it.
+    pub fn map(self) -> Result<MmapRegion> {
         let (start, len) = (self.start.0, self.len);
         let prot = if self.read_only { libc::PROT_READ } else { libc::PROT_READ | libc::PROT_WRITE };
         // u64 is usize on x86-64.

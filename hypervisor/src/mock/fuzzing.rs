@@ -252,7 +252,7 @@ fn bytes(input: &mut Unstructured<'_>) -> Vec<u8> {
     input.bytes(len.min(input.len())).expect("as many as there are").to_vec()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     #[test]
     fn saved_inputs_of_mock_cpu_break_nothing() {
