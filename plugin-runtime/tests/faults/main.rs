@@ -70,7 +70,7 @@ fn whatever_fails_is_named_and_undone() {
         let calls = each_call_of(transport, &scripted(), call, names);
         assert!(calls > 0, "no {} was called", call.name);
     }
-    if let Some(kvm) = kvm_or_skip("whatever_fails_is_named_and_undone") {
+    if let Some(kvm) = kvm_or_skip("whatever_fails_is_named_and_undone, the half for KVM") {
         let (told, ()) = scenario(Transport::Pipe, &kvm, |run| run());
         assert_eq!(told, [""; 0], "without a fault");
         each_call_of(Transport::Pipe, &kvm, Call::IOCTL, &["KVM_", "refused ", "connection dropped: sending"]);
