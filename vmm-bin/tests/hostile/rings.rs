@@ -331,7 +331,10 @@ fn a_plugin_that_dies_is_noticed_asleep_and_looking(backend: Backend) {
                     ring.resume();
                     ring.await_access();
                 }
-                _ => ring.write(Record { kind: kind::REQUEST, flags: MORE, ..Record::default() }.longs(0x4000), &[0; 0x4000]),
+                _ => ring.write(
+                    Record { kind: kind::REQUEST, flags: MORE, ..Record::default() }.longs(0x4000),
+                    &[0; 0x4000],
+                ),
             }
         }
         driven.relay.command(how);
