@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod life;
-mod log;
 
 use std::num::NonZeroU32;
 use std::sync::Mutex;
@@ -18,6 +17,7 @@ use test_utils::fake::Plugin;
 use test_utils::faults::syscalls::{Call, failing};
 use test_utils::faults::{Faults, Faulty};
 use test_utils::kvm::kvm_or_skip;
+use test_utils::log;
 use test_utils::resources::Resources;
 
 /// No scenario gets this by itself.
@@ -98,7 +98,7 @@ fn each_call_of(transport: Transport, hypervisor: &dyn Hypervisor, call: Call, n
     let before = Resources::own();
     for n in 1.. {
         let (told, struck) = scenario(transport, hypervisor, |run| failing(call, n, EDQUOT, run).1);
-        if !struck {
+        if struck.is_none() {
             return n - 1;
         }
         let what = format!("{transport:?} on {}, call {n} of {}", hypervisor.name(), call.name);
