@@ -38,7 +38,7 @@ const ALL: [(Who, Whose); 5] = [
 ];
 
 /// Calls whose failure nobody is told of, and why that is right.
-const SILENT: [(Who, &str, &str); 16] = [
+const SILENT: [(Who, &str, &str); 15] = [
     (Who::Vmm, "prlimit64", "more descriptors are wished for: the quotas are what holds"),
     (Who::Vmm, "sendto", "the library for signals tries whether it can wake itself"),
     (Who::Vmm, "fcntl", "a pipe that cannot be made larger is a smaller one; see `is_hint`"),
@@ -50,7 +50,6 @@ const SILENT: [(Who, &str, &str); 16] = [
     (Who::Vmm, "setsockopt", "a socket's buffer keeps the size that it has"),
     (Who::Vmm, "prctl", "a thread without a name"),
     (Who::Vmm, "epoll_ctl", "what is watched no more is closed next, or stays ready in vain; see `is_hint`"),
-    (Who::Vmm, "write", "the stop signal's eventfd, beside which stand the flag and the channel"),
     (Who::Vmm, "preadv2", "the shutdown event is emptied in a loop"),
     (Who::Vmm, "wait4", "nobody else waits for the helper, so the kernel does not refuse it"),
     (
