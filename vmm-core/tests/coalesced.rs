@@ -1,4 +1,5 @@
 //! Posted writes that the backend coalesces.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

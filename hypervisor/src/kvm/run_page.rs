@@ -100,12 +100,13 @@ impl RunPage {
 
     /// Where the page of writes that the VM coalesces begins, if the mapping reaches so far.
     pub(super) fn coalesced(&self) -> Option<NonNull<u8>> {
-        let offset = PAGE_SIZE as usize * KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
-        if offset.checked_add(PAGE_SIZE as usize)? > self.len {
+        const OFFSET: usize = PAGE_SIZE as usize * KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
+        const END: usize = OFFSET + PAGE_SIZE as usize;
+        if END > self.len {
             return None;
         }
         // SAFETY: within the mapping.
-        Some(unsafe { self.base.add(offset) })
+        Some(unsafe { self.base.add(OFFSET) })
     }
 
     /// Puts the result of a Hyper-V call where the kernel looks for it. The caller is the vCPU, outside of `KVM_RUN`.
