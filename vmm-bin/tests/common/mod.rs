@@ -21,7 +21,7 @@ use std::time::Duration;
 pub(crate) use driven::{Driven, RAM_ID};
 pub(crate) use ended::Ended;
 pub(crate) use resources::Resources;
-pub(crate) use running::{Running, kill};
+pub(crate) use running::{Running, kill, only_child};
 use rustix::process::{Resource, Rlimit, setrlimit};
 pub(crate) use tally::Tally;
 use tempfile::NamedTempFile;

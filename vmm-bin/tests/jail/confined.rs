@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::process::Pid;
 use test_utils::wait;
 
-use crate::common::{BOOTED, hex, talker};
+use crate::common::{BOOTED, hex, only_child, talker};
 use crate::kit::{Host, User, in_each_setting};
 
 in_each_setting! {
@@ -73,11 +73,4 @@ fn threads(process: Pid, expected: usize) -> Vec<Status> {
     let count = || fs::read_dir(&tasks).unwrap().count();
     wait::until("all threads are there", || count() >= expected);
     fs::read_dir(&tasks).unwrap().map(|task| Status::of(&task.unwrap().path())).collect()
-}
-
-/// In a jail the VMM has one child, the init, and that one the plugin.
-fn only_child(parent: Pid) -> Pid {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
-    let child = children.split_whitespace().next().unwrap_or_else(|| panic!("{parent} has no child"));
-    Pid::from_raw(child.parse().unwrap()).unwrap()
 }
