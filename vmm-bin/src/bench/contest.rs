@@ -6,10 +6,11 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::links::{Link, Setup};
 use super::meter::{Meter, Metered};
-use super::processes::{self, Spent};
+use super::processors::{self, Spent};
 use super::report::Times;
 use crate::backend::Backend;
 use crate::error::{Error, Failure};
+use crate::processes;
 
 /// Who takes part.
 #[derive(Clone, Debug)]
@@ -78,7 +79,7 @@ fn start_all<'scope>(
     rules: Rules,
 ) -> Result<(), Error> {
     if let Some(cores) = rules.cores {
-        processes::pin_this_thread(&cores)?;
+        processors::pin_this_thread(&cores)?;
     }
     let mut known = BTreeSet::new();
     for Contender { link, setup } in contenders {
@@ -86,14 +87,14 @@ fn start_all<'scope>(
         let mut vm = start(scope, *link, Setup { plugin_core, ..*setup }, backend)?;
         // When it answers, its plugin's processes are there.
         let answers = vm.block(1);
-        let all = processes::descendants()?;
+        let all = processes::descendants().map_err(Error::system("looking for the plugins' processes"))?;
         vm.processes = all.difference(&known).copied().collect();
         known = all;
         running.push(vm);
         answers?;
     }
     match rules.cores {
-        Some([vmm, _]) => processes::pin_this_process(vmm),
+        Some([vmm, _]) => processors::pin_this_process(vmm),
         None => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ use rustix::process::setsid;
 
 use super::guest::{self, Case, Posts};
 use super::links;
-use super::processes;
+use super::processors;
 use crate::error::{Error, Failure};
 
 /// `KVM_MP_STATE_RUNNABLE`
@@ -36,7 +36,7 @@ pub(crate) struct PluginArgs {
 /// What `outboard bench-plugin` does, started by the VMM.
 pub(crate) fn run(args: PluginArgs) -> Result<(), Error> {
     if let Some(core) = args.core {
-        processes::pin_this_thread(&[core])?;
+        processors::pin_this_thread(&[core])?;
     }
     if args.own_session {
         setsid().map_err(|errno| Error::system("making a session")(errno.into()))?;
