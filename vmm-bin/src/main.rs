@@ -10,6 +10,7 @@ mod huge_pages;
 mod jail_args;
 mod logging;
 mod net;
+mod processes;
 mod run;
 mod soak;
 mod statistics;

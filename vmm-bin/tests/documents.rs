@@ -1,4 +1,4 @@
-//! Tests that documents name are there.
+//! Tests that documents name are there, and what the jail is tried with is in its document.
 //!
 //! A test is named in the last cell of a table's row, in code marks, by the end of its module's path and its function; a function
 //! alone is of the module named before it in that cell. `module::*` is all of a module.
@@ -7,33 +7,63 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The documents whose tables name tests.
 const DOCUMENTS: [&str; 2] = ["docs/promises.md", "docs/security.md"];
 /// What stands over a column of tests.
 const HEADING: &str = "test";
 
+/// The jail's tests, and those of their files whose tests are attempts, or ends.
+const JAIL: &str = "vmm-bin/tests/jail";
+const ATTEMPTS: [&str; 7] = ["ends", "files", "kernel", "limits", "mounts", "network", "processes"];
+
 #[test]
 fn every_test_that_a_document_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut tests = BTreeMap::new();
-    for member in fs::read_dir(&root).unwrap() {
+    let tests = all_tests();
+    let mut missing = Vec::new();
+    for document in DOCUMENTS {
+        let names = named(&read(document));
+        assert!(names.len() > 20, "{document} names {names:?}");
+        missing.extend(names.into_iter().filter(|name| !is_there(name, &tests)).map(|name| (document, name)));
+    }
+    assert!(missing.is_empty(), "no such tests: {missing:#?}");
+}
+
+#[test]
+fn every_attempt_at_the_jail_is_in_its_table() {
+    let tests = all_tests();
+    let names = named(&read("docs/security.md"));
+    for module in ATTEMPTS {
+        let path = root().join(JAIL).join(module).display().to_string();
+        let attempts = &tests[&path];
+        assert!(attempts.len() > 4, "{module}: {attempts:?}");
+        let is_named = |test: &&String| names.iter().any(|(of, name)| of == module && (name == "*" || name == *test));
+        let missing: Vec<_> = attempts.iter().filter(|test| !is_named(test)).collect();
+        assert!(missing.is_empty(), "docs/security.md does not name these of {module}: {missing:?}");
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(root().join(document)).unwrap()
+}
+
+/// Those of all crates.
+fn all_tests() -> Tests {
+    let mut tests = Tests::new();
+    for member in fs::read_dir(root()).unwrap() {
         let member = member.unwrap().path();
         for folder in ["src", "tests"] {
             collect(&member.join(folder), &mut tests);
         }
     }
-    collect(&root.join("plugin-sdk/capi/tests"), &mut tests);
+    collect(&root().join("plugin-sdk/capi/tests"), &mut tests);
     assert!(tests.len() > 100, "{}", tests.len());
-    let mut missing = Vec::new();
-    for document in DOCUMENTS {
-        let text = fs::read_to_string(root.join(document)).unwrap();
-        let names = named(&text);
-        assert!(names.len() > 20, "{document} names {names:?}");
-        missing.extend(names.into_iter().filter(|name| !is_there(name, &tests)).map(|name| (document, name)));
-    }
-    assert!(missing.is_empty(), "no such tests: {missing:#?}");
+    tests
 }
 
 /// The modules' paths, and the tests in each.

@@ -6,15 +6,22 @@ mod common;
 
 use std::path::Path;
 
-use common::{Ended, Outboard};
+use common::{Backend, Ended, Outboard, on_each_backend};
 use tempfile::TempDir;
+
+on_each_backend! {
+    a_violation_ends_the_plugin_and_is_named_with_its_number
+    a_violation_that_is_only_logged_lets_the_plugin_go_on
+    a_policy_of_the_users_own_takes_the_place_of_the_built_in_one
+    a_bad_policy_is_named_with_its_line_and_token
+}
 
 /// The built-in policy.
 const BUILT_IN: &str = include_str!("../../plugin-runtime/src/seccomp/plugin.policy");
 
 /// Runs a shell script as the plugin. `exec` of anything is what the built-in policy does not allow.
-fn run_shell(options: &[&str], script: &str) -> Ended {
-    let mut args = vec!["run", "--hypervisor", "mock"];
+fn run_shell(backend: Backend, options: &[&str], script: &str) -> Ended {
+    let mut args = vec!["run", "--hypervisor", backend.name()];
     args.extend(options);
     args.extend(["--plugin", "/bin/sh", "--", "-c", script]);
     Outboard::new(args).run()
@@ -30,38 +37,38 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-#[test]
-fn a_violation_ends_the_plugin_and_is_named_with_its_number() {
-    run_shell(&[], "exit 0").assert_success();
-    run_shell(&[], "exec /bin/true").assert_failure(&["plugin sh", "system call 59 (execve)", "seccomp policy"]);
+fn a_violation_ends_the_plugin_and_is_named_with_its_number(backend: Backend) {
+    run_shell(backend, &[], "exit 0").assert_success();
+    run_shell(backend, &[], "exec /bin/true").assert_failure(&[
+        "plugin sh",
+        "system call 59 (execve)",
+        "seccomp policy",
+    ]);
 }
 
-#[test]
-fn a_violation_that_is_only_logged_lets_the_plugin_go_on() {
+fn a_violation_that_is_only_logged_lets_the_plugin_go_on(backend: Backend) {
     // There is no such file in the jail, and the shell says so by its code.
-    let ended = run_shell(&["--seccomp-log"], "exec /nonexistent");
+    let ended = run_shell(backend, &["--seccomp-log"], "exec /nonexistent");
     ended.assert_failure(&["plugin sh exited with code 127"]);
     ended.assert_logged(&["WARN", "system call 59 (execve), arguments ["]);
 }
 
-#[test]
-fn a_policy_of_the_users_own_takes_the_place_of_the_built_in_one() {
+fn a_policy_of_the_users_own_takes_the_place_of_the_built_in_one(backend: Backend) {
     let directory = directory_with(&format!("{BUILT_IN}\nexecve: return EACCES\n"));
     let options = ["--seccomp-policy-dir", text(directory.path())];
-    run_shell(&options, "exit 0").assert_success();
-    run_shell(&options, "exec /bin/sh").assert_failure(&["plugin sh exited with code 126"]);
+    run_shell(backend, &options, "exit 0").assert_success();
+    run_shell(backend, &options, "exec /bin/sh").assert_failure(&["plugin sh exited with code 126"]);
 
     // Without the first call that a C library makes.
     let directory = directory_with(&BUILT_IN.replace("\nbrk: 1\n", "\n"));
     let options = ["--seccomp-policy-dir", text(directory.path())];
-    run_shell(&options, "exit 0").assert_failure(&["plugin sh", "system call 12 (brk)"]);
+    run_shell(backend, &options, "exit 0").assert_failure(&["plugin sh", "system call 12 (brk)"]);
 }
 
-#[test]
-fn a_bad_policy_is_named_with_its_line_and_token() {
+fn a_bad_policy_is_named_with_its_line_and_token(backend: Backend) {
     let directory = directory_with("read: 1\nwrite: 1\nioctl: arg1 == TCGETZ\n");
-    let ended = run_shell(&["--seccomp-policy-dir", text(directory.path())], "exit 0");
+    let ended = run_shell(backend, &["--seccomp-policy-dir", text(directory.path())], "exit 0");
     ended.assert_failure(&["plugin.policy, line 3:", "`TCGETZ`"]);
-    let ended = run_shell(&["--seccomp-policy-dir", "/nonexistent"], "exit 0");
+    let ended = run_shell(backend, &["--seccomp-policy-dir", "/nonexistent"], "exit 0");
     ended.assert_failure(&["/nonexistent/plugin.policy", "No such file or directory"]);
 }

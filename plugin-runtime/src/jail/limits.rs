@@ -39,9 +39,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_above_the_hard_limit_is_lowered_to_it() {
-        let Some(hard) = getrlimit(Resource::Nofile).maximum else { return };
-        let limits = allowed(Limits { descriptors: u64::MAX - 1, processes: 1 });
-        assert_eq!(limits, Limits { descriptors: hard, processes: 1 });
+    fn what_is_above_the_hard_limit_is_lowered_to_it_and_no_more() {
+        let hard = |resource| getrlimit(resource).maximum.unwrap_or(u64::MAX - 1);
+        let most = Limits { descriptors: hard(Resource::Nofile), processes: hard(Resource::Nproc) };
+        assert_eq!(allowed(Limits { descriptors: u64::MAX - 1, processes: u64::MAX - 1 }), most);
+        assert_eq!(allowed(most), most);
+        let few = Limits { descriptors: 2, processes: 1 };
+        assert_eq!(allowed(few), few);
     }
 }

@@ -13,9 +13,10 @@ use crate::error::{Error, Result};
 const MAX_DEPTH: usize = 8;
 
 impl Policy {
-    /// Reads the policy that is `text`, called `name` in errors. It includes nothing.
+    /// Reads the policy that is `text`, called `name` in errors. No file is opened for it: it lies in none, so an `@include`
+    /// has no directory to begin at, and is an error.
     pub(super) fn from_text(name: &Path, text: &str) -> Result<Self> {
-        let mut reader = Reader { policy: Self::default(), open: vec![name.to_owned()] };
+        let mut reader = Reader { policy: Self::default(), open: Vec::new() };
         reader.read_text(name, text)?;
         Ok(reader.policy)
     }
@@ -32,7 +33,7 @@ impl Policy {
 
 struct Reader {
     policy: Policy,
-    /// The file being read, last, and those that include it.
+    /// The file being read, last, and those that include it; empty where a text is read that lies in no file.
     open: Vec<PathBuf>,
 }
 
@@ -78,6 +79,9 @@ impl Reader {
     fn include(&mut self, file: &Path, named: &str) -> std::result::Result<(), Wrong> {
         if named.is_empty() {
             return Err(Wrong::Here("`@include` names no file".into()));
+        }
+        if self.open.is_empty() {
+            return Err(Wrong::Here(format!("`{named}` cannot be included: this policy lies in no file")));
         }
         let path = file.parent().unwrap_or(Path::new("")).join(named);
         if self.open.len() >= MAX_DEPTH {
@@ -182,6 +186,18 @@ mod tests {
             (": 1", "p, line 1: no system call is called ``"),
         ] {
             assert_eq!(parse(text).unwrap_err(), error, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_without_a_file_includes_nothing_and_says_so() {
+        // Tests run in the crate's directory, and this file is there.
+        let there = Path::new("src/seccomp/plugin.policy");
+        assert!(there.exists());
+        for named in [there.to_owned(), there.canonicalize().unwrap()] {
+            let error = parse(&format!("read: 1\n@include {}", named.display())).unwrap_err();
+            let expected = format!("p, line 2: `{}` cannot be included: this policy lies in no file", named.display());
+            assert_eq!(error, expected);
         }
     }
 

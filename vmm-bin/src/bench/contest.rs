@@ -6,10 +6,11 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::links::{Link, Setup};
 use super::meter::{Meter, Metered};
-use super::processes::{self, Spent};
+use super::processors::{self, Spent};
 use super::report::Times;
 use crate::backend::Backend;
 use crate::error::{Error, Failure};
+use crate::processes;
 
 /// Who takes part.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub(super) struct Contender {
 /// How it is measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
-    /// Exits in a block, at least.
+    /// Exits in a block, at least; where writes are coalesced, those that they stand for.
     pub(super) exits: usize,
     /// Blocks that count; there is one more that warms up.
     pub(super) blocks: usize,
@@ -52,10 +53,10 @@ impl Running<'_> {
             // A block takes less than 584 years.
             return Ok(vec![took.as_nanos() as u64 / exits as u64]);
         }
-        let a_sample = self.setup.case.exits_a_sample();
-        let exits = exits.next_multiple_of(a_sample);
-        let times = self.meter.block(exits).ok_or_else(|| self.ended())?;
-        Ok(times.chunks(a_sample).map(|exits| exits.iter().sum::<u64>() / a_sample as u64).collect())
+        let case = self.setup.case;
+        let (accesses, entries) = (case.accesses_a_sample(), case.entries_a_sample(self.link.coalesces()));
+        let times = self.meter.block(exits.div_ceil(accesses) * entries).ok_or_else(|| self.ended())?;
+        Ok(times.chunks(entries).map(|entries| entries.iter().sum::<u64>() / accesses as u64).collect())
     }
 }
 
@@ -78,7 +79,7 @@ fn start_all<'scope>(
     rules: Rules,
 ) -> Result<(), Error> {
     if let Some(cores) = rules.cores {
-        processes::pin_this_thread(&cores)?;
+        processors::pin_this_thread(&cores)?;
     }
     let mut known = BTreeSet::new();
     for Contender { link, setup } in contenders {
@@ -86,14 +87,14 @@ fn start_all<'scope>(
         let mut vm = start(scope, *link, Setup { plugin_core, ..*setup }, backend)?;
         // When it answers, its plugin's processes are there.
         let answers = vm.block(1);
-        let all = processes::descendants()?;
+        let all = processes::descendants().map_err(Error::system("looking for the plugins' processes"))?;
         vm.processes = all.difference(&known).copied().collect();
         known = all;
         running.push(vm);
         answers?;
     }
     match rules.cores {
-        Some([vmm, _]) => processes::pin_this_process(vmm),
+        Some([vmm, _]) => processors::pin_this_process(vmm),
         None => Ok(()),
     }
 }

@@ -9,9 +9,10 @@ use serde::Serialize;
 use super::contest::{finish, start};
 use super::guest::Case;
 use super::links::{Link, Setup};
-use super::processes::{self, Spent};
+use super::processors::Spent;
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::processes;
 
 /// How long a VM has to come to rest.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -36,7 +37,7 @@ fn idle(link: Link, backend: &Backend, time: Duration) -> Result<Idle, Error> {
         let running = start(scope, link, Setup::of(Case::Idle), backend)?;
         let spent = running.meter.release().ok_or(()).map_err(|()| running.ended()).and_then(|()| {
             thread::sleep(SETTLE);
-            let plugin = processes::descendants()?;
+            let plugin = processes::descendants().map_err(Error::system("looking for the plugins' processes"))?;
             let (begun, before) = (Instant::now(), Spent::now(&plugin));
             thread::sleep(time);
             Ok((Spent::now(&plugin) - before, begun.elapsed()))

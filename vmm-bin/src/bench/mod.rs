@@ -9,7 +9,7 @@ mod jail_report;
 pub(crate) mod links;
 mod meter;
 pub(crate) mod plugin;
-mod processes;
+mod processors;
 mod report;
 mod starts;
 mod together;

@@ -11,7 +11,7 @@ use rustix::process::setsid;
 
 use super::guest::{self, Case, Posts};
 use super::links;
-use super::processes;
+use super::processors;
 use crate::error::{Error, Failure};
 
 /// `KVM_MP_STATE_RUNNABLE`
@@ -36,7 +36,7 @@ pub(crate) struct PluginArgs {
 /// What `outboard bench-plugin` does, started by the VMM.
 pub(crate) fn run(args: PluginArgs) -> Result<(), Error> {
     if let Some(core) = args.core {
-        processes::pin_this_thread(&[core])?;
+        processors::pin_this_thread(&[core])?;
     }
     if args.own_session {
         setsid().map_err(|errno| Error::system("making a session")(errno.into()))?;
@@ -47,6 +47,7 @@ pub(crate) fn run(args: PluginArgs) -> Result<(), Error> {
     let _mapped = vm.map_memory(&memory, 0..memory.size(), 0, MemoryFlags::default())?;
     vm.reserve_range(AddressSpace::Pio, guest::PORT.into(), 1)?;
     vm.reserve_async_write_range(AddressSpace::Pio, guest::POSTED_PORT.into(), 1)?;
+    vm.reserve_coalesced_write_range(AddressSpace::Pio, guest::COALESCED_PORT.into(), 1)?;
     vm.reserve_range(AddressSpace::Mmio, guest::ADDRESS.into(), 1)?;
     for (start, length) in links::other_ranges(args.reservations) {
         vm.reserve_range(AddressSpace::Mmio, start, length)?;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::estimate::Estimate;
-use super::processes::Spent;
+use super::processors::Spent;
 use crate::statistics::{median, percentile, time};
 
 /// What a ratio to a bare exit must be read with.

@@ -9,10 +9,10 @@ mod model;
 mod patience;
 mod plan;
 pub(crate) mod plugin;
-mod processes;
 mod program;
 mod random;
 mod report;
+mod resources;
 mod round;
 mod tally;
 
@@ -31,10 +31,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::backend::{Backend, Choice};
 use crate::cli::SoakArgs;
 use crate::error::Error;
+use crate::processes;
 use patience::Patience;
 use plan::Plan;
-use processes::Resources;
 use report::{Report, say};
+use resources::Resources;
 use round::{Outcome, Round};
 use tally::Sheet;
 

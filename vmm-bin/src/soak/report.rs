@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use plugin_runtime::Transport;
 
 use super::plan::{Ending, Plan};
-use super::processes::Resources;
+use super::resources::Resources;
 use super::tally::{Count, Numbers};
 use crate::error::Error;
 

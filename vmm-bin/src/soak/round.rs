@@ -12,10 +12,10 @@ use plugin_runtime::{Config, Error as VmError, PluginCommand, Sandbox};
 use super::patience::{Patience, SLICE};
 use super::plan::{Ending, Plan};
 use super::plugin::{COMPLAINS, TOLD};
-use super::processes;
 use super::tally::{Numbers, Sheet};
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::processes;
 
 /// Where the plugin finds the sheet in its jail.
 const SHEET_IN_JAIL: &str = "/sheet";

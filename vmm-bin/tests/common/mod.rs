@@ -21,7 +21,7 @@ use std::time::Duration;
 pub(crate) use driven::{Driven, RAM_ID};
 pub(crate) use ended::Ended;
 pub(crate) use resources::Resources;
-pub(crate) use running::{Running, kill};
+pub(crate) use running::{Running, kill, only_child};
 use rustix::process::{Resource, Rlimit, setrlimit};
 pub(crate) use tally::Tally;
 use tempfile::NamedTempFile;
@@ -29,6 +29,12 @@ use test_utils::guest::Program;
 
 /// Longer than anything here takes on a loaded machine. A run that takes longer is killed and fails its test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether `.ci/trace-vmm-syscalls` runs the tests, where everything is many times slower. What matters then is what is done,
+/// not how soon.
+pub(crate) fn is_traced() -> bool {
+    std::env::var_os("OUTBOARD_TRACED").is_some()
+}
 
 /// What runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

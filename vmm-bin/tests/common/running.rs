@@ -198,6 +198,14 @@ fn is_readable_in_time(fd: &OwnedFd) -> bool {
     poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)).unwrap() == 1
 }
 
+/// The only child of a process of one thread, or of its first: the init, where that is the VMM, and the plugin, where that is
+/// the init.
+pub(crate) fn only_child(parent: Pid) -> Pid {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    let child = children.split_whitespace().next().unwrap_or_else(|| panic!("{parent} has no child"));
+    Pid::from_raw(child.parse().unwrap()).unwrap()
+}
+
 /// Kills a process that is there.
 pub(crate) fn kill(pid: Pid) {
     kill_process(pid, Signal::KILL).unwrap();

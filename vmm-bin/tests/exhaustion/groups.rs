@@ -1,16 +1,18 @@
 //! Control groups of version 1: too few processes, too little memory.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use std::os::fd::AsFd;
+use rustix::pipe::{PipeFlags, pipe_with};
 use test_utils::guest::Program;
 use test_utils::kvm::skipped;
 use test_utils::memory::sealed_memfd;
 use test_utils::raw::request::{self, Memory};
 
-use crate::common::{Backend, Driven, Outboard, Tally, on_each_backend};
+use crate::common::{Backend, Driven, Outboard, Tally, on_each_backend, only_child};
 use crate::{WAYS, run};
 
 on_each_backend! {
@@ -97,11 +99,14 @@ fn a_plugin_that_its_group_runs_out_of_memory_for_is_named(backend: Backend) {
     let name = backend.name();
     let Some(group) = Group::new("memory", &format!("plugin-{name}")) else { return };
     group.set("memory.limit_in_bytes", 16 << 20);
-    // It moves itself into the group, and keeps in memory the last line of a file that has no end of line.
-    let eater = "echo 0 > \"$0/tasks\"; exec tail /dev/zero";
-    let args = ["-c", eater, group.path().to_str().unwrap()];
-    let ended = Outboard::executable(backend, &["--disable-sandbox"], Path::new("/bin/sh"), args).run();
-    ended.assert_failure(&["killed by signal 9 (SIGKILL)"]);
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let eater = "echo ready; read go; text=16-bytes-of-text; while :; do text=$text$text; done";
+    let call = Outboard::executable(backend, &[], Path::new("/bin/sh"), ["-c", eater]);
+    let mut running = call.stdin(reader).start();
+    running.await_line("ready");
+    fs::write(group.path().join("tasks"), only_child(running.await_plugin()).to_string()).unwrap();
+    File::from(writer).write_all(b"go\n").unwrap();
+    running.end().assert_failure(&["sh was killed by signal 9 (SIGKILL)"]);
     let _tally = Tally::of(format!("{name} plugins without memory"), 1);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use crate::common::{Backend, Ended, Outboard, Running, Tally, on_each_backend};
+use crate::common::{Backend, Ended, Outboard, Running, Tally, on_each_backend, only_child};
 
 on_each_backend! {
     signals_to_every_thread_of_vmm_and_plugin_lose_nothing
@@ -73,12 +73,6 @@ fn at_vmm(backend: Backend, pid: Pid) -> Vec<Target> {
     signals.into_iter().map(|signal| Target { pid, signal }).collect()
 }
 
-/// The only child of a process.
-fn child(pid: Pid) -> Option<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
-}
-
 fn signals_to_every_thread_of_vmm_and_plugin_lose_nothing(backend: Backend) {
     for transport in ["pipe", "ring"] {
         let options = ["-c", "2", "--transport", transport];
@@ -86,7 +80,7 @@ fn signals_to_every_thread_of_vmm_and_plugin_lose_nothing(backend: Backend) {
         let mut running = Outboard::plugin(backend, &options, "restless", [EXITS]).start();
         running.await_line("ready");
         let vmm = running.pid();
-        let plugin = child(running.await_plugin()).unwrap();
+        let plugin = only_child(running.await_plugin());
         let mut targets = at_vmm(backend, vmm);
         targets.push(Target { pid: plugin, signal: libc::SIGUSR1 });
         let (ended, sent) = end_in_a_storm(running, &targets);

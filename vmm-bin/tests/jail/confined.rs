@@ -6,28 +6,18 @@ use std::path::Path;
 use rustix::process::Pid;
 use test_utils::wait;
 
-use crate::common::{BOOTED, Backend, hex, on_each_backend, talker};
-use crate::kit::{Host, User, as_root_or_skip};
+use crate::common::{BOOTED, hex, only_child, talker};
+use crate::kit::{Host, User, in_each_setting};
 
-on_each_backend! {
-    as_root
-    as_an_ordinary_user
+in_each_setting! {
+    no_thread_holds_more_than_it_needs
 }
 
 const NONE: &str = "0000000000000000";
 const VCPUS: usize = 2;
 
-fn as_root(backend: Backend) {
-    as_root_or_skip("confined::as_root", |user| no_thread_holds_more_than_it_needs(backend, user));
-}
-
-fn as_an_ordinary_user(backend: Backend) {
-    no_thread_holds_more_than_it_needs(backend, User::Ordinary);
-}
-
-fn no_thread_holds_more_than_it_needs(backend: Backend, user: User) {
+fn no_thread_holds_more_than_it_needs(host: &Host) {
     for options in [&["--plugin-stdio"][..], &["--disable-sandbox"]] {
-        let host = Host::on(backend, user);
         let memory = format!("memory={}", hex(&talker().code()));
         let before_boot = BOOTED.split(' ').take_while(|step| !step.starts_with("wait"));
         let mut steps: Vec<_> = before_boot.map(|step| if step == "memory" { &memory } else { step }).collect();
@@ -41,7 +31,7 @@ fn no_thread_holds_more_than_it_needs(backend: Backend, user: User) {
                 assert_eq!(status.value(set), NONE, "{set} of the VMM's {status:#?}");
             }
             // An ordinary user may not shrink it, and has nothing of it either: no executable gives anything any more.
-            let bounding = if user == User::Root { NONE.to_owned() } else { own("CapBnd") };
+            let bounding = if host.user == User::Root { NONE.to_owned() } else { own("CapBnd") };
             assert_eq!(status.value("CapBnd"), bounding, "the VMM's {status:#?}");
             assert_eq!((status.value("NoNewPrivs"), status.value("Seccomp")), ("1", "2"), "the VMM's {status:#?}");
         }
@@ -83,11 +73,4 @@ fn threads(process: Pid, expected: usize) -> Vec<Status> {
     let count = || fs::read_dir(&tasks).unwrap().count();
     wait::until("all threads are there", || count() >= expected);
     fs::read_dir(&tasks).unwrap().map(|task| Status::of(&task.unwrap().path())).collect()
-}
-
-/// In a jail the VMM has one child, the init, and that one the plugin.
-fn only_child(parent: Pid) -> Pid {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
-    let child = children.split_whitespace().next().unwrap_or_else(|| panic!("{parent} has no child"));
-    Pid::from_raw(child.parse().unwrap()).unwrap()
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::common::in_parallel;
-use crate::kit::{Host, User, as_each_user};
+use crate::kit::{Host, in_each_setting};
 
-as_each_user! {
+in_each_setting! {
     every_exit_code_is_told_as_it_was
     every_signal_is_told_as_it_was
     abort_is_told_as_it_was
@@ -14,8 +14,7 @@ as_each_user! {
     a_plugin_dies_with_its_vmm
 }
 
-fn every_exit_code_is_told_as_it_was(user: User) {
-    let host = Host::new(user);
+fn every_exit_code_is_told_as_it_was(host: &Host) {
     in_parallel(0..=255, |code| {
         let ended = host.run(&["-q"], "probe", &[&format!("exit={code}")]).run();
         match code {
@@ -25,8 +24,7 @@ fn every_exit_code_is_told_as_it_was(user: User) {
     });
 }
 
-fn every_signal_is_told_as_it_was(user: User) {
-    let host = Host::new(user);
+fn every_signal_is_told_as_it_was(host: &Host) {
     let source = "#include <signal.h>\n#include <stdlib.h>\n#include <unistd.h>\n
         int main(int argc, char **argv) { kill(getpid(), atoi(argv[1])); return 0; }";
     let plugin = host.compiled("killer", source, &[]);
@@ -38,13 +36,12 @@ fn every_signal_is_told_as_it_was(user: User) {
     });
 }
 
-fn abort_is_told_as_it_was(user: User) {
-    let ended = Host::new(user).run(&["-q"], "probe", &["abort"]).run();
+fn abort_is_told_as_it_was(host: &Host) {
+    let ended = host.run(&["-q"], "probe", &["abort"]).run();
     ended.assert_failure(&["plugin probe was killed by signal 6 (SIGABRT)"]);
 }
 
-fn a_seccomp_violation_is_told_by_name_and_number(user: User) {
-    let host = Host::new(user);
+fn a_seccomp_violation_is_told_by_name_and_number(host: &Host) {
     for (attempt, number, name) in [("chroot", 161, "chroot"), ("bpf", 321, "bpf"), ("io-uring", 425, "io_uring_setup")]
     {
         let ended = host.run(&["-q"], "escape", &[attempt]).run();
@@ -53,8 +50,7 @@ fn a_seccomp_violation_is_told_by_name_and_number(user: User) {
     }
 }
 
-fn a_violation_of_a_policy_of_ones_own_is_told(user: User) {
-    let host = Host::new(user);
+fn a_violation_of_a_policy_of_ones_own_is_told(host: &Host) {
     std::fs::write(host.path("plugin.policy"), "# next to nothing\nread: 1\n").unwrap();
     let ended = host.run(&["-q", "--seccomp-policy-dir", &host.text("")], "probe", &[]).run();
     // The loader asks for memory.
@@ -62,8 +58,7 @@ fn a_violation_of_a_policy_of_ones_own_is_told(user: User) {
 }
 
 /// Also where the VMM dies of SIGKILL, and the plugin does not look.
-fn a_plugin_dies_with_its_vmm(user: User) {
-    let host = Host::new(user);
+fn a_plugin_dies_with_its_vmm(host: &Host) {
     let mut running = host.run(&["--plugin-stdio"], "probe", &["print=ready", "hang"]).start();
     running.await_line("ready");
     assert!(running.kill().is_empty());

@@ -1,8 +1,8 @@
 //! Attempts on parts of the kernel that a plugin has no need of.
 
-use crate::kit::{Host, User, as_each_user};
+use crate::kit::{Host, in_each_setting};
 
-as_each_user! {
+in_each_setting! {
     bpf
     io_uring
     userfaultfd
@@ -18,54 +18,54 @@ as_each_user! {
     quotas_and_fanotify
 }
 
-fn bpf(user: User) {
-    Host::new(user).attempt("bpf", &[]).held();
+fn bpf(host: &Host) {
+    host.attempt("bpf", &[]).held();
 }
 
-fn io_uring(user: User) {
-    Host::new(user).attempt("io-uring", &[]).held_by_the_filter();
+fn io_uring(host: &Host) {
+    host.attempt("io-uring", &[]).held_by_the_filter();
 }
 
-fn userfaultfd(user: User) {
-    Host::new(user).attempt("userfaultfd", &[]).held_by_the_filter();
+fn userfaultfd(host: &Host) {
+    host.attempt("userfaultfd", &[]).held_by_the_filter();
 }
 
-fn keyctl(user: User) {
-    Host::new(user).attempt("keyctl", &[]).held_by_the_filter();
+fn keyctl(host: &Host) {
+    host.attempt("keyctl", &[]).held_by_the_filter();
 }
 
-fn perf_events(user: User) {
-    Host::new(user).attempt("perf-events", &[]).held_by_the_filter();
+fn perf_events(host: &Host) {
+    host.attempt("perf-events", &[]).held_by_the_filter();
 }
 
-fn kernel_modules(user: User) {
-    Host::new(user).attempt("kernel-modules", &[]).held();
+fn kernel_modules(host: &Host) {
+    host.attempt("kernel-modules", &[]).held();
 }
 
-fn tiocsti(user: User) {
-    Host::new(user).attempt("push-into-a-terminal", &[]).held();
+fn tiocsti(host: &Host) {
+    host.attempt("push-into-a-terminal", &[]).held();
 }
 
-fn the_kernels_log(user: User) {
-    Host::new(user).attempt("kernel-log", &[]).held();
+fn the_kernels_log(host: &Host) {
+    host.attempt("kernel-log", &[]).held();
 }
 
-fn reboot(user: User) {
-    Host::new(user).attempt("reboot", &[]).held();
+fn reboot(host: &Host) {
+    host.attempt("reboot", &[]).held();
 }
 
-fn the_clock(user: User) {
-    Host::new(user).attempt("set-the-clock", &[]).held();
+fn the_clock(host: &Host) {
+    host.attempt("set-the-clock", &[]).held();
 }
 
-fn swap_and_accounting(user: User) {
-    Host::new(user).attempt("swap-and-accounting", &[]).held();
+fn swap_and_accounting(host: &Host) {
+    host.attempt("swap-and-accounting", &[]).held();
 }
 
-fn port_access(user: User) {
-    Host::new(user).attempt("port-access", &[]).held();
+fn port_access(host: &Host) {
+    host.attempt("port-access", &[]).held();
 }
 
-fn quotas_and_fanotify(user: User) {
-    Host::new(user).attempt("kernel-quotas", &[]).held();
+fn quotas_and_fanotify(host: &Host) {
+    host.attempt("kernel-quotas", &[]).held();
 }

@@ -19,55 +19,63 @@ pub(crate) enum User {
     Ordinary,
 }
 
-/// Makes a `#[test]` of each function, a `fn(User)`, for root and for an ordinary user; the one for root tells of its skip
-/// where the tests are not root's.
-macro_rules! as_each_user {
+/// Makes a `#[test]` of each function, a `fn(&Host)`, for each backend as root and as an ordinary user. Those for KVM tell
+/// of their skip where there is none, those for root where the tests are not root's.
+macro_rules! in_each_setting {
     ($($test:ident)*) => {
-        mod as_root {
-            $(#[test] fn $test() {
-                crate::kit::as_root_or_skip(concat!(module_path!(), "::", stringify!($test)), super::$test);
-            })*
+        crate::kit::in_each_setting! { @on mock Mock: $($test)* }
+        crate::kit::in_each_setting! { @on kvm Kvm: $($test)* }
+    };
+    (@on $module:ident $backend:ident: $($test:ident)*) => {
+        mod $module {
+            crate::kit::in_each_setting! { @by as_root Root $backend: $($test)* }
+            crate::kit::in_each_setting! { @by as_an_ordinary_user Ordinary $backend: $($test)* }
         }
-        mod as_an_ordinary_user {
-            $(#[test] fn $test() { super::$test(crate::kit::User::Ordinary); })*
+    };
+    (@by $module:ident $user:ident $backend:ident: $($test:ident)*) => {
+        mod $module {
+            $(#[test] fn $test() {
+                let name = concat!(module_path!(), "::", stringify!($test));
+                let (backend, user) = (crate::common::Backend::$backend, crate::kit::User::$user);
+                if let Some(host) = crate::kit::Host::or_skip(name, backend, user) {
+                    super::super::$test(&host);
+                }
+            })*
         }
     };
 }
-pub(crate) use as_each_user;
+pub(crate) use in_each_setting;
 
 /// What [`Host`] keeps secret.
 pub(crate) const SECRET: &str = "secret";
-
-/// Calls `test` as root; it tells of its skip where the tests are not root's.
-pub(crate) fn as_root_or_skip(name: &str, test: impl FnOnce(User)) {
-    if geteuid().is_root() {
-        test(User::Root);
-    } else {
-        test_utils::kvm::skipped(name, &"the tests are not root's");
-    }
-}
 
 /// Nobody, as whom an ordinary user's VMM runs where the tests are root's.
 pub(crate) const NOBODY: u32 = 65534;
 
 /// A directory of the host's, which the jail's user may read and write.
 pub(crate) struct Host {
-    user: User,
-    backend: Backend,
+    pub(crate) backend: Backend,
+    /// Who runs its VMs.
+    pub(crate) user: User,
     /// The device that the user opens in place of `/dev/kvm`.
     kvm_device: Option<PathBuf>,
     directory: TempDir,
 }
 
 impl Host {
-    /// It has a file `secret`, a directory `given` with a file `given`, and an empty one `writable`. Its VMs run on the mock.
-    pub(crate) fn new(user: User) -> Self {
-        Self::on(Backend::Mock, user)
+    /// One whose VMs `user` runs on `backend`; `None` after the test `name` was told of as skipped.
+    pub(crate) fn or_skip(name: &str, backend: Backend, user: User) -> Option<Self> {
+        if user == User::Root && !geteuid().is_root() {
+            test_utils::kvm::skipped(name, &"the tests are not root's");
+            return None;
+        }
+        let there = backend == Backend::Mock || test_utils::kvm::kvm_or_skip(name).is_some();
+        there.then(|| Self::new(backend, user))
     }
 
-    /// The same with VMs on `backend`.
-    pub(crate) fn on(backend: Backend, user: User) -> Self {
-        let mut host = Self { user, backend, kvm_device: None, directory: TempDir::new().unwrap() };
+    /// It has a file `secret`, a directory `given` with a file `given`, and an empty one `writable`.
+    fn new(backend: Backend, user: User) -> Self {
+        let mut host = Self { backend, user, kvm_device: None, directory: TempDir::new().unwrap() };
         for name in ["", "given", "writable"] {
             let directory = host.path(name);
             fs::create_dir_all(&directory).unwrap();
@@ -112,6 +120,13 @@ impl Host {
     /// The same for a plugin that is no example.
     pub(crate) fn run_plugin(&self, plugin: &Path, options: &[&str], args: &[&str]) -> Outboard {
         self.run_program(&self.reachable(Path::new(env!("CARGO_BIN_EXE_outboard"))), plugin, options, args)
+    }
+
+    /// The same for a C program that tells what it is.
+    pub(crate) fn inspect(&self, options: &[&str]) -> Outboard {
+        let plugin = self.compiled("inspect", include_str!("inspect.c"), &[]);
+        let options: Vec<_> = ["--plugin-stdio"].iter().chain(options).copied().collect();
+        self.run_plugin(&plugin, &options, &[])
     }
 
     fn run_program(&self, program: &Path, plugin: &Path, options: &[&str], args: &[&str]) -> Outboard {

@@ -1,8 +1,8 @@
 //! Attempts to use up what others need too.
 
-use crate::kit::{Host, User, as_each_user};
+use crate::kit::{Host, in_each_setting};
 
-as_each_user! {
+in_each_setting! {
     a_fork_bomb
     a_thread_bomb
     descriptor_exhaustion
@@ -12,30 +12,30 @@ as_each_user! {
     filling_the_root
 }
 
-fn a_fork_bomb(user: User) {
-    Host::new(user).attempt("fork-bomb", &[]).held();
+fn a_fork_bomb(host: &Host) {
+    host.attempt("fork-bomb", &[]).held();
 }
 
-fn a_thread_bomb(user: User) {
-    Host::new(user).attempt("thread-bomb", &[]).held();
+fn a_thread_bomb(host: &Host) {
+    host.attempt("thread-bomb", &[]).held();
 }
 
-fn descriptor_exhaustion(user: User) {
-    Host::new(user).attempt("exhaust-descriptors", &[]).held();
+fn descriptor_exhaustion(host: &Host) {
+    host.attempt("exhaust-descriptors", &[]).held();
 }
 
-fn raising_rlimits(user: User) {
-    Host::new(user).attempt("raise-limits", &[]).held();
+fn raising_rlimits(host: &Host) {
+    host.attempt("raise-limits", &[]).held();
 }
 
-fn raising_the_inits_rlimits(user: User) {
-    Host::new(user).attempt("raise-limits-of-the-init", &[]).held();
+fn raising_the_inits_rlimits(host: &Host) {
+    host.attempt("raise-limits-of-the-init", &[]).held();
 }
 
-fn a_core_dump(user: User) {
-    Host::new(user).attempt("dump-core", &[]).held();
+fn a_core_dump(host: &Host) {
+    host.attempt("dump-core", &[]).held();
 }
 
-fn filling_the_root(user: User) {
-    Host::new(user).attempt("fill-the-root", &[]).held();
+fn filling_the_root(host: &Host) {
+    host.attempt("fill-the-root", &[]).held();
 }

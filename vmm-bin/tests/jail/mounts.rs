@@ -1,8 +1,8 @@
 //! Attempts on mounts and namespaces.
 
-use crate::kit::{Host, User, as_each_user};
+use crate::kit::{Host, in_each_setting};
 
-as_each_user! {
+in_each_setting! {
     mounting
     remounting_writable
     unmounting
@@ -16,46 +16,46 @@ as_each_user! {
     the_host_name
 }
 
-fn mounting(user: User) {
-    Host::new(user).attempt("mount", &[]).held();
+fn mounting(host: &Host) {
+    host.attempt("mount", &[]).held();
 }
 
-fn remounting_writable(user: User) {
-    Host::new(user).attempt("remount-the-root", &[]).held();
+fn remounting_writable(host: &Host) {
+    host.attempt("remount-the-root", &[]).held();
 }
 
-fn unmounting(user: User) {
-    Host::new(user).attempt("unmount", &[]).held();
+fn unmounting(host: &Host) {
+    host.attempt("unmount", &[]).held();
 }
 
-fn the_new_mount_calls(user: User) {
-    Host::new(user).attempt("new-mount-calls", &[]).held();
+fn the_new_mount_calls(host: &Host) {
+    host.attempt("new-mount-calls", &[]).held();
 }
 
-fn chroot(user: User) {
-    Host::new(user).attempt("chroot", &[]).held();
+fn chroot(host: &Host) {
+    host.attempt("chroot", &[]).held();
 }
 
-fn pivot_root(user: User) {
-    Host::new(user).attempt("pivot-root", &[]).held();
+fn pivot_root(host: &Host) {
+    host.attempt("pivot-root", &[]).held();
 }
 
-fn unshare(user: User) {
-    Host::new(user).attempt("unshare", &[]).held();
+fn unshare(host: &Host) {
+    host.attempt("unshare", &[]).held();
 }
 
-fn a_user_namespace_within(user: User) {
-    Host::new(user).attempt("nested-user-namespace", &[]).held();
+fn a_user_namespace_within(host: &Host) {
+    host.attempt("nested-user-namespace", &[]).held();
 }
 
-fn clone_into_namespaces(user: User) {
-    Host::new(user).attempt("clone-into-namespaces", &[]).held();
+fn clone_into_namespaces(host: &Host) {
+    host.attempt("clone-into-namespaces", &[]).held();
 }
 
-fn setns(user: User) {
-    Host::new(user).attempt("setns", &[]).held();
+fn setns(host: &Host) {
+    host.attempt("setns", &[]).held();
 }
 
-fn the_host_name(user: User) {
-    Host::new(user).attempt("set-host-name", &[]).held();
+fn the_host_name(host: &Host) {
+    host.attempt("set-host-name", &[]).held();
 }

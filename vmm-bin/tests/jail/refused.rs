@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::kit::{Host, User, as_each_user};
+use crate::kit::{Host, User, in_each_setting};
 
-as_each_user! {
+in_each_setting! {
     a_mount_that_is_not_there_is_named
     a_mount_onto_the_wrong_kind_is_named
     a_group_that_may_not_be_mapped_is_named
@@ -14,8 +14,8 @@ as_each_user! {
     bad_options_are_named
 }
 
-fn a_mount_that_is_not_there_is_named(user: User) {
-    let ended = Host::new(user).run(&["--plugin-mount", "/nonexistent/x"], "probe", &[]).run();
+fn a_mount_that_is_not_there_is_named(host: &Host) {
+    let ended = host.run(&["--plugin-mount", "/nonexistent/x"], "probe", &[]).run();
     ended.assert_failure(&[
         "the jail of plugin probe: what is to be mounted (/nonexistent/x)",
         "No such file",
@@ -23,8 +23,7 @@ fn a_mount_that_is_not_there_is_named(user: User) {
     ]);
 }
 
-fn a_mount_onto_the_wrong_kind_is_named(user: User) {
-    let host = Host::new(user);
+fn a_mount_onto_the_wrong_kind_is_named(host: &Host) {
     for place in ["/usr/lib", "/dev/null", "/dev/null/x"] {
         let mount = format!("{}:{place}", if place == "/usr/lib" { host.text("secret") } else { host.text("given") });
         let ended = host.run(&["--plugin-mount", &mount], "probe", &[]).run();
@@ -34,10 +33,9 @@ fn a_mount_onto_the_wrong_kind_is_named(user: User) {
     host.run(&["--plugin-mount", &mount], "probe", &[]).run().assert_failure(&["must be there already"]);
 }
 
-fn a_group_that_may_not_be_mapped_is_named(user: User) {
-    let host = Host::new(user);
+fn a_group_that_may_not_be_mapped_is_named(host: &Host) {
     let run = |map: &str| host.run(&["-q", "--plugin-gid-map", map], "probe", &[]).run();
-    match user {
+    match host.user {
         User::Root => {
             run("5").assert_success();
             run("100:7:3").assert_success();
@@ -52,23 +50,21 @@ fn a_group_that_may_not_be_mapped_is_named(user: User) {
     }
 }
 
-fn a_user_that_the_plugin_may_not_be_is_named(user: User) {
-    let ended = Host::new(user).run(&["-q", "--plugin-user", "1234"], "probe", &[]).run();
-    match user {
+fn a_user_that_the_plugin_may_not_be_is_named(host: &Host) {
+    let ended = host.run(&["-q", "--plugin-user", "1234"], "probe", &[]).run();
+    match host.user {
         User::Root => ended.assert_success(),
         User::Ordinary => ended.assert_failure(&["the plugin's user (1234)", "only root"]),
     };
 }
 
 /// The VMM starts in a user namespace in which no other may be made.
-fn namespaces_that_the_host_forbids_are_named(user: User) {
-    let host = Host::new(user);
+fn namespaces_that_the_host_forbids_are_named(host: &Host) {
     let run = host.run(&["-q"], "probe", &[]).where_no_namespace_can_be_made().run();
     run.assert_failure(&["the jail of plugin probe: user, mount, PID", "No space left", "max_user_namespaces"]);
 }
 
-fn an_executable_that_is_not_there_or_not_executable_is_named(user: User) {
-    let host = Host::new(user);
+fn an_executable_that_is_not_there_or_not_executable_is_named(host: &Host) {
     let ended = host.run_plugin("/nonexistent/plugin".as_ref(), &[], &[]).run();
     ended.assert_failure(&["starting plugin /nonexistent/plugin", "No such file"]);
     let ended = host.run_plugin(&host.path("secret"), &[], &[]).run();
@@ -77,8 +73,7 @@ fn an_executable_that_is_not_there_or_not_executable_is_named(user: User) {
     ended.assert_failure(&["starting plugin", "Permission denied"]);
 }
 
-fn bad_options_are_named(user: User) {
-    let host = Host::new(user);
+fn bad_options_are_named(host: &Host) {
     for (options, part) in [
         (["--plugin-mount", "/a:b"], "no place in the jail"),
         (["--plugin-mount", "/a:/b:maybe"], "WRITABLE"),

@@ -42,6 +42,13 @@ static inline void fail(const char *file, int line, const char *what, long long 
 	exit(1);
 }
 
+/* Has the test end the VM, as a user does who presses ^C. */
+static inline void ask_for_the_end(void)
+{
+	puts("end");
+	fflush(stdout);
+}
+
 /* A VM whose first vCPU is about to run. */
 struct vm {
 	struct crosvm *crosvm;

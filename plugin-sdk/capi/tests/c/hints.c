@@ -9,7 +9,8 @@ static void await_stopped(pid_t pid)
 {
 	char path[64], state = 0;
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	while (state != 'T') {
+	/* 't' where it is traced. */
+	while (state != 'T' && state != 't') {
 		FILE *file = fopen(path, "r");
 		CHECK(file && fscanf(file, "%*d (%*[^)]) %c", &state) == 1);
 		fclose(file);

@@ -1,49 +1,6 @@
-//! This process's descendants, and what it holds, as /proc tells.
+//! What this process holds, as /proc tells.
 
 use std::{fmt, fs, io};
-
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
-
-/// Kills the last of a line of descendants: a plugin without a jail, or one whose parent is its jail's init. Whether there
-/// was one.
-pub(super) fn kill_last_descendant() -> io::Result<bool> {
-    let mut parent = getpid();
-    let mut last = None;
-    while let Some(child) = child_of(parent)? {
-        last = Some((parent, child));
-        parent = child;
-    }
-    let Some((parent, child)) = last else { return Ok(false) };
-    let Ok(pidfd) = pidfd_open(child, PidfdFlags::empty()) else { return Ok(false) };
-    // The number may have become another's before it was opened.
-    if parent_of(child) != Some(parent) {
-        return Ok(false);
-    }
-    Ok(pidfd_send_signal(&pidfd, Signal::KILL).is_ok())
-}
-
-/// Whether this process has a child.
-pub(super) fn has_child() -> io::Result<bool> {
-    child_of(getpid()).map(|child| child.is_some())
-}
-
-fn child_of(parent: Pid) -> io::Result<Option<Pid>> {
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid.filter(|pid| parent_of(*pid) == Some(parent)) {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
-}
-
-/// `None` where there is no such process, any more.
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // Behind the name in parentheses: the state and the parent (proc_pid_stat(5)).
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok().and_then(Pid::from_raw)
-}
 
 /// What this process holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
