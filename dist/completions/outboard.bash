@@ -90,7 +90,7 @@ _outboard() {
                     return 0
                     ;;
                 --case)
-                    COMPREPLY=($(compgen -W "sync-write sync-read regs regs-read posted" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "sync-write sync-read regs regs-read posted coalesced" -- "${cur}"))
                     return 0
                     ;;
                 --link)

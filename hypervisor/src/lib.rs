@@ -1,6 +1,6 @@
 //! What a virtual machine, a virtual CPU and an exit are, and two backends that make them.
 //!
-//! The traits [`Hypervisor`], [`Vm`] (with [`Irqs`] and [`VmState`]) and [`Vcpu`] (with [`VcpuState`]) are all that the
+//! The traits [`Hypervisor`], [`Vm`] (with [`Irqs`], [`VmState`] and [`Coalescing`]) and [`Vcpu`] (with [`VcpuState`]) are all that the
 //! rest of Outboard knows of virtualization.
 //! Two backends stand behind them:
 //!
@@ -29,7 +29,9 @@ mod memory;
 pub mod mock;
 mod pending;
 
-pub use backend::{Capability, Gsi, Hypervisor, Irqs, Pic, Route, SlotId, Vcpu, VcpuId, VcpuState, Vm, VmState};
+pub use backend::{
+    Capability, Coalescing, Gsi, Hypervisor, Irqs, Pic, Route, SlotId, Vcpu, VcpuId, VcpuState, Vm, VmState,
+};
 #[cfg(feature = "mockall")]
 pub use backend::{MockHypervisor, MockVcpu, MockVm};
 pub use error::{Error, MemoryProblem, ReadProblem, Result};

@@ -65,6 +65,7 @@ pub fn main_request_message() -> impl Strategy<Value = main_request::Message> {
             start: any::<u64>(),
             length: any::<u64>(),
             async_write: any::<bool>(),
+            coalesce: any::<bool>(),
         })
         .prop_map(Message::ReserveRange),
         message!(SetIrq { irq_id: any::<u32>(), active: any::<bool>() }).prop_map(Message::SetIrq),

@@ -25,7 +25,7 @@ MainRequest.CheckExtension: 1 extension u32
 MainRequest.CpuidRequest:
 MainRequest.MsrListRequest:
 MainRequest.GetNetConfig:
-MainRequest.ReserveRange: 1 space enum, 2 start u64, 3 length u64, 4 async_write bool
+MainRequest.ReserveRange: 1 space enum, 2 start u64, 3 length u64, 4 async_write bool, 200 coalesce bool
 MainRequest.SetIrq: 1 irq_id u32, 2 active bool
 MainRequest.SetIrqRouting: 1 routes MainRequest.SetIrqRouting.Route*
 MainRequest.SetIrqRouting.Route: 1 irq_id u32, 2 irqchip MainRequest.SetIrqRouting.Route.Irqchip, 3 msi MainRequest.SetIrqRouting.Route.Msi

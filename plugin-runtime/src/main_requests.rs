@@ -212,9 +212,8 @@ impl<'h> PluginVm<'h> {
 
     fn reserve_range(&mut self, range: &main_request::ReserveRange) -> Outcome {
         let space = space_from_wire(range.space)?;
-        let map = self.machine.map();
         if range.length == 0 {
-            map.release(space, range.start, self.owner).map_err(|error| Errno::from(&error))?;
+            self.machine.release(space, range.start, self.owner).map_err(|error| Errno::from(&error))?;
             self.reservations = self.reservations.saturating_sub(1);
             return Ok(Given::nothing());
         }
@@ -222,8 +221,17 @@ impl<'h> PluginVm<'h> {
             return Err(Errno::NOSPC);
         }
         let service = if range.async_write { Service::PostedWrites } else { Service::Synchronous };
-        let claim = Claim { owner: self.owner, service };
-        map.reserve(space, range.start, range.length, claim).map_err(|error| Errno::from(&error))?;
+        let reserved = match (service, range.coalesce) {
+            (Service::PostedWrites, true) => {
+                self.machine.reserve_coalesced(space, range.start, range.length, self.owner)
+            }
+            // The guest waits for each of the others.
+            (Service::Synchronous, true) => return Err(Errno::INVAL),
+            (service, false) => {
+                self.machine.map().reserve(space, range.start, range.length, Claim { owner: self.owner, service })
+            }
+        };
+        reserved.map_err(|error| Errno::from(&error))?;
         self.reservations = self.reservations.saturating_add(1);
         Ok(Given::nothing())
     }

@@ -65,21 +65,24 @@ fn the_shutdown_eventfd_is_the_descriptor_that_came() {
 #[test]
 fn reservations_carry_space_range_and_kind() {
     let (vmm, mut connection) = FakeVmm::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         vmm.answer(Response::ReserveRange(Default::default()), &[]);
     }
     connection.reserve_range(AddressSpace::Pio, 0x3f8, 8).unwrap();
     connection.reserve_async_write_range(AddressSpace::Mmio, 0xd000_0000, 0x1000).unwrap();
+    connection.reserve_coalesced_write_range(AddressSpace::Pio, 0x3f8, 8).unwrap();
     connection.release_range(AddressSpace::Mmio, 0xd000_0000).unwrap();
     for expected in [
-        (Space::IOPORT, 0x3f8, 8, false),
-        (Space::MMIO, 0xd000_0000, 0x1000, true),
-        (Space::MMIO, 0xd000_0000, 0, false),
+        (Space::IOPORT, 0x3f8, 8, false, false),
+        (Space::MMIO, 0xd000_0000, 0x1000, true, false),
+        (Space::IOPORT, 0x3f8, 8, true, true),
+        (Space::MMIO, 0xd000_0000, 0, false, false),
     ] {
         let Request::ReserveRange(range) = vmm.request().0 else {
             panic!("another request");
         };
-        let sent = (range.space.enum_value().unwrap(), range.start, range.length, range.async_write);
+        let space = range.space.enum_value().unwrap();
+        let sent = (space, range.start, range.length, range.async_write, range.coalesce);
         assert_eq!(sent, expected);
     }
 }

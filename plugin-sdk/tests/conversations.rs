@@ -28,6 +28,9 @@ fn ask(connection: &mut Connection, request: &Request) -> Option<Result<(), Erro
             _ => return None,
         },
         Request::ReserveRange(range) if range.length == 0 => connection.release_range(AddressSpace::Pio, range.start),
+        Request::ReserveRange(range) if range.coalesce => {
+            connection.reserve_coalesced_write_range(AddressSpace::Pio, range.start, range.length)
+        }
         Request::ReserveRange(range) if range.async_write => {
             connection.reserve_async_write_range(AddressSpace::Pio, range.start, range.length)
         }

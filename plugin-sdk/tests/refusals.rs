@@ -40,6 +40,7 @@ const MAIN: &[MainCall] = &[
     ("get_net_config", |c| c.net_config().map(drop)),
     ("reserve_range", |c| c.reserve_range(AddressSpace::Pio, 1, 1)),
     ("reserve_range", |c| c.reserve_async_write_range(AddressSpace::Pio, 1, 1)),
+    ("reserve_range", |c| c.reserve_coalesced_write_range(AddressSpace::Pio, 1, 1)),
     ("reserve_range", |c| c.release_range(AddressSpace::Pio, 1)),
     ("set_irq", |c| c.set_irq(1, true)),
     ("set_irq_routing", |c| c.set_irq_routing(&[])),

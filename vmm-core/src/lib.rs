@@ -25,6 +25,7 @@ mod call_hint;
 mod cgroup;
 mod channel;
 mod claim_cache;
+mod coalesced;
 mod control;
 mod deferred;
 mod error;

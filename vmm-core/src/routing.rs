@@ -79,7 +79,8 @@ impl VcpuLoop {
                 }
             }
             (Some(Claim { owner, service: Service::PostedWrites }), Direction::Write) => {
-                self.posted_write(owner, access)?;
+                let data = Bytes::from_slice(self.vcpu.access_data());
+                self.post(owner, access, data)?;
             }
             (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
             (None, Direction::Write) => {}
@@ -152,11 +153,26 @@ impl VcpuLoop {
 
     /// Tells `owner` of a write that the guest does not wait for. One that cannot take it now is waited for all the same:
     /// no posted write is lost.
-    fn posted_write(&mut self, owner: OwnerId, access: &Access) -> Result<()> {
-        let event = Event::Posted { access: *access, data: Bytes::from_slice(self.vcpu.access_data()) };
+    fn post(&mut self, owner: OwnerId, access: &Access, data: Bytes) -> Result<()> {
+        let event = Event::Posted { access: *access, data };
         let deadline = self.deadline();
         let Some((name, link)) = self.owners.get_mut(owner.index()) else { return Ok(()) };
         link.post(event, deadline).map_err(|error| link_reason(error, name, Some(access)))
+    }
+
+    /// Tells of the writes that were coalesced up to here: they came before the exit that is looked at next.
+    pub(crate) fn tell_coalesced(&mut self) -> Result<()> {
+        if !self.shared.coalesced.any() {
+            return Ok(());
+        }
+        let mut writes = std::mem::take(&mut self.coalesced);
+        self.shared.coalesced.take(&mut writes);
+        for (owner, access) in writes.drain(..) {
+            // They are short, so all of their bytes are inline.
+            self.post(owner, &access, Bytes::from_slice(access.inline_data().unwrap_or_default()))?;
+        }
+        self.coalesced = writes;
+        Ok(())
     }
 
     /// When an access that begins now must have been answered.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hypervisor::{Exit, Vcpu, kvm_regs};
+use hypervisor::{Access, Exit, Vcpu, kvm_regs};
 use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
@@ -14,6 +14,7 @@ use crate::call_hint::CallHint;
 use crate::cgroup::Cgroup;
 use crate::channel::Event;
 use crate::claim_cache::ClaimCache;
+use crate::coalesced::Coalesced;
 use crate::control::Control;
 use crate::gate::Gate;
 use crate::link::Link;
@@ -34,11 +35,14 @@ pub(crate) struct VcpuLoop {
     pub(crate) predictions: Predictions,
     /// For the next registers that come with an access.
     pub(crate) spare_regs: Option<Box<kvm_regs>>,
+    /// Room for coalesced writes on their way.
+    pub(crate) coalesced: Vec<(OwnerId, Access)>,
 }
 
 /// What the vCPUs of a machine have in common.
 pub(crate) struct Shared {
     pub(crate) map: Arc<AddressMap>,
+    pub(crate) coalesced: Coalesced,
     pub(crate) gate: Gate,
     pub(crate) stop: StopSignal,
     pub(crate) notifier: Notifier,
@@ -86,7 +90,9 @@ impl VcpuLoop {
         let mut unknown = BTreeSet::new();
         loop {
             self.check_stop()?;
-            match self.vcpu.run()? {
+            let exit = self.vcpu.run()?;
+            self.tell_coalesced()?;
+            match exit {
                 exit @ (Exit::Access(_) | Exit::HypervCall { .. }) => self.see_through(exit)?,
                 Exit::Interrupted => self.deliver_pauses()?,
                 Exit::HypervSynic { msr, control, evt_page, msg_page } => {

@@ -9,8 +9,8 @@ use kvm_bindings::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Capability, Gsi, Irqs, Pic, Route, SlotId, Vcpu, VcpuId, VcpuState, Vm, VmState};
-use crate::{Exit, GuestMemoryRegion, IoEvent, Kick, Result};
+use super::{Capability, Coalescing, Gsi, Irqs, Pic, Route, SlotId, Vcpu, VcpuId, VcpuState, Vm, VmState};
+use crate::{Access, AddressSpace, Exit, GuestMemoryRegion, IoEvent, Kick, Result};
 
 mockall::mock! {
     pub Vm {}
@@ -31,6 +31,13 @@ mockall::mock! {
         fn unregister_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>) -> Result<()>;
         fn set_irq(&self, gsi: Gsi, level: bool) -> Result<()>;
         fn set_routing(&self, routes: &[Route]) -> Result<()>;
+    }
+
+    impl Coalescing for Vm {
+        fn coalesce_writes(&self, space: AddressSpace, start: u64, len: u32) -> Result<()>;
+        fn stop_coalescing(&self, space: AddressSpace, start: u64, len: u32) -> Result<()>;
+        fn has_coalesced(&self) -> bool;
+        fn take_coalesced(&self, into: &mut Vec<Access>);
     }
 
     impl VmState for Vm {

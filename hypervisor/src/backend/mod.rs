@@ -1,5 +1,6 @@
 //! The traits a backend implements.
 
+mod coalescing;
 mod ids;
 #[cfg(feature = "mockall")]
 mod mocks;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_cpuid_entry2;
 
+pub use coalescing::Coalescing;
 pub use ids::{Gsi, SlotId, VcpuId};
 #[cfg(feature = "mockall")]
 pub use mocks::{MockVcpu, MockVm};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use kvm_bindings::{kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Gsi, SlotId, Vcpu, VcpuId};
+use super::{Coalescing, Gsi, SlotId, Vcpu, VcpuId};
 use crate::{GuestMemoryRegion, IoEvent, Result};
 
-/// A virtual machine. Its interrupts and the state of its chips are in its supertraits.
-pub trait Vm: Irqs + VmState + Send + Sync {
+/// A virtual machine. Its interrupts, the state of its chips and its coalesced writes are in its supertraits.
+pub trait Vm: Irqs + VmState + Coalescing + Send + Sync {
     /// Makes a vCPU in its state at reset. Each id can be made once; vCPU 0 is runnable, the others wait for a
     /// start-up interrupt unless their MP state is set.
     fn create_vcpu(&self, id: VcpuId) -> Result<Box<dyn Vcpu>>;

@@ -10,6 +10,7 @@
     )
 )]
 
+mod coalesced;
 mod irqs;
 mod memory;
 mod queries;

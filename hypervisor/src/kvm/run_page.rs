@@ -9,14 +9,14 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERV, KVM_EXIT_HYPERV_HCALL, KVM_EXIT_HYPERV_SYNIC,
-    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_SYNC_X86_REGS, kvm_regs, kvm_run,
+    KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERV, KVM_EXIT_HYPERV_HCALL,
+    KVM_EXIT_HYPERV_SYNIC, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_REGS, kvm_regs, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES};
+use crate::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES, PAGE_SIZE};
 
 /// A vCPU's `kvm_run` page and the data page behind it.
 pub(super) struct RunPage {
@@ -26,7 +26,7 @@ pub(super) struct RunPage {
 
 // SAFETY: the mapping lives as long as the value, and all access goes through raw copies; see the module's head.
 unsafe impl Send for RunPage {}
-// SAFETY: the one thing other threads touch, `immediate_exit`, is atomic.
+// SAFETY: what other threads touch is `immediate_exit`, which is atomic, and the page of coalesced writes: see `coalesced.rs`.
 unsafe impl Sync for RunPage {}
 
 impl RunPage {
@@ -96,6 +96,17 @@ impl RunPage {
     pub(super) fn synced_regs(&self) -> kvm_regs {
         // SAFETY: within the mapping, plain integers; the kernel writes them only inside KVM_RUN.
         unsafe { (*self.run()).s.regs.regs }
+    }
+
+    /// Where the page of writes that the VM coalesces begins, if the mapping reaches so far.
+    pub(super) fn coalesced(&self) -> Option<NonNull<u8>> {
+        const OFFSET: usize = PAGE_SIZE as usize * KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
+        const END: usize = OFFSET + PAGE_SIZE as usize;
+        if END > self.len {
+            return None;
+        }
+        // SAFETY: within the mapping.
+        Some(unsafe { self.base.add(OFFSET) })
     }
 
     /// Puts the result of a Hyper-V call where the kernel looks for it. The caller is the vCPU, outside of `KVM_RUN`.

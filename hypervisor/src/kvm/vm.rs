@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_CAP_SYNC_REGS, KVM_SYNC_X86_REGS, kvm_pit_config};
 use kvm_ioctls::{Kvm as KvmFd, VmFd};
 
+use super::coalesced::Coalesced;
 use super::memory::Memory;
 use super::vcpu::KvmVcpu;
 use super::{irqs, system};
@@ -14,6 +15,7 @@ use crate::{EventFd, GuestMemoryRegion, IoEvent, Result, SlotId, Vcpu, VcpuId, V
 pub(super) struct KvmVm {
     pub(super) fd: VmFd,
     memory: Memory,
+    pub(super) coalesced: Coalesced,
 }
 
 impl KvmVm {
@@ -22,7 +24,7 @@ impl KvmVm {
         fd.create_irq_chip().map_err(system("KVM_CREATE_IRQCHIP"))?;
         fd.create_pit2(kvm_pit_config::default()).map_err(system("KVM_CREATE_PIT2"))?;
         let max_slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
-        Ok(Self { fd, memory: Memory::new(max_slots, huge_pages) })
+        Ok(Self { fd, memory: Memory::new(max_slots, huge_pages), coalesced: Coalesced::default() })
     }
 
     /// Whether the kernel gives the general registers with each exit.
@@ -46,7 +48,9 @@ impl Vm for KvmVm {
     fn create_vcpu(&self, id: VcpuId) -> Result<Box<dyn Vcpu>> {
         let fd = self.fd.create_vcpu(u64::from(id.0)).map_err(system("KVM_CREATE_VCPU"))?;
         let slots = Arc::clone(&self.memory.slots);
-        Ok(Box::new(KvmVcpu::new(id, fd, self.fd.run_size(), self.gives_regs(), slots)?))
+        let vcpu = KvmVcpu::new(id, fd, self.fd.run_size(), self.gives_regs(), slots)?;
+        self.coalesced.are_seen_through(&vcpu.page);
+        Ok(Box::new(vcpu))
     }
 
     fn check_extension(&self, number: u32) -> i32 {

@@ -8,6 +8,7 @@
 )]
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use arbitrary::Unstructured;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
@@ -15,8 +16,8 @@ use vm_memory::GuestAddress;
 
 use super::{Mock, SoftVcpu, SoftVm, Stop};
 use crate::{
-    Access, Direction, Exit, Gsi, GuestMemoryRegion, Irqs, MAX_ACCESS_BYTES, Vcpu, VcpuId, VcpuState, Vm, kvm_regs,
-    kvm_segment, kvm_sregs, kvm_vcpu_events,
+    Access, Direction, Exit, Gsi, GuestMemoryRegion, Irqs, MAX_ACCESS_BYTES, Vcpu, VcpuId, VcpuState, Vm, VmState,
+    kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events,
 };
 
 /// RAM lies at 0; above it there is nothing.
@@ -120,6 +121,9 @@ struct Seen {
 impl Machine {
     fn new(start: &Start) -> Self {
         let vm = Mock::guest_code().create_soft_vm().expect("create_soft_vm");
+        // The PIT's counts, which a guest can read, stand still from their beginning.
+        vm.advance(Duration::ZERO);
+        vm.set_pit(&vm.pit().expect("pit")).expect("set_pit");
         let ram = sealed_memfd();
         for (address, data) in &start.memory {
             let fits = data.len().min((RAM_LEN - address) as usize);

@@ -9,6 +9,7 @@
 //!   several of them in [`Lockstep`];
 //! * memory: slots, read-only ones, and exact dirty logs. Where a script's `ins` puts its data is not kept;
 //! * ioeventfds: as KVM's, signalled by matching writes instead of an exit, each byte of an `outs` by itself;
+//! * writes that are coalesced: as KVM's, with room for as many;
 //! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, which goes to the pins of the PICs and the IOAPIC, or to
 //!   the message, that it is routed to. A vCPU that executes guest code takes them from the PICs, where its local APIC lets them
 //!   through, and from its local APIC. The end of an interrupt, or a script's [`Step::Acknowledge`], lowers what irqfds raised
@@ -23,6 +24,7 @@ mod alarm;
 mod atomic;
 mod capabilities;
 mod clock;
+mod coalesced;
 mod cpu;
 mod cpuid;
 mod cpus;

@@ -15,7 +15,7 @@ use crate::{Access, AddressSpace, Direction, Exit, InternalError, PAGE_SIZE};
 /// The exit of a step that no instruction could make, such as an access of 0 bytes.
 const IMPOSSIBLE: Exit = Exit::InternalError(InternalError::NOTHING_TO_RUN);
 
-/// The instruction under way: its pieces that still need an exit, and what it has gathered.
+/// The instruction under way: its pieces that still need an exit, and what it has coalesced.
 #[derive(Default)]
 struct Work {
     /// The exit of now, first, and those of the same instruction behind it.
@@ -134,13 +134,13 @@ impl ScriptRun {
     }
 
     fn output(&mut self, port: u16, data: &[u8], state: &mut State, platform: &Platform) -> Result<Option<Exit>, Exit> {
-        if platform.ioevents.signal(AddressSpace::Pio, port.into(), data) {
+        if platform.keeps_write(AddressSpace::Pio, port.into(), data) {
             return Ok(None);
         }
         self.port(Access::write(AddressSpace::Pio, port.into(), data), data, false, state)
     }
 
-    /// If the first byte is an ioeventfd's, KVM keeps all: the others are theirs too, or lost.
+    /// If the first byte is kept, KVM keeps all: the others are an ioeventfd's or coalesced too, or lost.
     fn output_string(
         &mut self,
         port: u16,
@@ -149,10 +149,10 @@ impl ScriptRun {
         platform: &Platform,
     ) -> Result<Option<Exit>, Exit> {
         let mut items = data.chunks(1);
-        let mut signal = |item| platform.ioevents.signal(AddressSpace::Pio, port.into(), item);
-        if items.next().is_some_and(&mut signal) {
+        let mut keep = |item| platform.keeps_write(AddressSpace::Pio, port.into(), item);
+        if items.next().is_some_and(&mut keep) {
             for item in items {
-                signal(item);
+                keep(item);
             }
             return Ok(None);
         }
@@ -193,8 +193,7 @@ impl ScriptRun {
         let mut work = Work { data: data.to_vec(), ..Default::default() };
         for (at, place) in pieces(address, data.len() as u8) {
             let bytes = data.get(place.clone())?;
-            let Platform { memory, ioevents, .. } = platform;
-            if memory.write(at, bytes).is_none() && !ioevents.signal(AddressSpace::Mmio, at, bytes) {
+            if platform.memory.write(at, bytes).is_none() && !platform.keeps_write(AddressSpace::Mmio, at, bytes) {
                 let exit = Exit::Access(Access::write(AddressSpace::Mmio, at, bytes)?);
                 work.pieces.push_back(Piece { exit, place });
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kvm_bindings::{kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
 
+use super::coalesced::Coalesced;
 use super::guest_clock::GuestClock;
 use super::intake::Intake;
 use super::ioevents::IoEvents;
@@ -15,7 +16,8 @@ use super::memory::Memory;
 use super::vcpu::SoftVcpu;
 use super::{Scripts, capabilities, refused};
 use crate::{
-    AddressSpace, EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu, VcpuId, Vm, VmState,
+    Access, AddressSpace, Coalescing, EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu,
+    VcpuId, Vm, VmState,
 };
 
 /// A VM of the mock. It makes vCPUs that can be led step by step.
@@ -30,19 +32,30 @@ pub struct SoftVm {
 pub(super) struct Platform {
     pub(super) memory: Memory,
     pub(super) ioevents: IoEvents,
+    pub(super) coalesced: Coalesced,
     pub(super) irqs: SoftIrqs,
 }
 
 impl Platform {
     /// Whether a write that no memory takes ends here, without an exit.
     pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], intake: &Intake) -> bool {
-        self.irqs.takes_write(space, address, data, intake) || self.ioevents.signal(space, address, data)
+        self.irqs.takes_write(space, address, data, intake) || self.keeps_write(space, address, data)
+    }
+
+    /// Whether a write ends in what the VMM has asked for: a signal, or a place among those that are coalesced.
+    pub(super) fn keeps_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
+        self.ioevents.signal(space, address, data) || self.coalesced.takes_write(space, address, data)
     }
 }
 
 impl SoftVm {
     pub(super) fn new(scripts: Arc<Scripts>) -> Result<Self> {
-        let platform = Platform { memory: Memory::default(), ioevents: IoEvents::default(), irqs: SoftIrqs::new()? };
+        let platform = Platform {
+            memory: Memory::default(),
+            ioevents: IoEvents::default(),
+            coalesced: Coalesced::default(),
+            irqs: SoftIrqs::new()?,
+        };
         Ok(Self { scripts, platform: Arc::new(platform), clock: GuestClock::default(), made: Mutex::default() })
     }
 
@@ -120,6 +133,26 @@ impl Irqs for SoftVm {
 
     fn set_routing(&self, routes: &[Route]) -> Result<()> {
         self.platform.irqs.set_routing(routes)
+    }
+}
+
+impl Coalescing for SoftVm {
+    fn coalesce_writes(&self, space: AddressSpace, start: u64, len: u32) -> Result<()> {
+        self.platform.coalesced.add(space, start, len);
+        Ok(())
+    }
+
+    fn stop_coalescing(&self, space: AddressSpace, start: u64, len: u32) -> Result<()> {
+        self.platform.coalesced.remove(space, start, len);
+        Ok(())
+    }
+
+    fn has_coalesced(&self) -> bool {
+        self.platform.coalesced.any()
+    }
+
+    fn take_coalesced(&self, into: &mut Vec<Access>) {
+        self.platform.coalesced.take(into);
     }
 }
 

@@ -47,6 +47,7 @@ macro_rules! guest {
 
 mod accesses;
 mod apics;
+mod coalesced;
 mod code;
 mod dirty_log;
 mod ends;
@@ -66,6 +67,7 @@ mod vcpus;
 
 pub use accesses::*;
 pub use apics::*;
+pub use coalesced::*;
 pub use code::*;
 pub use dirty_log::*;
 pub use ends::*;
@@ -138,6 +140,10 @@ macro_rules! conformance_tests {
             a_write_that_does_not_match_exits
             ioeventfds_do_not_collide
             an_ioeventfd_is_taken_away_by_what_it_was_registered_with
+            coalesced_writes_do_not_exit_and_keep_their_order
+            a_write_that_reaches_out_of_what_is_coalesced_exits
+            without_room_for_it_a_write_exits
+            what_is_coalesced_no_longer_exits
             a_line_is_seen_at_the_pins_it_leads_to
             a_line_that_leads_nowhere_may_be_set
             an_irqfd_raises_its_line_until_the_guest_acknowledges

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hypervisor::{
-    Error, EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, MemoryProblem, Pic, Result, Route, SlotId, Vcpu, VcpuId, Vm,
-    VmState, kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2,
+    Access, AddressSpace, Coalescing, Error, EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, MemoryProblem, Pic,
+    Result, Route, SlotId, Vcpu, VcpuId, Vm, VmState, kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2,
 };
 
 use super::Faults;
@@ -81,6 +81,26 @@ impl Irqs for FaultyVm {
     fn set_routing(&self, routes: &[Route]) -> Result<()> {
         self.faults.ask("KVM_SET_GSI_ROUTING")?;
         self.inner.set_routing(routes)
+    }
+}
+
+impl Coalescing for FaultyVm {
+    fn coalesce_writes(&self, space: AddressSpace, start: u64, len: u32) -> Result<()> {
+        self.faults.ask("KVM_REGISTER_COALESCED_MMIO")?;
+        self.inner.coalesce_writes(space, start, len)
+    }
+
+    fn stop_coalescing(&self, space: AddressSpace, start: u64, len: u32) -> Result<()> {
+        self.faults.ask("KVM_UNREGISTER_COALESCED_MMIO")?;
+        self.inner.stop_coalescing(space, start, len)
+    }
+
+    fn has_coalesced(&self) -> bool {
+        self.inner.has_coalesced()
+    }
+
+    fn take_coalesced(&self, into: &mut Vec<Access>) {
+        self.inner.take_coalesced(into);
     }
 }
 

@@ -126,6 +126,11 @@ pub fn reserve_posted(space: u64, start: u64, length: u64) -> Message {
     request(10, Message::new().uint(1, space).uint(2, start).uint(3, length).uint(4, 1))
 }
 
+/// `reserve_range` with `async_write`, whose writes may be coalesced (beyond version 0).
+pub fn reserve_coalesced(space: u64, start: u64, length: u64) -> Message {
+    request(10, Message::new().uint(1, space).uint(2, start).uint(3, length).uint(4, 1).uint(200, 1))
+}
+
 /// `set_irq`.
 pub fn set_irq(irq: u32, active: bool) -> Message {
     request(11, Message::new().uint(1, irq.into()).uint(2, active.into()))

@@ -67,13 +67,14 @@ fn request() -> impl Strategy<Value = Request> {
             Request::Create(main_request::Create { id, constructor: Some(constructor), ..Default::default() })
         }),
         id().prop_map(|id| Request::Destroy(main_request::Destroy { id, ..Default::default() })),
-        (port(), 0..4_u64, any::<bool>()).prop_map(|(start, length, async_write)| {
+        (port(), 0..4_u64, 0..3_u8).prop_map(|(start, length, kind)| {
             let space = AddressSpace::IOPORT.into();
             Request::ReserveRange(main_request::ReserveRange {
                 space,
                 start,
                 length,
-                async_write,
+                async_write: kind > 0,
+                coalesce: kind > 1,
                 ..Default::default()
             })
         }),
@@ -122,7 +123,11 @@ impl fmt::Display for Turn {
             Request::Destroy(destroy) => write!(f, "destroy {}", destroy.id),
             Request::ReserveRange(range) if range.length == 0 => write!(f, "release port {:#x}", range.start),
             Request::ReserveRange(range) => {
-                let kind = if range.async_write { ", writes posted" } else { "" };
+                let kind = match (range.async_write, range.coalesce) {
+                    (_, true) => ", writes coalesced",
+                    (true, false) => ", writes posted",
+                    (false, false) => "",
+                };
                 write!(f, "reserve port {:#x}, {} of them{kind}", range.start, range.length)
             }
             Request::SetIrq(irq) => write!(f, "line {} is {}", irq.irq_id, if irq.active { "high" } else { "low" }),

@@ -22,7 +22,7 @@ pub(super) struct Contender {
 /// How it is measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
-    /// Exits in a block, at least.
+    /// Exits in a block, at least; where writes are coalesced, those that they stand for.
     pub(super) exits: usize,
     /// Blocks that count; there is one more that warms up.
     pub(super) blocks: usize,
@@ -53,10 +53,10 @@ impl Running<'_> {
             // A block takes less than 584 years.
             return Ok(vec![took.as_nanos() as u64 / exits as u64]);
         }
-        let a_sample = self.setup.case.exits_a_sample();
-        let exits = exits.next_multiple_of(a_sample);
-        let times = self.meter.block(exits).ok_or_else(|| self.ended())?;
-        Ok(times.chunks(a_sample).map(|exits| exits.iter().sum::<u64>() / a_sample as u64).collect())
+        let case = self.setup.case;
+        let (accesses, entries) = (case.accesses_a_sample(), case.entries_a_sample(self.link.coalesces()));
+        let times = self.meter.block(exits.div_ceil(accesses) * entries).ok_or_else(|| self.ended())?;
+        Ok(times.chunks(entries).map(|entries| entries.iter().sum::<u64>() / accesses as u64).collect())
     }
 }
 

@@ -12,6 +12,8 @@ use crate::error::Failure;
 pub(super) const PORT: u8 = 0x10;
 /// The port whose writes are posted.
 pub(super) const POSTED_PORT: u8 = 0x11;
+/// The port whose writes are coalesced.
+pub(super) const COALESCED_PORT: u8 = 0x12;
 /// The memory address of [`Case::MmioWrite`].
 pub(super) const ADDRESS: u16 = 0x8000;
 /// What every read is answered with.
@@ -21,6 +23,9 @@ pub(super) const ENTRY: u64 = 0x1000;
 
 /// Posted writes in a row. The write behind them waits, so that they count when they have arrived.
 const POSTED: u16 = 255;
+
+/// Coalesced writes in a row: as many as KVM has room for.
+const COALESCED: u16 = 169;
 
 /// What the guest does for ever, and what its exits are answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,6 +40,8 @@ pub(crate) enum Case {
     RegsRead,
     /// Writes bytes to a port without waiting, and after 255 one that it waits for
     Posted,
+    /// Writes bytes to a port whose writes are coalesced, and after 169 one that it waits for
+    Coalesced,
     /// Writes a byte to memory that is not there
     #[value(hide = true)]
     MmioWrite,
@@ -45,7 +52,8 @@ pub(crate) enum Case {
 
 impl Case {
     /// Those of the table. A further one needs code, whatever its plugin reserves, and how that answers.
-    pub(super) const TABLE: [Self; 5] = [Self::SyncWrite, Self::SyncRead, Self::Regs, Self::RegsRead, Self::Posted];
+    pub(super) const TABLE: [Self; 6] =
+        [Self::SyncWrite, Self::SyncRead, Self::Regs, Self::RegsRead, Self::Posted, Self::Coalesced];
 
     /// What people call it, on the command line too.
     pub(super) fn name(self) -> &'static str {
@@ -55,6 +63,7 @@ impl Case {
             Self::Regs => "regs",
             Self::RegsRead => "regs-read",
             Self::Posted => "posted",
+            Self::Coalesced => "coalesced",
             Self::MmioWrite => "mmio-write",
             Self::Idle => "idle",
         }
@@ -72,12 +81,21 @@ impl Case {
 
     /// How many posted writes come before each exit that is waited for.
     pub(super) fn posted(self) -> u16 {
-        if self == Self::Posted { POSTED } else { 0 }
+        match self {
+            Self::Posted => POSTED,
+            Self::Coalesced => COALESCED,
+            _ => 0,
+        }
     }
 
-    /// How many exits make one sample: posted ones count together with the one that waits for them.
-    pub(super) fn exits_a_sample(self) -> usize {
+    /// How many accesses make one sample: posted ones count together with the one that waits for them.
+    pub(super) fn accesses_a_sample(self) -> usize {
         usize::from(self.posted()) + 1
+    }
+
+    /// How many times the guest is entered for one sample, where writes are `coalesced` or are not.
+    pub(super) fn entries_a_sample(self, coalesced: bool) -> usize {
+        if coalesced && self == Self::Coalesced { 1 } else { self.accesses_a_sample() }
     }
 
     /// 16-bit code.
@@ -91,22 +109,8 @@ impl Case {
                 0xe4, PORT, //  again: in al, PORT
                 0xeb, 0xfc, //         jmp again
             ],
-            Self::Posted => {
-                let [low, high] = POSTED.to_le_bytes();
-                vec![
-                    0xb9,
-                    low,
-                    high, //         again: mov cx, POSTED
-                    0xe6,
-                    POSTED_PORT, // next:  out POSTED_PORT, al
-                    0xe2,
-                    0xfc, //              loop next
-                    0xe6,
-                    PORT, //              out PORT, al
-                    0xeb,
-                    0xf5, //              jmp again
-                ]
-            }
+            Self::Posted => many_and_one(POSTED, POSTED_PORT),
+            Self::Coalesced => many_and_one(COALESCED, COALESCED_PORT),
             Self::MmioWrite => {
                 let [low, high] = ADDRESS.to_le_bytes();
                 vec![
@@ -135,6 +139,18 @@ impl Case {
         vm.map_memory(GuestMemoryRegion::new(GuestAddress(0), memfd, 0, memory.size())?)?;
         Ok(())
     }
+}
+
+/// Code that writes to `port` `count` times, then to [`PORT`].
+fn many_and_one(count: u16, port: u8) -> Vec<u8> {
+    let [low, high] = count.to_le_bytes();
+    vec![
+        0xb9, low, high, //  again: mov cx, count
+        0xe6, port, //       next:  out port, al
+        0xe2, 0xfc, //              loop next
+        0xe6, PORT, //              out PORT, al
+        0xeb, 0xf5, //              jmp again
+    ]
 }
 
 /// The posted writes since the last exit that was waited for.

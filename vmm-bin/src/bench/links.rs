@@ -91,6 +91,11 @@ impl Link {
         !matches!(self, Self::Bare | Self::ChannelInline | Self::ChannelThread)
     }
 
+    /// Whether writes that may be coalesced are.
+    pub(super) fn coalesces(self) -> bool {
+        self != Self::Bare
+    }
+
     /// Runs a VM behind this link, until the guest shuts down.
     pub(super) fn run(self, hypervisor: &dyn Hypervisor, setup: Setup) -> Result<(), Failure> {
         match self {
@@ -152,6 +157,7 @@ fn channel(hypervisor: &dyn Hypervisor, setup: Setup, stepping: Stepping) -> Res
     let map = machine.map();
     map.reserve(AddressSpace::Pio, guest::PORT.into(), 1, claim)?;
     map.reserve(AddressSpace::Pio, guest::POSTED_PORT.into(), 1, Claim { owner, service: Service::PostedWrites })?;
+    machine.reserve_coalesced(AddressSpace::Pio, guest::COALESCED_PORT.into(), 1, owner)?;
     map.reserve(AddressSpace::Mmio, guest::ADDRESS.into(), 1, claim)?;
     for (start, length) in other_ranges(setup.reservations) {
         map.reserve(AddressSpace::Mmio, start, length, claim)?;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hypervisor::{
-    Capability, EventFd, Exit, Gsi, GuestMemoryRegion, Hypervisor, IoEvent, Irqs, Kick, Pic, Result, Route, SlotId,
-    Vcpu, VcpuId, VcpuState, Vm, VmState, kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_ioapic_state,
-    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events,
-    kvm_xcrs,
+    Access, AddressSpace, Capability, Coalescing, EventFd, Exit, Gsi, GuestMemoryRegion, Hypervisor, IoEvent, Irqs,
+    Kick, Pic, Result, Route, SlotId, Vcpu, VcpuId, VcpuState, Vm, VmState, kvm_clock_data, kvm_cpuid_entry2,
+    kvm_debugregs, kvm_fpu, kvm_ioapic_state, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pic_state,
+    kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use parking_lot::Mutex;
 
@@ -185,6 +185,21 @@ impl Irqs for MeteredVm {
     }
     fn set_routing(&self, routes: &[Route]) -> Result<()> {
         self.inner.set_routing(routes)
+    }
+}
+
+impl Coalescing for MeteredVm {
+    fn coalesce_writes(&self, space: AddressSpace, start: u64, len: u32) -> Result<()> {
+        self.inner.coalesce_writes(space, start, len)
+    }
+    fn stop_coalescing(&self, space: AddressSpace, start: u64, len: u32) -> Result<()> {
+        self.inner.stop_coalescing(space, start, len)
+    }
+    fn has_coalesced(&self) -> bool {
+        self.inner.has_coalesced()
+    }
+    fn take_coalesced(&self, into: &mut Vec<Access>) {
+        self.inner.take_coalesced(into);
     }
 }
 

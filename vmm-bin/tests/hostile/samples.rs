@@ -107,6 +107,7 @@ pub(crate) fn main_requests() -> Vec<Message> {
         request::get_net_config(),
         request::reserve(request::MMIO, 0x30_0000, 0x10),
         request::reserve_posted(request::MMIO, 0x30_0000, 0),
+        request::reserve_coalesced(request::MMIO, 0x31_0000, 0x10),
         request::set_irq(5, false),
         request::set_irq_routing(&[request::irqchip_route(1, 2, 1), request::msi_route(30, 0xfee0_0000, 0x30)]),
         request::get_state(request::IOAPIC.0),

@@ -7,6 +7,7 @@
 mod common;
 
 mod call_hints;
+mod coalesced_writes;
 mod connections;
 mod dirty_log;
 mod hyperv;

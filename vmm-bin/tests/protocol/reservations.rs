@@ -100,7 +100,7 @@ fn an_overlap_is_eperm_also_in_the_last_byte(backend: Backend) {
         driven.main.done(&request::reserve(space, 0x100, 0x10));
         for (start, length) in [(0x100, 0x10), (0x10f, 1), (0xf0, 0x11), (0x108, 2), (0, 0x1000), (0xff, u64::MAX / 2)]
         {
-            for make in [request::reserve, request::reserve_posted] {
+            for make in [request::reserve, request::reserve_posted, request::reserve_coalesced] {
                 driven.main.refused(&make(space, start, length), Errno::PERM);
             }
         }
