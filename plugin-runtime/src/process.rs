@@ -77,7 +77,7 @@ impl PluginProcess {
         let own =
             wait_for(&self.pidfd).map_err(|errno| Error::Wait { plugin: self.command.name(), source: errno.into() })?;
         self.reaped = true;
-        while matches!(self.hear(), Heard::Filtered(_)) {}
+        while matches!(self.hear()?, Heard::Filtered(_)) {}
         let end = self.end.take();
         how_it_ended(end, own, self.reports.is_some()).map_err(|fault| jail::jail_error(&self.command, fault))
     }
@@ -88,11 +88,15 @@ impl PluginProcess {
     }
 
     /// Takes in what its jail has told.
-    pub(crate) fn hear(&mut self) -> Heard {
-        let Some(reports) = &self.reports else { return Heard::All };
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SetUp`] where it cannot be heard. How the plugin ended is then unknown.
+    pub(crate) fn hear(&mut self) -> Result<Heard> {
+        let Some(reports) = &self.reports else { return Ok(Heard::All) };
         loop {
             match reports.take() {
-                Ok(Some(Report::Filtered(listener))) => return Heard::Filtered(listener),
+                Ok(Some(Report::Filtered(listener))) => return Ok(Heard::Filtered(listener)),
                 // The first word counts: what did not become the plugin has an end too.
                 Ok(Some(Report::Failed(fault))) => {
                     self.end.get_or_insert(JailsWord::Failed(fault));
@@ -101,9 +105,9 @@ impl PluginProcess {
                     self.end.get_or_insert(JailsWord::Ended(ExitStatus::from_raw(status)));
                 }
                 Ok(Some(Report::Born(_))) => {}
-                Ok(None) => return Heard::All,
-                Err(Errno::AGAIN) => return Heard::Nothing,
-                Err(_) => return Heard::All,
+                Ok(None) => return Ok(Heard::All),
+                Err(Errno::AGAIN) => return Ok(Heard::Nothing),
+                Err(errno) => return Err(Error::set_up("hearing how the plugin's jail goes")(errno)),
             }
         }
     }
@@ -139,8 +143,11 @@ fn how_it_ended(word: Option<JailsWord>, child: ExitStatus, jailed: bool) -> std
         // Who cannot go on without its init, which was killed, is not what went wrong.
         Some(JailsWord::Failed(fault)) if child.signal().is_none() => Err(fault),
         Some(JailsWord::Ended(status)) => Ok(status),
-        // An init that ends by itself without a word has waited in vain for its helper's.
-        None if jailed && child.signal().is_none() => Err(Fault::of(Part::Helper)(Errno::SRCH)),
+        // An init that ends by itself without a word could not tell: its exit code says why.
+        None if jailed && child.signal().is_none() => {
+            let errno = child.code().filter(|code| *code > 0).map_or(Errno::BADMSG, Errno::from_raw_os_error);
+            Err(Fault::of(if errno == jail::HELPER_IS_GONE { Part::Helper } else { Part::Init })(errno))
+        }
         // Without a jail; or its init was killed before it could tell, and the plugin with it.
         Some(JailsWord::Failed(_)) | None => Ok(child),
     }
@@ -244,8 +251,8 @@ mod tests {
 
     #[test]
     fn an_init_that_ended_without_a_word_is_not_taken_for_the_plugin() {
-        let fault = how_it_ended(None, ended(1, 0), true).unwrap_err();
-        assert_eq!(fault.part(), Part::Helper);
+        let part = |errno: Errno| how_it_ended(None, ended(errno.raw_os_error(), 0), true).unwrap_err().part();
+        assert_eq!((part(jail::HELPER_IS_GONE), part(Errno::NOBUFS)), (Part::Helper, Part::Init));
         assert_eq!(how_it_ended(None, ended(0, 9), true).unwrap(), ended(0, 9));
         assert_eq!(how_it_ended(None, ended(1, 0), false).unwrap(), ended(1, 0));
         let word = Some(JailsWord::Ended(ended(7, 0)));

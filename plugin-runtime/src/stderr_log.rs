@@ -7,6 +7,7 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -54,7 +55,14 @@ impl StderrLog {
                 }
                 Err(Errno::AGAIN) => return Left::Open,
                 // A pipe that cannot be read is as good as ended.
-                Err(_) => return Left::Ended,
+                Err(errno) => {
+                    tracing::warn!(
+                        plugin = self.plugin,
+                        "its standard error is logged no more: {}",
+                        io::Error::from(errno)
+                    );
+                    return Left::Ended;
+                }
             }
         }
         Left::Open

@@ -251,7 +251,7 @@ impl<'h> Supervisor<'h> {
     }
 
     fn hear_jail(&mut self) -> Result<()> {
-        match self.plugin.hear() {
+        match self.plugin.hear()? {
             Heard::Filtered(listener) => {
                 let listener = Listener::new(listener).map_err(Error::set_up("listening for seccomp violations"))?;
                 self.watch(&listener, VIOLATION)?;

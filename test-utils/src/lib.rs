@@ -17,8 +17,15 @@
 //!
 //! # A device of your own
 //!
-//! Here is a timer with four registers and an interrupt, and its whole test: to try it, put it in a file in `tests/`, with
-//! `test-utils` in `[dev-dependencies]`.
+//! To have a test in a crate of your own, beside a clone of Outboard, nothing else is needed:
+//!
+//! ```console
+//! $ cargo new --lib timer && cd timer
+//! $ cargo add --dev --path ../outboard/test-utils
+//! $ cargo test
+//! ```
+//!
+//! Here is a timer with four registers and an interrupt, and its whole test: that crate's `tests/timer.rs`.
 //!
 //! ```
 //! use test_utils::asm::*;
@@ -91,6 +98,7 @@
 //! * [`faults`]: the Nth operation of a backend, or the Nth system call, fails with a chosen errno;
 //! * [`guest`]: programs that are machine code and mock script in one;
 //! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;
+//! * [`log`]: the warnings that were logged;
 //! * [`memory`]: sealed memfds;
 //! * [`conformance`]: what any backend must do, run on mock and KVM alike;
 //! * [`corpus`]: the saved inputs of the fuzz targets;
@@ -109,6 +117,7 @@ pub mod fake;
 pub mod faults;
 pub mod guest;
 pub mod kvm;
+pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod raw;

@@ -4,11 +4,12 @@ use std::fs;
 
 use rustix::process::{Pid, getpid};
 
-/// Descriptors, threads and mappings of a process.
+/// Descriptors, threads, children and mappings of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resources {
     fds: usize,
     threads: usize,
+    children: usize,
     maps: usize,
     shared_maps: usize,
 }
@@ -21,6 +22,8 @@ impl Resources {
     /// If there is no such process.
     #[must_use]
     pub fn of(pid: Pid) -> Self {
+        let children = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
         let directory = |name| fs::read_dir(format!("/proc/{pid}/{name}")).expect("a process").count();
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process");
         // The last of a mapping's rights tells whether it is shared.
@@ -28,6 +31,8 @@ impl Resources {
         Self {
             fds: directory("fd"),
             threads: directory("task"),
+            // Those that nobody has waited for among them, where the kernel tells of children.
+            children: tasks.flatten().map(|task| children(task).split_whitespace().count()).sum(),
             maps: maps.lines().count(),
             shared_maps: shared.count(),
         }
@@ -50,6 +55,7 @@ impl Resources {
     pub fn is_no_more_than(&self, before: Self) -> bool {
         self.fds <= before.fds
             && self.threads <= before.threads
+            && self.children <= before.children
             && self.shared_maps <= before.shared_maps
             && self.maps <= before.maps + 16
     }

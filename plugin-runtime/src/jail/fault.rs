@@ -22,6 +22,8 @@ pub struct Fault {
 pub enum Part {
     /// The helper that makes it.
     Helper,
+    /// Its first process, which starts the plugin and waits for its end.
+    Init,
     /// Its namespaces.
     Namespaces,
     /// The users that exist in it.
@@ -98,6 +100,7 @@ impl Fault {
             (Part::GroupMap, Errno::PERM) => "only root may map groups that are not its own",
             (Part::GroupMap, Errno::INVAL) => "groups may not be mapped twice, nor the plugin's own again",
             (Part::User, Errno::PERM) => "only root may run a plugin as another user",
+            (Part::Landlock, Errno::PERM) => "the host or its container filters the calls of landlock: allow them",
             (Part::Source, Errno::NOENT) => "make it, or leave the mount out",
             (Part::Source, Errno::ACCESS | Errno::PERM) => "let the VMM's user see it, or leave the mount out",
             (Part::MountPoint, Errno::LOOP | Errno::NOTDIR) => {
@@ -120,6 +123,7 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Helper => "the helper that makes it",
+            Self::Init => "its first process",
             Self::Namespaces => "user, mount, PID, IPC, UTS, cgroup and network namespaces",
             Self::UserMap => "the user map",
             Self::GroupMap => "the group map",

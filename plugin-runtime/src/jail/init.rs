@@ -16,6 +16,9 @@ use super::setup::Setup;
 use super::{limits, plugin, privileges, root};
 use crate::process::{as_errno, last_error};
 
+/// Init's exit code where it has waited in vain for its helper.
+pub(crate) const HELPER_IS_GONE: Errno = Errno::SRCH;
+
 /// What init is born with.
 pub(super) struct Init {
     pub(super) setup: Setup,
@@ -29,28 +32,26 @@ pub(super) struct Init {
 }
 
 impl Init {
-    /// Lives through it all: the exit code. `told` is readable once it is said who is who in the namespaces, and ends if
-    /// that failed.
+    /// Lives through it all: the exit code, which is an errno where the VMM could not be told how it went. `told` is readable
+    /// once it is said who is who in the namespaces, and ends if that failed.
     pub(super) fn run(mut self, told: OwnedFd) -> i32 {
-        let born = self.reports.send(&Words::Born);
-        if born.is_err() || !matches!(retry_on_intr(|| rustix::io::read(&told, &mut [0; 1])), Ok(1)) {
-            return 1;
-        }
-        let plugin = self.confine().and_then(|()| self.start_plugin());
-        match plugin {
+        let begun = self.reports.send(&Words::Born).and_then(|()| {
+            match retry_on_intr(|| rustix::io::read(&told, &mut [0; 1]))? {
+                0 => Err(HELPER_IS_GONE),
+                _ => Ok(()),
+            }
+        });
+        let ended = begun.and_then(|()| match self.confine().and_then(|()| self.start_plugin()) {
             Ok(plugin) => {
                 let reports = self.reports;
                 // Nothing of the plugin's is kept open here.
                 drop(self.socket);
                 close_standard_descriptors();
-                i32::from(outlive(plugin, &reports).is_err())
+                outlive(plugin, &reports)
             }
-            Err(fault) => {
-                // With the VMM gone there is nobody to tell.
-                let _ = self.reports.send(&Words::Failed(fault));
-                1
-            }
-        }
+            Err(fault) => self.reports.send(&Words::Failed(fault)),
+        });
+        ended.map_or_else(Errno::raw_os_error, |()| 0)
     }
 
     /// Makes this process as small as the plugin is to be.

@@ -32,5 +32,6 @@ mod trees;
 pub use config::{GidMap, Helper, JailConfig, Limits, Mount, Sandbox, User};
 pub use fault::{Fault, Part};
 pub use helper::helper_main;
+pub(crate) use init::HELPER_IS_GONE;
 pub(crate) use reports::{Report, Reports};
 pub(crate) use start::{jail_error, start};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use plugin_proto::limits::SOCKET_VARIABLE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 use super::config::JailConfig;
 use super::fault::{Fault, Part};
@@ -36,7 +36,7 @@ pub(crate) fn start(
         None => process::as_path(&command.path).canonicalize().map_err(failed)?,
         Some(_) => command.path.clone(),
     };
-    if config.root.is_none() && !executable.is_file() {
+    if config.root.is_none() && !executable.metadata().map_err(failed)?.is_file() {
         return Err(failed(Errno::ACCESS.into()));
     }
     let setup = Setup::new(command, executable, config);
@@ -58,13 +58,17 @@ pub(crate) fn start(
     // Our copies go: the end of the jail's processes is to be seen as the end of their reports.
     drop((process, setup, jails_end, socket));
 
-    let begun = begin(&reports);
+    let mut init = None;
+    let begun = begin(&reports, &mut init);
     if begun.is_err() {
         // It has ended, or takes too long.
         let _ = helper.kill();
     }
     // Waiting for our own child does not fail.
     let status = helper.wait().ok();
+    if begun.is_err() {
+        clear_away(&reports, init);
+    }
     match begun {
         Ok(init) => Ok((init, reports)),
         Err(Failure::Fault(fault)) => Err(jail_error(command, fault)),
@@ -90,22 +94,32 @@ impl From<Errno> for Failure {
     }
 }
 
-/// Waits until init is there. If anything fails before, it sees that no init is left.
-fn begin(reports: &Reports) -> std::result::Result<OwnedFd, Failure> {
+/// Waits until init is there, which is written down as soon as it is told.
+fn begin(reports: &Reports, init: &mut Option<Pid>) -> std::result::Result<OwnedFd, Failure> {
+    match next(reports, Instant::now() + PATIENCE)? {
+        // A child that has not been waited for keeps its process id.
+        Some(Report::Born(born)) => Ok(pidfd_open(*init.insert(born), PidfdFlags::empty())?),
+        Some(Report::Failed(fault)) => Err(Failure::Fault(fault)),
+        Some(Report::Filtered(_) | Report::Ended(_)) => Err(Failure::Refused(Errno::BADMSG)),
+        None => Err(Failure::Silence),
+    }
+}
+
+/// Sees that no init is left of a jail that is not to be, and nothing with it. The helper has ended: what it and init had to
+/// tell of init's birth is there or comes at once.
+fn clear_away(reports: &Reports, mut init: Option<Pid>) {
     let deadline = Instant::now() + PATIENCE;
-    let mut fault = None;
-    loop {
-        match (next(reports, deadline)?, &fault) {
-            // A child that has not been waited for keeps its process id.
-            (Some(Report::Born(init)), None) => return Ok(pidfd_open(init, PidfdFlags::empty())?),
-            (Some(Report::Born(init)), Some(_)) => {
-                // It ends by itself: it is not told what it waits for. Told twice, it has been waited for.
-                let _ = retry_on_intr(|| waitpid(Some(init), WaitOptions::empty()));
-            }
-            (Some(Report::Failed(first)), None) => fault = Some(first),
-            (Some(_), _) => {}
-            (None, _) => return Err(fault.map_or(Failure::Silence, Failure::Fault)),
+    while init.is_none()
+        && let Ok(Some(report)) = next(reports, deadline)
+    {
+        if let Report::Born(born) = report {
+            init = Some(born);
         }
+    }
+    if let Some(init) = init {
+        // Both fail for a child alone that has been waited for, which this one has not.
+        let _ = kill_process(init, Signal::KILL);
+        let _ = retry_on_intr(|| waitpid(Some(init), WaitOptions::empty()));
     }
 }
 

@@ -5,13 +5,14 @@
 //!
 //! * [`protobuf`]: fields to bytes and back;
 //! * [`request`] and [`vcpu_request`]: the messages a plugin sends;
-//! * [`MainSocket`], [`VcpuPipes`] and [`VcpuRing`]: the channels;
+//! * [`MainSocket`], [`VcpuPipes`] and [`VcpuRing`]: the channels; what the last two have in common is [`VcpuChannel`];
 //! * [`Relay`]: a plugin process whose sockets the test drives.
 
 mod main_socket;
 pub mod protobuf;
 mod relay;
 pub mod request;
+mod vcpu_channel;
 mod vcpu_pipes;
 pub mod vcpu_request;
 pub mod vcpu_ring;
@@ -19,7 +20,8 @@ pub mod vcpu_ring;
 pub use main_socket::{Answer, MainSocket};
 pub use protobuf::{Fields, Message};
 pub use relay::{Relay, obey, pair};
-pub use vcpu_pipes::{Io, VcpuAnswer, VcpuPipes, Wait};
+pub use vcpu_channel::{VcpuAnswer, VcpuChannel};
+pub use vcpu_pipes::{Io, VcpuPipes, Wait};
 pub use vcpu_ring::VcpuRing;
 
 use std::os::fd::AsFd;

@@ -2,11 +2,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
+use rustix::io::{ioctl_fionread, retry_on_intr};
 
 use super::protobuf::take_varint;
-use super::vcpu_request::{self, REGS, SREGS};
-use super::{Fields, LIMIT, Message, readable_within};
+use super::{Fields, LIMIT, Message, VcpuAnswer, VcpuChannel, readable_within, vcpu_request};
 
 /// What the pipes are asked to hold, and so the most that one read gives.
 const PIPE_SIZE: usize = 0x40000;
@@ -19,17 +18,6 @@ pub struct VcpuPipes {
     bytes: Vec<u8>,
     /// Whether a message ever came in pieces, which older clients do not take.
     split: bool,
-}
-
-/// What came on a vCPU's pipe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VcpuAnswer {
-    /// 0, or why not.
-    pub errno: i64,
-    /// Which of the alternatives is there.
-    pub field: Option<u32>,
-    /// What is in it.
-    pub body: Fields,
 }
 
 /// What a wait response tells.
@@ -208,59 +196,6 @@ impl VcpuPipes {
         }
     }
 
-    /// Asks and sees that the answer is one to this request.
-    ///
-    /// # Panics
-    ///
-    /// If it is not.
-    pub fn ask(&mut self, request: &Message) -> VcpuAnswer {
-        self.send(request);
-        let answer = self.receive().expect("an answer, not the pipe's end");
-        answer.assert_answers(request);
-        answer
-    }
-
-    /// Asks for what must be refused with `errno`.
-    ///
-    /// # Panics
-    ///
-    /// If it is not.
-    pub fn refused(&mut self, request: &Message, errno: Errno) {
-        let answer = self.ask(request);
-        assert!(answer.is(errno), "not {errno:?} for {request:?}: {answer:?}");
-    }
-
-    /// Asks for what must succeed.
-    ///
-    /// # Panics
-    ///
-    /// If it does not.
-    pub fn done(&mut self, request: &Message) -> Fields {
-        let answer = self.ask(request);
-        assert_eq!(answer.errno, 0, "{request:?}");
-        answer.body
-    }
-
-    /// Some state, which must have the kernel's size.
-    ///
-    /// # Panics
-    ///
-    /// If it cannot be had.
-    pub fn get(&mut self, (set, size): (u64, usize)) -> Vec<u8> {
-        let state = self.done(&vcpu_request::get_state(set)).bytes(1).to_vec();
-        assert_eq!(state.len(), size, "state {set}");
-        state
-    }
-
-    /// Sets some state.
-    ///
-    /// # Panics
-    ///
-    /// If it is refused.
-    pub fn set(&mut self, (set, _): (u64, usize), state: &[u8]) {
-        self.done(&vcpu_request::set_state(set, state));
-    }
-
     /// Waits for the vCPU to be there.
     ///
     /// # Panics
@@ -269,15 +204,6 @@ impl VcpuPipes {
     pub fn await_init(&mut self) {
         self.send(&vcpu_request::wait());
         assert_eq!(self.await_exit(), Wait::Init);
-    }
-
-    /// Lets the vCPU begin at `entry`, in real mode, once it is resumed.
-    pub fn boot(&mut self, entry: u64) {
-        let [sregs, regs] = vcpu_request::real_mode(self.get(SREGS), entry);
-        self.set(SREGS, &sregs);
-        self.set(REGS, &regs);
-        // KVM_MP_STATE_RUNNABLE: only the first vCPU is at the start.
-        self.set(vcpu_request::MP, &[0; 4]);
     }
 
     /// Resumes with nothing.
@@ -291,37 +217,11 @@ impl VcpuPipes {
     }
 }
 
-impl VcpuAnswer {
-    /// Takes a `VcpuResponse` apart.
-    ///
-    /// # Panics
-    ///
-    /// If it is none, or has not one alternative at most.
-    pub fn parse(message: &[u8]) -> Self {
-        let fields = Fields::parse(message);
-        let alternatives: Vec<u32> = fields.numbers().into_iter().filter(|number| *number != 1).collect();
-        assert!(alternatives.len() <= 1, "not one alternative: {fields:?}");
-        let field = alternatives.first().copied();
-        let body = Fields::parse(field.map(|field| fields.bytes(field)).unwrap_or_default());
-        Self { errno: fields.sint(1), field, body }
-    }
-
-    /// Sees that it is one to this request.
-    ///
-    /// # Panics
-    ///
-    /// If it is not.
-    pub fn assert_answers(&self, request: &Message) {
-        let asked = Fields::parse(request.as_bytes()).numbers()[0];
-        // What the VMM does not know it cannot name.
-        if self.field.is_some() || !self.is(Errno::NOTTY) {
-            assert_eq!(self.field, vcpu_request::answer_field(asked), "not the answer to {request:?}: {self:?}");
-        }
-        assert!(self.errno >= 0, "{self:?}");
-    }
-
-    /// Whether it was refused with `errno`.
-    pub fn is(&self, errno: Errno) -> bool {
-        self.errno == i64::from(errno.raw_os_error())
+impl VcpuChannel for VcpuPipes {
+    fn ask(&mut self, request: &Message) -> VcpuAnswer {
+        self.send(request);
+        let answer = self.receive().expect("an answer, not the pipe's end");
+        answer.assert_answers(request);
+        answer
     }
 }

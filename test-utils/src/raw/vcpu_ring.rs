@@ -12,8 +12,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-use super::vcpu_request::{self, MP, REGS, SREGS};
-use super::{Fields, LIMIT, Message, VcpuAnswer};
+use super::{LIMIT, Message, VcpuAnswer, VcpuChannel};
 
 /// Bytes of the memfd.
 pub const SIZE: usize = 0x19000;
@@ -400,58 +399,13 @@ impl VcpuRing {
         record
     }
 
-    /// Asks and sees that the answer is one to this request.
+    /// Waits for the vCPU to be there.
     ///
     /// # Panics
     ///
-    /// If it is not.
-    pub fn ask(&mut self, request: &Message) -> VcpuAnswer {
-        self.send(&Record::request(request));
-        let record = self.expect(kind::ANSWER);
-        let answer = VcpuAnswer::parse(&record.payload);
-        answer.assert_answers(request);
-        answer
-    }
-
-    /// Asks for what must succeed.
-    ///
-    /// # Panics
-    ///
-    /// If it does not.
-    pub fn done(&mut self, request: &Message) -> Fields {
-        let answer = self.ask(request);
-        assert_eq!(answer.errno, 0, "{request:?}");
-        answer.body
-    }
-
-    /// Some state, which must have the kernel's size.
-    ///
-    /// # Panics
-    ///
-    /// If it cannot be had.
-    pub fn get(&mut self, (set, size): (u64, usize)) -> Vec<u8> {
-        let state = self.done(&vcpu_request::get_state(set)).bytes(1).to_vec();
-        assert_eq!(state.len(), size, "state {set}");
-        state
-    }
-
-    /// Sets some state.
-    ///
-    /// # Panics
-    ///
-    /// If it is refused.
-    pub fn set(&mut self, (set, _): (u64, usize), state: &[u8]) {
-        self.done(&vcpu_request::set_state(set, state));
-    }
-
-    /// Waits for the vCPU to be there, and lets it begin at `entry`, in real mode, once it is resumed.
-    pub fn boot(&mut self, entry: u64) {
+    /// If something else comes first.
+    pub fn await_init(&mut self) {
         self.expect(kind::INIT);
-        let [sregs, regs] = vcpu_request::real_mode(self.get(SREGS), entry);
-        self.set(SREGS, &sregs);
-        self.set(REGS, &regs);
-        // KVM_MP_STATE_RUNNABLE: only the first vCPU is at the start.
-        self.set(MP, &[0; 4]);
     }
 
     /// Resumes with nothing.
@@ -462,5 +416,14 @@ impl VcpuRing {
     /// Resumes from a read.
     pub fn answer(&mut self, data: &[u8]) {
         self.send(&Record::resume(data));
+    }
+}
+
+impl VcpuChannel for VcpuRing {
+    fn ask(&mut self, request: &Message) -> VcpuAnswer {
+        self.send(&Record::request(request));
+        let answer = VcpuAnswer::parse(&self.expect(kind::ANSWER).payload);
+        answer.assert_answers(request);
+        answer
     }
 }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use test_utils::guest::{ENTRY, Program, RAM_LEN, RAM_START};
 use test_utils::memory;
 use test_utils::raw::request::{self, Memory};
-use test_utils::raw::{self, MainSocket, Message, Relay, VcpuPipes, VcpuRing};
+use test_utils::raw::{self, MainSocket, Message, Relay, VcpuChannel, VcpuPipes, VcpuRing};
 
 use super::{Backend, Ended, Outboard, Resources, Running, example, is_traced};
 
@@ -94,7 +94,10 @@ impl Driven {
         self.load();
         let mut rings = self.main.rings();
         self.main.done(&request::start());
-        rings.iter_mut().for_each(|ring| ring.boot(ENTRY));
+        for ring in &mut rings {
+            ring.await_init();
+            ring.boot(ENTRY);
+        }
         rings.iter_mut().for_each(VcpuRing::resume);
         rings
     }

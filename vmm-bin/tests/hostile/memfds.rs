@@ -6,6 +6,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_sea
 use rustix::io::Errno;
 use test_utils::guest::{Program, RAM_LEN, RAM_START};
 use test_utils::memory::{read_at, sealed_memfd, write_at};
+use test_utils::raw::VcpuChannel;
 use test_utils::raw::request::{self, IOPORT, Memory};
 
 use crate::common::{Backend, Driven, Tally, on_each_backend};

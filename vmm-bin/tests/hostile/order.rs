@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request::{self, REGS};
-use test_utils::raw::{Message, VcpuPipes, Wait};
+use test_utils::raw::{Message, VcpuChannel, VcpuPipes, Wait};
 
 use crate::common::{Backend, Driven, RAM_ID, Tally, on_each_backend};
 use crate::samples::{main_requests, vcpu_requests};

@@ -4,7 +4,7 @@
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request;
-use test_utils::raw::{Message, VcpuPipes};
+use test_utils::raw::{Message, VcpuChannel, VcpuPipes};
 
 use crate::common::{Backend, Driven, Tally, in_parallel, on_each_backend};
 use crate::samples::{EXTREMES, Shape, in_other_clothes, vcpu_requests, vcpu_shapes};

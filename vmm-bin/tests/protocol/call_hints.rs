@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT, MMIO, RegHint};
 use test_utils::raw::vcpu_request::{DEBUGREGS, REGS, SREGS};
-use test_utils::raw::{Io, VcpuPipes};
+use test_utils::raw::{Io, VcpuChannel, VcpuPipes};
 
 use crate::common::{Backend, Driven, on_each_backend};
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use test_utils::guest::{ENTRY, Program};
 use test_utils::raw::request::{self, IOPORT, MMIO};
 use test_utils::raw::vcpu_request::REGS;
-use test_utils::raw::{VcpuPipes, Wait};
+use test_utils::raw::{VcpuChannel, VcpuPipes, Wait};
 
 use crate::common::{Backend, Driven, on_each_backend};
 

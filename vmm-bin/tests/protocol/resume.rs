@@ -2,9 +2,9 @@
 
 use test_utils::guest::{ENTRY, Program, RAM_START};
 use test_utils::memory::read_at;
-use test_utils::raw::VcpuPipes;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request::{self, DEBUGREGS, REGS, SREGS};
+use test_utils::raw::{VcpuChannel, VcpuPipes};
 
 use crate::common::{Backend, Driven, on_each_backend};
 

@@ -9,7 +9,7 @@ use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT, MMIO, RINGS};
 use test_utils::raw::vcpu_request::{self, CpuidEntry, REGS, SREGS};
 use test_utils::raw::vcpu_ring::{self, Record, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind};
-use test_utils::raw::{Message, VcpuRing};
+use test_utils::raw::{Message, VcpuChannel, VcpuRing};
 
 use crate::common::{Backend, Driven, on_each_backend};
 

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use rustix::pipe::fcntl_getpipe_size;
 use test_utils::guest::{ENTRY, Program};
 use test_utils::raw::request::{self, IOPORT};
-use test_utils::raw::{Fields, vcpu_request};
+use test_utils::raw::{Fields, VcpuChannel, vcpu_request};
 
 use crate::common::{Backend, Driven, on_each_backend};
 

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request::{self, MP, REGS, SREGS};
-use test_utils::raw::{Message, VcpuPipes};
+use test_utils::raw::{Message, VcpuChannel, VcpuPipes};
 
 use crate::common::{Backend, Driven, on_each_backend};
 

@@ -5,7 +5,7 @@ use test_utils::guest::Program;
 use test_utils::kvm::skipped;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request::{self, CpuidEntry};
-use test_utils::raw::{Fields, VcpuPipes};
+use test_utils::raw::{Fields, VcpuChannel, VcpuPipes};
 
 use crate::common::{Backend, Driven, on_each_backend};
 

@@ -2,9 +2,9 @@
 
 use rustix::io::Errno;
 use test_utils::guest::Program;
-use test_utils::raw::VcpuPipes;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request::{self, DEBUGREGS, EVENTS, FPU, LAPIC, XCREGS};
+use test_utils::raw::{VcpuChannel, VcpuPipes};
 
 use crate::common::{Backend, Driven, on_each_backend};
 

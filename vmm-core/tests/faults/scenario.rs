@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 
 use hypervisor::mock::{Mock, Script, Step};
@@ -11,7 +12,9 @@ use hypervisor::{
 };
 use test_utils::memory;
 use test_utils::wait::LIMIT;
-use vmm_core::{CallHint, Claim, Config, Error, HintDetail, Machine, Notice, Notices, OwnerId, Service, Stepping};
+use vmm_core::{
+    CallHint, Cgroup, Claim, Config, Error, HintDetail, Machine, Notice, Notices, OwnerId, Service, Stepping,
+};
 
 use crate::asker::{Asker, Told};
 
@@ -43,10 +46,10 @@ pub(crate) fn scripted() -> Mock {
     })
 }
 
-/// Lives it: all that anybody was told of as failed.
-pub(crate) fn scenario(hypervisor: &dyn Hypervisor) -> Vec<String> {
+/// Lives it, with its vCPUs in a control group: all that anybody was told of as failed.
+pub(crate) fn scenario(hypervisor: &dyn Hypervisor, group: &Path) -> Vec<String> {
     let told = Arc::default();
-    if let Err(error) = live(hypervisor, &told) {
+    if let Err(error) = live(hypervisor, group, &told) {
         told.complain(&error);
     }
     told.complaints()
@@ -60,7 +63,7 @@ fn twice<T, E: Display>(told: &Arc<Told>, mut attempt: impl FnMut() -> Result<T,
     })
 }
 
-fn live(hypervisor: &dyn Hypervisor, told: &Arc<Told>) -> Result<(), Error> {
+fn live(hypervisor: &dyn Hypervisor, group: &Path, told: &Arc<Told>) -> Result<(), Error> {
     twice(told, || hypervisor.supported_cpuid())?;
     twice(told, || hypervisor.emulated_cpuid())?;
     twice(told, || hypervisor.msr_indices())?;
@@ -71,7 +74,8 @@ fn live(hypervisor: &dyn Hypervisor, told: &Arc<Told>) -> Result<(), Error> {
     twice(told, || vm.set_identity_map_address(0))?;
     chips(&*vm, told)?;
 
-    let config = Config { vcpus: NonZeroU32::new(2).unwrap(), exit_timeout: Some(LIMIT), cgroup: None };
+    let cgroup = Some(Arc::new(twice(told, || Cgroup::open(group))?));
+    let config = Config { vcpus: NonZeroU32::new(2).unwrap(), exit_timeout: Some(LIMIT), cgroup };
     let (mut machine, notices) = twice(told, || Machine::new(Arc::clone(&vm), &config))?;
     let make = |_| Box::new(Asker::new(told)) as Box<dyn vmm_core::Pump>;
     let inline = twice(told, || machine.attach("inline", Stepping::Inline, make))?;

@@ -1,4 +1,4 @@
-//! The log's warnings, kept for the test.
+//! The warnings of code that logs by `tracing`, kept for the test.
 
 use std::fmt::{Debug, Write};
 use std::sync::Mutex;
@@ -9,13 +9,21 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Keeps them from now on.
-pub(crate) fn keep() {
-    tracing::subscriber::set_global_default(Keeper).unwrap();
+/// Keeps them from now on, those of all threads.
+///
+/// # Panics
+///
+/// If this process has a subscriber already.
+pub fn keep() {
+    tracing::subscriber::set_global_default(Keeper).expect("the first subscriber");
 }
 
-/// Those since the last time.
-pub(crate) fn take() -> Vec<String> {
+/// Those since the last time: their messages.
+///
+/// # Panics
+///
+/// If a thread has panicked while it logged.
+pub fn take() -> Vec<String> {
     std::mem::take(&mut *LINES.lock().unwrap())
 }
 
