@@ -139,15 +139,15 @@ impl AsFd for PluginProcess {
 /// How a plugin ended: by its jail's word, by the status of the child, which is the jail's init where there is a jail, or why
 /// it never was the plugin.
 fn how_it_ended(word: Option<JailsWord>, child: ExitStatus, jailed: bool) -> std::result::Result<ExitStatus, Fault> {
+    let inits = child.code().filter(|code| jailed && ![0, jail::HELPER_IS_GONE.raw_os_error()].contains(code));
     match word {
+        // An init that could not tell ends with an errno. What the helper then failed at came of that.
+        _ if let Some(errno) = inits => Err(Fault::of(Part::Init)(Errno::from_raw_os_error(errno))),
         // Who cannot go on without its init, which was killed, is not what went wrong.
         Some(JailsWord::Failed(fault)) if child.signal().is_none() => Err(fault),
         Some(JailsWord::Ended(status)) => Ok(status),
-        // An init that ends by itself without a word could not tell: its exit code says why.
-        None if jailed && child.signal().is_none() => {
-            let errno = child.code().filter(|code| *code > 0).map_or(Errno::BADMSG, Errno::from_raw_os_error);
-            Err(Fault::of(if errno == jail::HELPER_IS_GONE { Part::Helper } else { Part::Init })(errno))
-        }
+        // An init that ends by itself without a word has waited in vain for its helper's.
+        None if jailed && child.signal().is_none() => Err(Fault::of(Part::Helper)(jail::HELPER_IS_GONE)),
         // Without a jail; or its init was killed before it could tell, and the plugin with it.
         Some(JailsWord::Failed(_)) | None => Ok(child),
     }
@@ -253,6 +253,8 @@ mod tests {
     fn an_init_that_ended_without_a_word_is_not_taken_for_the_plugin() {
         let part = |errno: Errno| how_it_ended(None, ended(errno.raw_os_error(), 0), true).unwrap_err().part();
         assert_eq!((part(jail::HELPER_IS_GONE), part(Errno::NOBUFS)), (Part::Helper, Part::Init));
+        let helpers = Some(JailsWord::Failed(Fault::of(Part::UserMap)(Errno::ACCESS)));
+        assert_eq!(how_it_ended(helpers, ended(Errno::NOBUFS.raw_os_error(), 0), true).unwrap_err().part(), Part::Init);
         assert_eq!(how_it_ended(None, ended(0, 9), true).unwrap(), ended(0, 9));
         assert_eq!(how_it_ended(None, ended(1, 0), false).unwrap(), ended(1, 0));
         let word = Some(JailsWord::Ended(ended(7, 0)));

@@ -2,14 +2,19 @@
 //! what failed, or goes on where that is right, and nothing is left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::num::NonZeroU32;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::thread;
 
 use hypervisor::mock::Mock;
 use plugin_runtime::jail::{GidMap, Helper, JailConfig, Mount};
 use plugin_runtime::{Config, Error, PluginCommand, Sandbox, Transport, run};
-use rustix::process::{WaitOptions, geteuid, wait};
+use rustix::process::{Gid, Uid, WaitOptions, geteuid, wait};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use tempfile::TempDir;
 use test_utils::faults::syscalls::{Call, Struck, Whose, failing_of, refusing};
 use test_utils::log;
 use test_utils::resources::Resources;
@@ -63,30 +68,49 @@ const SILENT: [(Who, &str, &str); 15] = [
 /// Calls that are told of in other words than the injected errno, because who makes them knows no better.
 const OTHER_WORDS: [(Who, &str, &str); 1] = [(Who::Plugin, "landlock_create_ruleset", "the landlock rules")];
 
+/// Who runs the VMM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum User {
+    Root,
+    /// The user of the tests, or nobody where that is root. Then it is init that takes what is mounted.
+    Ordinary,
+}
+
 /// One test, since it compares what the process holds.
 #[test]
 fn whatever_fails_of_a_jail_is_named_and_undone() {
-    if !geteuid().is_root() {
-        test_utils::kvm::skipped("(no root) whatever_fails_of_a_jail_is_named_and_undone", &"the tests are not root's");
-        return;
-    }
     log::keep();
-    jailed(false).unwrap();
+    let (user, again) = if geteuid().is_root() { (User::Root, Some(User::Ordinary)) } else { (User::Ordinary, None) };
+    let program = reachable();
+    let jail = Jail { program: program.path().join("outboard"), user };
     for (who, whose) in ALL {
-        let cases = each_call(who, whose);
-        println!("{who:?}: {cases} system calls failed, one a run");
+        let cases = each_call(&jail, who, whose);
+        println!("{user:?}, {who:?}: {cases} system calls failed, one a run");
         assert!(cases > 20 || who == Who::Forked, "{who:?}: {cases}");
     }
-    the_filter();
+    the_filter(&jail);
+    if let Some(user) = again {
+        let cases = each_call(&Jail { user, ..jail }, Who::Init, Whose::Child { nth: 2, execs: 0 });
+        println!("{user:?}, {:?}: {cases} system calls failed, one a run", Who::Init);
+    }
+}
+
+/// The helper, where every user can start it.
+fn reachable() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_outboard"), folder.path().join("outboard")).unwrap();
+    folder
 }
 
 /// How many there were.
-fn each_call(who: Who, whose: Whose) -> usize {
+fn each_call(jail: &Jail, who: Who, whose: Whose) -> usize {
+    thread::scope(|scope| scope.spawn(|| jail.run(false)).join().unwrap()).unwrap();
     let (before, mounts) = (Resources::own(), mounts());
     // A program's loader and its standard library do without much, or end it, before its own first call.
     let mut begun = who != Who::Helper;
     for n in 1.. {
-        let ended = catch_unwind(AssertUnwindSafe(|| failing_of(whose, Call::ANY, n, EDQUOT, || jailed(false))));
+        let ended = catch_unwind(AssertUnwindSafe(|| failing_of(whose, Call::ANY, n, EDQUOT, || jail.run(false))));
         let mut told = log::take();
         let Ok((result, struck)) = ended else {
             // The standard library's look whether its child has become another program: it takes a failure for a bug.
@@ -127,12 +151,12 @@ fn may_be(who: Who, struck: &Struck, told: &[String]) -> bool {
 
 /// Under a filter of the plugin's own no other can ask, so what is refused here is refused whenever it is called. Both are
 /// calls of the plugin's process alone, the second also that by which it would tell.
-fn the_filter() {
+fn the_filter(jail: &Jail) {
     let before = Resources::own();
     let told = format!("the system call filter: Disk quota exceeded (os error {EDQUOT})");
     let calls = [(Call::new("seccomp", &[libc::SYS_seccomp]), &*told), (Call::SENDMSG, "exited with code 127")];
     for (call, words) in calls {
-        let error = refusing(call, EDQUOT, || jailed(true)).unwrap_err().to_string();
+        let error = refusing(call, EDQUOT, || jail.run(true)).unwrap_err().to_string();
         assert!(error.contains(words), "{}: {error}", call.name);
         Resources::assert_no_more_than(before, call.name);
     }
@@ -143,25 +167,45 @@ fn mounts() -> usize {
     fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
 }
 
-/// A run whose plugin ends well as soon as it is there.
-fn jailed(has_filter: bool) -> Result<(), Error> {
-    let command = PluginCommand { path: "/bin/true".into(), args: Vec::new() };
-    let jail = if has_filter { JailConfig::with_filter().unwrap() } else { JailConfig::default() };
-    let jail = JailConfig {
-        helper: Helper { program: env!("CARGO_BIN_EXE_outboard").into() },
-        gid_maps: vec![GidMap { inner: 5, outer: 5, count: 1 }],
-        mounts: vec![Mount { source: "/usr/share".into(), target: "/given/place".into(), writable: true }],
-        ..jail
-    };
-    let config = Config {
-        vcpus: NonZeroU32::MIN,
-        exit_timeout: None,
-        vcpu_cgroup: None,
-        transport: Transport::Pipe,
-        poll_us: None,
-        tap: None,
-        sandbox: Sandbox::Jail(Box::new(jail)),
-        confine: false,
-    };
-    run(&Mock::guest_code(), &command, config)
+struct Jail {
+    program: PathBuf,
+    user: User,
+}
+
+impl Jail {
+    /// A run whose plugin ends well as soon as it is there.
+    fn run(&self, has_filter: bool) -> Result<(), Error> {
+        if self.user == User::Ordinary && geteuid().is_root() {
+            become_nobody();
+        }
+        let command = PluginCommand { path: "/bin/true".into(), args: Vec::new() };
+        let jail = if has_filter { JailConfig::with_filter().unwrap() } else { JailConfig::default() };
+        // Only root may map groups that are not its own.
+        let group = (self.user == User::Root).then_some(GidMap { inner: 5, outer: 5, count: 1 });
+        let jail = JailConfig {
+            helper: Helper { program: self.program.clone() },
+            gid_maps: group.into_iter().collect(),
+            mounts: vec![Mount { source: "/usr/share".into(), target: "/given/place".into(), writable: true }],
+            ..jail
+        };
+        let config = Config {
+            vcpus: NonZeroU32::MIN,
+            exit_timeout: None,
+            vcpu_cgroup: None,
+            transport: Transport::Pipe,
+            poll_us: None,
+            tap: None,
+            sandbox: Sandbox::Jail(Box::new(jail)),
+            confine: false,
+        };
+        run(&Mock::guest_code(), &command, config)
+    }
+}
+
+/// Makes this thread alone nobody's.
+fn become_nobody() {
+    let (uid, gid) = (Uid::from_raw(65534), Gid::from_raw(65534));
+    set_thread_groups(&[]).unwrap();
+    set_thread_res_gid(gid, gid, gid).unwrap();
+    set_thread_res_uid(uid, uid, uid).unwrap();
 }

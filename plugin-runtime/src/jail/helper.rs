@@ -63,6 +63,7 @@ fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd) -> Result<ExitCode, 
     // Root sees more here than in a namespace. An ordinary user can take nothing here.
     let taken = if ids.privileged { Some(layout.take()?) } else { None };
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(&failed)?;
+    let inits_reports = reports.try_clone().map_err(&failed)?;
     match enter_namespaces().map_err(Fault::of(Part::Namespaces))? {
         Some(init) => {
             drop(told);
@@ -73,8 +74,7 @@ fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd) -> Result<ExitCode, 
         }
         None => {
             drop(tell);
-            let reports = reports.try_clone().map_err(failed)?;
-            let code = Init { setup, ids, layout, taken, socket, reports }.run(told);
+            let code = Init { setup, ids, layout, taken, socket, reports: inits_reports }.run(told);
             // SAFETY: ends this process at once: nothing is left to be cleaned up.
             unsafe { libc::_exit(code) }
         }

@@ -15,7 +15,7 @@ use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{Exit, VcpuId};
 use plugin_runtime::{Config, PluginCommand, Sandbox, Transport, run};
 use test_utils::fake::Plugin;
-use test_utils::faults::syscalls::{Call, Silent, failing};
+use test_utils::faults::syscalls::{Call, Silent, Whose, failing_of};
 use test_utils::faults::{Faults, Faulty};
 use test_utils::kvm::kvm_or_skip;
 use test_utils::log;
@@ -80,15 +80,25 @@ fn whatever_fails_is_named_and_undone() {
     for (call, names) in CALLS {
         // What is made for rings alone fails with rings alone.
         let transport = if OF_RINGS.contains(&call) { Transport::Ring } else { Transport::Pipe };
-        let calls = each_call_of(transport, &scripted(), call, names);
+        let calls = each_call_of(Whose::Own, transport, &scripted(), call, names);
         assert!(calls > 0, "no {} was called", call.name);
     }
+    // The VMM's child, until it is the plugin.
+    let child = Whose::Child { nth: 1, execs: 0 };
+    let calls = each_call_of(child, Transport::Pipe, &scripted(), Call::ANY, &["starting plugin"]);
+    assert!(calls > 4, "no more than {calls} were called");
     taps::each_call();
     if let Some(kvm) = kvm_or_skip("whatever_fails_is_named_and_undone, the half for KVM") {
         let (told, ()) = scenario(Transport::Pipe, &kvm, |run| run());
         assert_eq!(told, [""; 0], "without a fault");
-        each_call_of(Transport::Pipe, &kvm, Call::IOCTL, &["KVM_", "refused ", "connection dropped: sending"]);
-        each_call_of(Transport::Pipe, &kvm, Call::MMAP, &["kvm_run", "KVM_CREATE_VCPU", "refused create"]);
+        each_call_of(
+            Whose::Own,
+            Transport::Pipe,
+            &kvm,
+            Call::IOCTL,
+            &["KVM_", "refused ", "connection dropped: sending"],
+        );
+        each_call_of(Whose::Own, Transport::Pipe, &kvm, Call::MMAP, &["kvm_run", "KVM_CREATE_VCPU", "refused create"]);
     }
 }
 
@@ -108,12 +118,12 @@ fn each_operation_of_the_backend() {
 }
 
 /// How many there were.
-fn each_call_of(transport: Transport, hypervisor: &dyn Hypervisor, call: Call, names: &[&str]) -> usize {
+fn each_call_of(whose: Whose, transport: Transport, hypervisor: &dyn Hypervisor, call: Call, names: &[&str]) -> usize {
     let before = Resources::own();
     for n in 1.. {
-        let (told, struck) = scenario(transport, hypervisor, |run| failing(call, n, EDQUOT, run).1);
+        let (told, struck) = scenario(transport, hypervisor, |run| failing_of(whose, call, n, EDQUOT, run).1);
         let Some(struck) = struck else {
-            println!("{transport:?} on {}: {} times {} failed, one a run", hypervisor.name(), n - 1, call.name);
+            println!("{whose:?}, {transport:?} on {}: {} times {} failed", hypervisor.name(), n - 1, call.name);
             return n - 1;
         };
         let what = format!("{transport:?} on {}, call {n}, {}{:x?}", hypervisor.name(), struck.name(), struck.args);
