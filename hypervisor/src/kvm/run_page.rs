@@ -98,6 +98,28 @@ impl RunPage {
         unsafe { (*self.run()).s.regs.regs }
     }
 
+    /// Has the next `KVM_RUN` set the general registers before all else. The caller is the vCPU, outside of `KVM_RUN`.
+    pub(super) fn set_synced_regs(&self, regs: &kvm_regs) {
+        // SAFETY: within the mapping, plain integers; the kernel reads them only inside KVM_RUN, which needs the vCPU that
+        // calls us.
+        unsafe {
+            (*self.run()).s.regs.regs = *regs;
+            (*self.run()).kvm_dirty_regs = u64::from(KVM_SYNC_X86_REGS);
+        }
+    }
+
+    /// Takes that back.
+    pub(super) fn forget_synced_regs(&self) {
+        // SAFETY: as in `set_synced_regs`.
+        unsafe { (*self.run()).kvm_dirty_regs = 0 };
+    }
+
+    /// Whether there are registers to be set still: the kernel says here that it has done it.
+    pub(super) fn has_synced_regs_to_set(&self) -> bool {
+        // SAFETY: within the mapping; the kernel writes it only inside KVM_RUN.
+        unsafe { (*self.run()).kvm_dirty_regs != 0 }
+    }
+
     /// Where the page of writes that the VM coalesces begins, if the mapping reaches so far.
     pub(super) fn coalesced(&self) -> Option<NonNull<u8>> {
         const OFFSET: usize = PAGE_SIZE as usize * KVM_COALESCED_MMIO_PAGE_OFFSET as usize;

@@ -1,16 +1,17 @@
 //! A vCPU on KVM.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use kvm_bindings::KVM_MP_STATE_RUNNABLE;
+use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_regs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::process::Pid;
 
 use super::memory::Slots;
 use super::run_page::RunPage;
-use super::signal;
+use super::{signal, system};
 use crate::kick::{Bell, Door};
 use crate::pending::Pending;
 use crate::{Access, Direction, Error, Exit, Kick, Result, Vcpu, VcpuId, VcpuState};
@@ -31,7 +32,9 @@ pub(super) struct KvmVcpu {
     door: Door,
     runner: Arc<Runner>,
     pub(super) pending: Pending,
-    pub(super) synced: Synced,
+    synced: Cell<Synced>,
+    /// The registers of [`Synced::Set`].
+    set: kvm_regs,
     /// It has been told to be run again though it was ready to run.
     was_ready: bool,
     /// The access of the last exit, whose data lies in `page`.
@@ -42,13 +45,15 @@ pub(super) struct KvmVcpu {
 
 /// Whether `kvm_run` holds the general registers as they are (`KVM_CAP_SYNC_REGS`).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Synced {
+enum Synced {
     /// The kernel does not give them.
     Never,
     /// Not before the next exit: none was made yet, or registers were set since.
     Stale,
     /// As they were at the last exit.
     Fresh,
+    /// As they are to be from the next run on, which takes them with it (`kvm_dirty_regs`).
+    Set,
 }
 
 /// The thread that runs the vCPU, 0 before the first run.
@@ -93,17 +98,49 @@ impl KvmVcpu {
             door,
             runner,
             pending: Pending::new(id),
-            synced,
+            synced: Cell::new(synced),
+            set: kvm_regs::default(),
             was_ready: false,
             access: None,
             _slots: slots,
         })
     }
 
-    /// The registers change behind `kvm_run`'s back.
-    pub(super) fn outdate_synced_regs(&mut self) {
-        if self.synced == Synced::Fresh {
-            self.synced = Synced::Stale;
+    /// The general registers, without an ioctl where `kvm_run` has them.
+    pub(super) fn current_regs(&self) -> Result<kvm_regs> {
+        if self.synced.get() == Synced::Fresh {
+            return Ok(self.page.synced_regs());
+        }
+        self.hand_over_regs()?;
+        self.fd.get_regs().map_err(system("KVM_GET_REGS"))
+    }
+
+    /// Sets the general registers. Within an exit they wait for the next run, which applies them first of all: as an ioctl
+    /// would have, and for less.
+    pub(super) fn change_regs(&mut self, regs: &kvm_regs) -> Result<()> {
+        if matches!(self.synced.get(), Synced::Fresh | Synced::Set) {
+            self.set = *regs;
+            self.page.set_synced_regs(regs);
+            self.synced.set(Synced::Set);
+            return Ok(());
+        }
+        self.fd.set_regs(regs).map_err(system("KVM_SET_REGS"))
+    }
+
+    /// What is asked of the vCPU next depends on its registers, or changes them: the kernel must have those that wait, and
+    /// `kvm_run` does not know them any more.
+    pub(super) fn hand_over_regs(&self) -> Result<()> {
+        match self.synced.get() {
+            Synced::Set => {
+                self.page.forget_synced_regs();
+                self.synced.set(Synced::Stale);
+                self.fd.set_regs(&self.set).map_err(system("KVM_SET_REGS"))
+            }
+            Synced::Fresh => {
+                self.synced.set(Synced::Stale);
+                Ok(())
+            }
+            Synced::Never | Synced::Stale => Ok(()),
         }
     }
 
@@ -118,10 +155,20 @@ impl KvmVcpu {
 
     /// One `KVM_RUN`, and what it returned for.
     fn enter(&mut self) -> Result<Exit> {
-        self.outdate_synced_regs();
-        let exit = match self.fd.run() {
-            Ok(VcpuExit::MemoryFault { gpa, .. }) => return Err(Error::MemoryFault { vcpu: self.id, address: gpa }),
-            Ok(_) => self.page.exit(),
+        let ran = self.fd.run().map(|exit| match exit {
+            VcpuExit::MemoryFault { gpa, .. } => Some(gpa),
+            _ => None,
+        });
+        let has_regs_left = self.synced.get() == Synced::Set && self.page.has_synced_regs_to_set();
+        if has_regs_left {
+            // A run that found the vCPU waiting for a start-up interrupt did not come to them.
+            self.hand_over_regs()?;
+        } else if self.synced.get() != Synced::Never {
+            self.synced.set(Synced::Fresh);
+        }
+        let exit = match ran {
+            Ok(Some(address)) => return Err(Error::MemoryFault { vcpu: self.id, address }),
+            Ok(None) => self.page.exit(),
             Err(errno) => match errno.errno() {
                 libc::EINTR => Exit::Interrupted,
                 libc::EAGAIN if self.may_be_run_again()? => Exit::Interrupted,
@@ -133,9 +180,6 @@ impl KvmVcpu {
         };
         if !matches!(exit, Exit::Interrupted) {
             self.was_ready = false;
-        }
-        if self.synced == Synced::Stale {
-            self.synced = Synced::Fresh;
         }
         self.pending.after(&exit);
         self.access = match exit {

@@ -9,7 +9,7 @@ use vmm_sys_util::errno;
 use vmm_sys_util::ioctl::ioctl_with_mut_ptr;
 use vmm_sys_util::ioctl_iowr_nr;
 
-use super::vcpu::{KvmVcpu, Synced};
+use super::vcpu::KvmVcpu;
 use super::{refused, system};
 use crate::{Capability, Result, VcpuState};
 
@@ -17,16 +17,12 @@ ioctl_iowr_nr!(KVM_GET_SUPPORTED_HV_CPUID, KVMIO, 0xc1, kvm_cpuid2);
 
 impl VcpuState for KvmVcpu {
     fn regs(&self) -> Result<kvm_regs> {
-        match self.synced {
-            Synced::Fresh => Ok(self.page.synced_regs()),
-            Synced::Never | Synced::Stale => self.fd.get_regs().map_err(system("KVM_GET_REGS")),
-        }
+        self.current_regs()
     }
 
     fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
         self.pending.check_set()?;
-        self.outdate_synced_regs();
-        self.fd.set_regs(regs).map_err(system("KVM_SET_REGS"))
+        self.change_regs(regs)
     }
 
     fn sregs(&self) -> Result<kvm_sregs> {
@@ -35,7 +31,7 @@ impl VcpuState for KvmVcpu {
 
     fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<()> {
         self.pending.check_set()?;
-        self.outdate_synced_regs();
+        self.hand_over_regs()?;
         self.fd.set_sregs(sregs).map_err(system("KVM_SET_SREGS"))
     }
 
@@ -80,11 +76,13 @@ impl VcpuState for KvmVcpu {
     }
 
     fn vcpu_events(&self) -> Result<kvm_vcpu_events> {
+        self.hand_over_regs()?;
         self.fd.get_vcpu_events().map_err(system("KVM_GET_VCPU_EVENTS"))
     }
 
     fn set_vcpu_events(&mut self, events: &kvm_vcpu_events) -> Result<()> {
-        self.outdate_synced_regs();
+        // Registers that are set take back an exception that waits.
+        self.hand_over_regs()?;
         self.fd.set_vcpu_events(events).map_err(system("KVM_SET_VCPU_EVENTS"))
     }
 

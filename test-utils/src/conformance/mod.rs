@@ -216,6 +216,7 @@ macro_rules! conformance_tests {
             the_hyperv_interrupt_controller_is_turned_on
             a_capability_that_is_lacking_is_refused
             registers_after_an_exit_are_those_that_were_set_since
+            registers_set_before_a_run_that_waits_are_kept
         );
     };
     (@cases $make:path: $($case:ident)*) => {

@@ -1,6 +1,6 @@
 //! General and segment registers, also within exits.
 
-use hypervisor::{Access, AddressSpace, Exit, ReadProblem, VcpuId};
+use hypervisor::{Access, AddressSpace, Exit, ReadProblem, VcpuId, kvm_mp_state};
 
 use super::*;
 
@@ -126,4 +126,22 @@ pub fn registers_after_an_exit_are_those_that_were_set_since(make: Make) {
     expect_write(&mut *vcpu, AddressSpace::Pio, PORT.into(), &[2]);
     let regs = vcpu.regs().expect("regs");
     assert_eq!((regs.rax, regs.rdi), (2, 0xd1));
+}
+
+/// A run that does not come to the guest, since the vCPU waits for a start-up interrupt, keeps what was set before it.
+pub fn registers_set_before_a_run_that_waits_are_kept(make: Make) {
+    const RUNNABLE: u32 = 0;
+    const UNINITIALIZED: u32 = 1;
+    let Guest { mut vcpu, .. } = guest!(make, Program::new().mov(1).output(PORT, 1).mov(2).output(PORT, 1));
+    expect_write(&mut *vcpu, AddressSpace::Pio, PORT.into(), &[1]);
+    let mut regs = vcpu.regs().expect("regs");
+    regs.rdi = 0xd2;
+    vcpu.set_regs(&regs).expect("set_regs");
+    vcpu.set_mp_state(&kvm_mp_state { mp_state: UNINITIALIZED }).expect("set_mp_state");
+    vcpu.kick_handle().kick();
+    assert_eq!(vcpu.run().expect("run"), Exit::Interrupted);
+    assert_eq!(vcpu.regs().expect("regs").rdi, 0xd2);
+    vcpu.set_mp_state(&kvm_mp_state { mp_state: RUNNABLE }).expect("set_mp_state");
+    expect_write(&mut *vcpu, AddressSpace::Pio, PORT.into(), &[2]);
+    assert_eq!(vcpu.regs().expect("regs").rdi, 0xd2);
 }
