@@ -18,7 +18,7 @@ on_each_backend! {
     what_the_jail_costs_is_told_for_a_start_and_for_each_case_on_each_transport
 }
 
-const CASES: [&str; 5] = ["sync-write", "sync-read", "regs", "regs-read", "posted"];
+const CASES: [&str; 6] = ["sync-write", "sync-read", "regs", "regs-read", "posted", "coalesced"];
 const LINKS: [&str; 7] =
     ["bare", "channel-inline", "channel-thread", "pipe-unjailed", "pipe", "ring-sleep", "ring-poll"];
 
