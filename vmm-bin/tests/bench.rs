@@ -61,7 +61,9 @@ fn every_case_is_measured_on_every_link(backend: Backend) {
         let has_plugin = ["pipe-unjailed", "pipe", "ring-sleep", "ring-poll"].contains(&text(row, "link"));
         if text(row, "case") != "start" {
             assert!(row["vmm_cpu_s"].as_f64().unwrap() > 0.0, "{row}");
-            assert_eq!(row["plugin_cpu_s"].as_f64().unwrap() > 0.0, has_plugin, "{row}");
+            let plugin = row["plugin_cpu_s"].as_f64().unwrap() > 0.0;
+            // So few coalesced writes are one exit, in which the plugin may not be seen at work.
+            assert!(plugin == has_plugin || has_plugin && text(row, "case") == "coalesced", "{row}");
         }
     }
 }
