@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::address_map::{AddressMap, Service};
 use crate::control::Control;
 use crate::owner::OwnerId;
-use crate::stop_signal::StopSignal;
+use crate::vcpu_loop::Shared;
 
 /// How long a coalesced write waits at most until some vCPU is fetched from the guest to tell of it.
 const PERIOD: Duration = Duration::from_millis(10);
@@ -119,14 +119,10 @@ impl Coalesced {
 }
 
 /// Fetches the vCPUs from the guest as long as writes wait there that nobody exits behind.
-pub(crate) fn start_timer(
-    vm: Arc<dyn Vm>,
-    controls: Vec<Arc<Control>>,
-    stop: StopSignal,
-) -> io::Result<JoinHandle<()>> {
+pub(crate) fn start_timer(shared: Arc<Shared>, controls: Vec<Arc<Control>>) -> io::Result<JoinHandle<()>> {
     let fetch = move || {
-        while stop.channel().recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-            if vm.has_coalesced() {
+        while shared.stop.channel().recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+            if shared.coalesced.any() {
                 controls.iter().for_each(|control| control.kick());
             }
         }

@@ -104,7 +104,7 @@ impl Machine {
     /// As those of [`AddressMap::reserve`].
     pub fn reserve_coalesced(&self, space: AddressSpace, start: u64, len: u64, owner: OwnerId) -> Result<()> {
         self.shared.map.reserve(space, start, len, Claim { owner, service: Service::PostedWrites })?;
-        let timer = || coalesced::start_timer(Arc::clone(&self.vm), self.controls.clone(), self.shared.stop.clone());
+        let timer = || coalesced::start_timer(Arc::clone(&self.shared), self.controls.clone());
         self.shared.coalesced.add(space, start, len, timer);
         Ok(())
     }

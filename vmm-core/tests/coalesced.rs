@@ -134,7 +134,7 @@ fn what_was_written_before_its_range_was_released_is_told() {
 }
 
 #[test]
-fn a_release_takes_what_lies_there_for_its_owner() {
+fn a_release_takes_what_lies_there_for_its_owner_who_is_told_though_no_exit_follows() {
     let mut vm = MockVm::new();
     vm.expect_coalesce_writes().return_once(|_, _, _| Ok(()));
     vm.expect_stop_coalescing().return_once(|_, _, _| Ok(()));
@@ -149,11 +149,13 @@ fn a_release_takes_what_lies_there_for_its_owner() {
     let (owner, far) = machine.attach_far_ends("tester").unwrap();
     machine.map().reserve(PIO, OTHER.into(), 1, claim(owner)).unwrap();
     machine.reserve_coalesced(PIO, PORT.into(), 1, owner).unwrap();
-    machine.release(PIO, PORT.into(), owner).unwrap();
     let mut rig = Rig { machine, notices, owner, far };
     rig.start_running();
-    rig.expect_posted(0, &[5]);
     rig.expect_access(0);
+    rig.resume(0);
+    // No exit follows: the guest has come to its end, and stays in it.
+    rig.machine.release(PIO, PORT.into(), owner).unwrap();
+    rig.expect_posted(0, &[5]);
 }
 
 #[test]
