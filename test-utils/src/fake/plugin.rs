@@ -74,7 +74,8 @@ impl Plugin {
         ["-c".into(), script, program].into_iter().chain(names).collect()
     }
 
-    /// Waits until the VMM has started it: its process, and its main socket. `None` where `give_up` says so first.
+    /// Waits until the VMM has started it: its process, and its main socket. `None` where `give_up` says so first. A process
+    /// that ends before it hands its socket over does not count.
     ///
     /// # Panics
     ///
@@ -82,16 +83,15 @@ impl Plugin {
     #[must_use]
     pub fn accept(&self, give_up: impl Fn() -> bool) -> Option<(Relay, MainSocket)> {
         let short = std::time::Duration::from_millis(10);
-        let mut came = false;
+        let mut plugin = None;
         wait::until("the fake plugin is started", || {
-            came = crate::raw::readable_within(&self.listener, short);
-            came || give_up()
+            if crate::raw::readable_within(&self.listener, short) {
+                let control = accept_with(&self.listener, SocketFlags::CLOEXEC).expect("accept");
+                plugin = Relay::accept(control);
+            }
+            plugin.is_some() || give_up()
         });
-        if !came {
-            return None;
-        }
-        let control = accept_with(&self.listener, SocketFlags::CLOEXEC).expect("accept");
-        Some(Relay::accept(control))
+        plugin
     }
 }
 
@@ -116,4 +116,18 @@ fn socket() -> rustix::io::Result<OwnedFd> {
 
 fn name(address: &str) -> SocketAddrUnix {
     SocketAddrUnix::new_abstract_name(address.as_bytes()).expect("a short name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_ends_before_it_hands_its_socket_over_is_no_plugin() {
+        let plugin = Plugin::new("none");
+        let process = socket().unwrap();
+        connect(&process, &name(&plugin.address)).unwrap();
+        drop(process);
+        assert!(plugin.accept(|| true).is_none());
+    }
 }

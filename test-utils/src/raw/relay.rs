@@ -39,19 +39,24 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Waits for the relay, and takes its main socket. `control` is the test's end.
+    /// Waits for the relay, and takes its main socket. `control` is the test's end. `None` where the process ends before it
+    /// hands the socket over.
     ///
     /// # Panics
     ///
-    /// If none comes within [`LIMIT`].
-    pub fn accept(control: OwnedFd) -> (Self, MainSocket) {
+    /// If neither happens within [`LIMIT`].
+    pub fn accept(control: OwnedFd) -> Option<(Self, MainSocket)> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         assert!(readable_within(&control, LIMIT), "no word from the relay within {LIMIT:?}");
-        retry_on_intr(|| {
+        let received = retry_on_intr(|| {
             recvmsg(&control, &mut [IoSliceMut::new(&mut [0; 1])], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        })
-        .expect("recvmsg");
+        });
+        match received {
+            Ok(message) if message.bytes > 0 => {}
+            Ok(_) | Err(Errno::CONNRESET) => return None,
+            Err(errno) => panic!("recvmsg: {errno}"),
+        }
         let (mut main, mut pid) = (None, None);
         for message in ancillary.drain() {
             match message {
@@ -60,7 +65,7 @@ impl Relay {
                 _ => {}
             }
         }
-        (Self { control, pid: pid.expect("a pid") }, MainSocket::new(main.expect("the main socket")))
+        Some((Self { control, pid: pid.expect("a pid") }, MainSocket::new(main.expect("the main socket"))))
     }
 
     /// Its process id.

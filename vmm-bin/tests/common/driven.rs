@@ -45,7 +45,7 @@ impl Driven {
     pub(crate) fn start(program: &Program, call: Outboard) -> Self {
         let (ours, theirs) = raw::pair();
         let running = call.stdin(theirs).start();
-        let (relay, main) = Relay::accept(ours);
+        let (relay, main) = Relay::accept(ours).expect("the relay hands its socket over");
         // Answered after the VMM has taken in what the jail told before.
         drop(main.ask(&request::get_shutdown_eventfd()));
         Self { main, relay, running, program: program.clone() }
