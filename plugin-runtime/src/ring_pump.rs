@@ -139,10 +139,6 @@ impl RingPump {
 }
 
 impl Pump for RingPump {
-    fn tells_looks(&self) -> bool {
-        true
-    }
-
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
         match event {
             Event::Access { access, data, attached } => {
@@ -198,11 +194,11 @@ fn resume(header: &Header, payload: &[u8], mut spare: Option<Box<kvm_regs>>) -> 
             .map(|bytes| debug_regs_from_bytes(bytes))
             .transpose()
             .map_err(wrong("debugregs"))?,
-        seen: Looks {
+        seen: Some(Looks {
             regs: header.flags & Flags::SAW_REGS != 0,
             sregs: header.flags & Flags::SAW_SREGS != 0,
             debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
-        },
+        }),
         spare,
     })
 }

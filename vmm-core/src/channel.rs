@@ -121,8 +121,9 @@ pub struct Resume {
     pub sregs: Option<Box<kvm_sregs>>,
     /// Debug registers to set, after `sregs`.
     pub debug_regs: Option<Box<kvm_debugregs>>,
-    /// Which of the registers that came with the access the owner has looked at.
-    pub seen: Looks,
+    /// Which of the registers that came with the access the owner has looked at; `None` where it never tells. To one who tells,
+    /// registers come unasked with the accesses in which it has asked for them.
+    pub seen: Option<Looks>,
     /// The box of the registers that came with the access, if it is in use for nothing else: the next ones come in it.
     pub spare: Option<Box<kvm_regs>>,
 }

@@ -15,7 +15,7 @@ pub(crate) struct Link {
     /// The far end and its pump, where this thread steps it.
     inline: Option<(FarEnd, Box<dyn Pump>)>,
     stop: StopSignal,
-    /// Whether the owner tells what it looked at.
+    /// Whether the owner's last resume told what it had looked at.
     pub(crate) tells_looks: bool,
 }
 
@@ -27,18 +27,12 @@ impl Link {
         pump: Box<dyn Pump>,
         stop: StopSignal,
     ) -> Self {
-        let tells_looks = pump.tells_looks();
-        Self { events, commands, inline: Some((far, pump)), stop, tells_looks }
+        Self { events, commands, inline: Some((far, pump)), stop, tells_looks: false }
     }
 
     /// A link at whose far end another thread stands.
-    pub(crate) fn threaded(
-        events: Sender<Event>,
-        commands: Receiver<Command>,
-        stop: StopSignal,
-        tells_looks: bool,
-    ) -> Self {
-        Self { events, commands, inline: None, stop, tells_looks }
+    pub(crate) fn threaded(events: Sender<Event>, commands: Receiver<Command>, stop: StopSignal) -> Self {
+        Self { events, commands, inline: None, stop, tells_looks: false }
     }
 
     /// Sends an event that wants no command, and sees that it is carried.

@@ -158,7 +158,6 @@ impl Machine {
                 Stepping::Inline => Link::inline(events, commands, far, pump, stop),
                 Stepping::Threaded => {
                     let signal = stop.clone();
-                    let tells_looks = pump.tells_looks();
                     let thread = thread::Builder::new()
                         .name(format!("pump{vcpu}"))
                         .spawn(move || step_until_stopped(pump, &far, &signal));
@@ -171,7 +170,7 @@ impl Machine {
                             return Err(Error::Thread { vcpu, source });
                         }
                     }
-                    Link::threaded(events, commands, stop, tells_looks)
+                    Link::threaded(events, commands, stop)
                 }
             });
         }
@@ -195,7 +194,7 @@ impl Machine {
         let owner = self.next_owner();
         let far_ends = self.links.iter_mut().map(|links| {
             let (events, commands, far) = pair();
-            links.push((Arc::clone(&name), Link::threaded(events, commands, self.shared.stop.clone(), false)));
+            links.push((Arc::clone(&name), Link::threaded(events, commands, self.shared.stop.clone())));
             far
         });
         Ok((owner, far_ends.collect()))

@@ -18,12 +18,6 @@ pub trait Pump: Send {
     /// It may block, but must return [`LinkError::Stopped`] soon after the machine's
     /// [`StopSignal`](crate::StopSignal) was set, and [`LinkError::TimedOut`] at the deadline.
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>, LinkError>;
-
-    /// Whether the owner's resumes tell what it [has looked at](crate::Resume::seen) of the registers that came with an access.
-    /// Only then do they come unasked, once it has been learned that it asks for them.
-    fn tells_looks(&self) -> bool {
-        false
-    }
 }
 
 impl<F: FnMut(Event) -> Command + Send> Pump for F {

@@ -201,8 +201,9 @@ impl VcpuLoop {
         loop {
             let answer = match link.receive(deadline).map_err(failed)? {
                 Command::Resume(resume) => {
+                    link.tells_looks = resume.seen.is_some();
                     if let Some(access) = access.filter(|_| attached.any()) {
-                        let seen = resume.seen.or(asked);
+                        let seen = resume.seen.unwrap_or_default().or(asked);
                         self.predictions.told(access, attached, seen);
                         if let Some(deferred) = deferred {
                             deferred.forget_unseen(attached, seen);

@@ -6,7 +6,7 @@ mod common;
 use common::{MMIO, PIO, PORT, Rig};
 use hypervisor::mock::Step;
 use hypervisor::{kvm_debugregs, kvm_regs};
-use vmm_core::{Bytes, Command, Event, Resume, State, StateKind};
+use vmm_core::{Attached, Bytes, Command, Event, Looks, Resume, State, StateKind};
 
 fn read_rig(steps: impl IntoIterator<Item = Step>) -> Rig {
     let mut rig = Rig::new(1, steps);
@@ -96,6 +96,48 @@ fn registers_set_in_the_first_fragment_of_a_read_wait_for_the_last() {
     rig.answer(0, &[3, 4]);
     rig.expect_write(0, &[1, 2, 3, 4]);
     assert_eq!(rig.regs(0).rbx, 0xbeef);
+}
+
+/// Of one who tells what it has looked at.
+fn resume_telling(rig: &Rig, data: &[u8], regs: Option<kvm_regs>, looked: bool) {
+    let seen = Some(Looks { regs: looked, ..Looks::default() });
+    let resume = Resume { data: Bytes::from_slice(data), regs: regs.map(Box::new), seen, ..Resume::default() };
+    rig.send(0, Command::Resume(resume));
+}
+
+/// The next access is a read, and comes with registers.
+fn expect_attached(rig: &Rig) -> kvm_regs {
+    match rig.event(0) {
+        Event::Access { attached: Attached { regs: Some(regs), .. }, .. } => *regs,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn registers_come_unasked_with_a_read_and_count_as_seen_only_if_they_were_looked_at() {
+    let rig = read_rig((0..5).flat_map(|_| [Step::Mov(0x5500), Step::In { port: PORT, width: 1 }]));
+    rig.expect_access(0);
+    resume_telling(&rig, &[0], None, false);
+    rig.expect_access(0);
+    rig.regs(0);
+    resume_telling(&rig, &[1], None, false);
+    let regs = expect_attached(&rig);
+    assert_eq!(regs.rax, 0x5500);
+    resume_telling(&rig, &[2], Some(kvm_regs { rbx: 0xbeef, ..regs }), true);
+    let regs = expect_attached(&rig);
+    assert_eq!(regs.rbx, 0xbeef);
+    resume_telling(&rig, &[3], Some(kvm_regs { rax: 4, rcx: 0xcafe, rflags: 2, ..kvm_regs::default() }), false);
+    let regs = expect_attached(&rig);
+    assert_eq!((regs.rax, regs.rbx, regs.rcx), (0x5500, 0, 0xcafe));
+}
+
+#[test]
+fn registers_do_not_come_unasked_to_one_who_tells_no_looks() {
+    let rig = read_rig([Step::In { port: PORT, width: 1 }, Step::In { port: PORT, width: 1 }]);
+    rig.expect_access(0);
+    rig.regs(0);
+    rig.answer(0, &[1]);
+    assert!(matches!(rig.event(0), Event::Access { attached: Attached { regs: None, .. }, .. }));
 }
 
 fn debug_address(rig: &Rig) -> u64 {

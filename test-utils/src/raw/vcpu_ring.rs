@@ -84,6 +84,8 @@ pub const WITH_REGS: u16 = 2;
 pub const WITH_SREGS: u16 = 4;
 /// As above.
 pub const WITH_DEBUGREGS: u16 = 8;
+/// In a resume: the plugin has looked at the `kvm_regs` that came.
+pub const LOOKED_AT_REGS: u16 = 16;
 
 /// Flags of a record: the next one goes on with its payload.
 pub const MORE: u16 = 128;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT, MMIO, RINGS};
 use test_utils::raw::vcpu_request::{self, CpuidEntry, REGS, SREGS};
-use test_utils::raw::vcpu_ring::{self, Record, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind};
+use test_utils::raw::vcpu_ring::{self, LOOKED_AT_REGS, Record, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind};
 use test_utils::raw::{Message, VcpuChannel, VcpuRing};
 
 use crate::common::{Backend, Driven, on_each_backend};
@@ -23,6 +23,7 @@ on_each_backend! {
     sixty_four_come_in_batches_and_all_work
     every_vcpu_request_has_its_answer
     a_resume_sets_registers_and_a_hint_attaches_them
+    registers_that_were_asked_for_come_unasked_until_nobody_looks_at_them
     long_data_follows_its_header
     pauses_come_over_rings
     posted_writes_come_in_order_and_are_not_answered
@@ -185,6 +186,28 @@ fn a_resume_sets_registers_and_a_hint_attaches_them(backend: Backend) {
     assert_eq!(access.payload.len(), REGS.1 + SREGS.1 + vcpu_request::DEBUGREGS.1);
     assert_eq!(access.payload[..REGS.1], ring.get(REGS));
     assert_eq!(access.payload[REGS.1..][..SREGS.1], ring.get(SREGS));
+    driven.finish();
+}
+
+fn registers_that_were_asked_for_come_unasked_until_nobody_looks_at_them(backend: Backend) {
+    let program = Program::new().mov(7).output(0x10, 1).output(0x11, 1).forever();
+    let (driven, mut ring) = one(backend, &program, &[request::reserve(IOPORT, 0x10, 2)]);
+    // At 0x10, by round: what comes, and whether it is looked at. Vain attempts are given up after the third.
+    let rounds = [(0, 0), (WITH_REGS, LOOKED_AT_REGS), (WITH_REGS, 0), (WITH_REGS, 0), (WITH_REGS, 0), (0, 0)];
+    for (round, (comes, looks)) in rounds.into_iter().enumerate() {
+        let access = ring.expect(kind::WRITE);
+        assert_eq!((access.address, access.flags), (0x10, comes), "round {round}");
+        if round == 0 {
+            assert_eq!(ring.get(REGS)[..8], 7_u64.to_le_bytes());
+        }
+        if comes != 0 {
+            assert_eq!(access.payload[..8], 7_u64.to_le_bytes());
+        }
+        ring.send(&Record { kind: kind::RESUME, flags: looks, ..Record::default() });
+        let other = ring.expect(kind::WRITE);
+        assert_eq!((other.address, other.flags), (0x11, 0), "round {round}");
+        ring.resume();
+    }
     driven.finish();
 }
 
