@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::is_traced;
+use super::busy::is_in_time;
 
 /// A call that has ended by itself.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Ended {
     pub(crate) stderr: Vec<String>,
     /// From start to end.
     pub(crate) took: Duration,
+    /// How long of it the machine was busy.
+    pub(crate) busy: Duration,
     /// Of `outboard` itself.
     pub(crate) cpu_time: Duration,
 }
@@ -61,8 +63,9 @@ impl Ended {
         self
     }
 
+    /// It took so long; more where the machine was busy.
     pub(crate) fn assert_took(&self, range: std::ops::Range<Duration>) -> &Self {
-        let in_time = self.took < range.end || is_traced();
+        let in_time = is_in_time(self.took, self.busy, range.end);
         assert!(range.start <= self.took && in_time, "not within {range:?}: {self:#?}");
         self
     }

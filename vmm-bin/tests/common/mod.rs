@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_macros, unused_imports, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail like tests")]
 
+mod busy;
 mod driven;
 mod ended;
 pub(crate) mod leftover;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+pub(crate) use busy::Span;
 pub(crate) use driven::{Driven, RAM_ID};
 pub(crate) use ended::Ended;
 pub(crate) use resources::Resources;

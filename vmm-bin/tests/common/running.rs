@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
-use super::{Ended, LIMIT, Outboard, leftover};
+use super::{Ended, LIMIT, Outboard, Span, leftover};
 
 /// The lines of a pipe, as they come.
 fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
@@ -30,7 +30,7 @@ pub(crate) struct Running {
     /// Its script must outlive it.
     outboard: Outboard,
     child: Child,
-    started: Instant,
+    started: Span,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
     /// Lines of standard output that were waited for.
@@ -52,7 +52,7 @@ impl Running {
         let stdout = outboard.stdout.take().unwrap_or_else(Stdio::piped);
         let stderr = outboard.stderr.take().unwrap_or_else(Stdio::piped);
         outboard.command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
-        let started = Instant::now();
+        let started = Span::begin();
         let mut child = leftover::spawn(&mut outboard.command);
         let stdout = child.stdout.take().map_or_else(|| lines(std::io::empty()), lines);
         let stderr = child.stderr.take().map_or_else(|| lines(std::io::empty()), lines);
@@ -162,7 +162,7 @@ impl Running {
         if !is_readable_in_time(&pidfd_open(self.pid(), PidfdFlags::empty()).unwrap()) {
             self.give_up(&format!("no end after {LIMIT:?}"));
         }
-        let took = self.started.elapsed();
+        let (took, busy) = (self.started.elapsed(), self.started.busy());
         let cpu_time = cpu_time(&self.child);
         let status = self.child.wait().unwrap();
         let call = format!("{:?}", self.outboard.command);
@@ -175,7 +175,7 @@ impl Running {
         stdout.extend(rest(&self.stdout).unwrap_or_else(|| panic!("standard output stays open after {call}")));
         let mut stderr = std::mem::take(&mut self.logged);
         stderr.extend(rest(&self.stderr).unwrap_or_else(|| panic!("standard error stays open after {call}")));
-        Ended { call, code: status.code(), signal: status.signal(), stdout, stderr, took, cpu_time }
+        Ended { call, code: status.code(), signal: status.signal(), stdout, stderr, took, busy, cpu_time }
     }
 
     fn give_up(&mut self, problem: &str) -> ! {

@@ -14,7 +14,7 @@ use test_utils::raw::vcpu_ring::{
 };
 use test_utils::raw::{self, VcpuRing, vcpu_request};
 
-use crate::common::{Backend, Driven, Tally, in_parallel, on_each_backend};
+use crate::common::{Backend, Driven, Span, Tally, in_parallel, on_each_backend};
 use crate::samples::{in_other_clothes, vcpu_requests};
 use crate::{mutated, splitmix};
 
@@ -352,9 +352,10 @@ fn a_plugin_that_stops_is_noticed_asleep_and_looking(backend: Backend) {
         rings[0].expect(kind::POSTED);
         rings[0].await_access();
         driven.relay.signal(Signal::STOP);
+        let begun = Span::begin();
         if has_limit {
             // Told of by itself, within the limit and what a plugin has to obey.
-            assert!(raw::readable_within(&event, Duration::from_secs(2)), "not noticed");
+            assert!(raw::readable_within(&event, raw::LIMIT) && begun.is_within(Duration::from_secs(2)), "not noticed");
             let ended = driven.end();
             ended.assert_failure(&["relay", "did not answer", "in time"]);
         } else {
