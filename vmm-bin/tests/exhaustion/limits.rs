@@ -2,6 +2,7 @@
 
 use rustix::process::Resource;
 use test_utils::kvm::skipped;
+use test_utils::wait;
 
 use crate::common::{Backend, Ended, Tally, in_parallel, on_each_backend};
 use crate::{WAYS, run};
@@ -32,7 +33,11 @@ fn with_too_few_descriptors_the_end_is_clear(backend: Backend) {
         });
         let well = well.into_inner().unwrap();
         well.iter().for_each(|_| tally.count());
-        assert!(well.contains(&(*counts.start(), false)) && well.contains(&(*counts.end(), true)), "{way:?} {well:?}");
+        // Descriptors that are under way between any processes of this user, of the tests beside for example, count against
+        // the limit too (unix(7), ETOOMANYREFS). So the most may be too few for a moment.
+        let enough = || went_well(&run(backend, way).limited(Resource::Nofile, *counts.end()).run());
+        assert!(well.contains(&(*counts.start(), false)), "{way:?} {well:?}");
+        assert!(well.contains(&(*counts.end(), true)) || wait::holds(enough), "{way:?} {well:?}");
     }
 }
 

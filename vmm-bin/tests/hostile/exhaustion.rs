@@ -1,6 +1,7 @@
 //! A plugin that asks for more than there is: of the VMM's time, descriptors, threads and addresses.
 
 use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -25,6 +26,9 @@ on_each_backend! {
 const PAGE: u64 = 0x1000;
 const GIGABYTE: u64 = 1 << 30;
 
+/// For those whose descriptors under way are too many for two at once.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Gives 60 connections requests that cost much, while the VMM is stopped; where it is continued it finds them all. Their
 /// memfds are under way until then, which count against every process of the test's user, so there are some 7,000 at most.
 fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce()) -> Vec<MainSocket> {
@@ -48,6 +52,7 @@ fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce())
 }
 
 fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let driven = Driven::new(backend, &Program::new());
     let mut tally = Tally::new(format!("{} costly requests left behind", backend.name()));
     let _connections = with_costly_requests(&driven, &mut tally, || driven.relay.command("exit 0"));
@@ -58,6 +63,7 @@ fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
 }
 
 fn costly_requests_do_not_keep_the_vmm_from_killing_its_plugin(backend: Backend) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let driven = Driven::new(backend, &Program::new());
     let mut tally = Tally::new(format!("{} costly requests before the end", backend.name()));
     let _connections = with_costly_requests(&driven, &mut tally, || driven.signal(Signal::TERM));
