@@ -5,9 +5,10 @@
 mod common;
 
 use std::fs;
+use std::time::Duration;
 
-use common::{Backend, Ended, Outboard, Running, kill, on_each_backend};
-use rustix::process::{Pid, Signal};
+use common::{Backend, Ended, Outboard, Running, on_each_backend};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 on_each_backend! {
     a_soak_runs_rounds_and_tells_how_many_of_each_kind
@@ -56,21 +57,28 @@ fn the_same_seed_makes_the_same_round() {
     assert_eq!(first, plan(Backend::Mock));
 }
 
-/// The first child of any of its threads.
-fn await_child(running: &Running) -> Pid {
-    let mut child = None;
-    test_utils::wait::until("there is a child", || {
-        let threads = fs::read_dir(format!("/proc/{}/task", running.pid())).unwrap();
-        let children = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).ok());
-        child = children.collect::<String>().split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
-        child.is_some()
+/// The children of its threads.
+fn children(running: &Running) -> Vec<Pid> {
+    let threads = fs::read_dir(format!("/proc/{}/task", running.pid())).unwrap();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).ok());
+    children.collect::<String>().split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+}
+
+/// Kills whatever child there is until it has ended: one may have been the jail's helper, which had done its work.
+fn kill_children(running: &Running) {
+    let pidfd = pidfd_open(running.pid(), PidfdFlags::empty()).unwrap();
+    test_utils::wait::until("the soak has ended", || {
+        for child in children(running) {
+            // It may be gone already.
+            let _ = kill_process(child, Signal::KILL);
+        }
+        test_utils::raw::readable_within(&pidfd, Duration::ZERO)
     });
-    child.unwrap()
 }
 
 fn a_round_that_does_not_end_as_planned_fails_with_the_command_that_repeats_it(backend: Backend) {
     let running = soak(backend, &["--round", ROUND]).start();
-    kill(await_child(&running));
+    kill_children(&running);
     let ended = running.end();
     let name = backend.name();
     ended.assert_failure(&[&format!("round {ROUND} of seed {SEED} on {name}"), "planned was Done"]);
@@ -82,7 +90,7 @@ fn a_round_that_does_not_end_as_planned_fails_with_the_command_that_repeats_it(b
 fn a_signal_ends_a_soak_well_and_it_tells_what_ran() {
     let running = soak(Backend::Mock, &["--minutes", "9"]).start();
     // Signals are waited for while a VM runs; between VMs they do what they always do.
-    await_child(&running);
+    test_utils::wait::until("there is a child", || !children(&running).is_empty());
     running.signal(Signal::TERM);
     let ended = running.end();
     assert_eq!(ended.code, Some(0), "{ended:#?}");

@@ -87,6 +87,9 @@ pub fn a_kick_outlives_the_next_fragment(make: Make) {
 pub fn a_hundred_thousand_kicks_from_other_threads_and_none_is_lost(make: Make) {
     const KICKERS: usize = 2;
     const KICKS_EACH: usize = 50_000;
+    // Longer than a vCPU needs that has a processor of its own.
+    const LOOKS: usize = 1_000;
+    let several = thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
     let Guest { mut vcpu, .. } = guest!(make, Program::new().input(PORT, 1).load(STRADDLE, 4));
     let start_of_program = vcpu.regs().expect("regs");
     let interruptions = Arc::new(AtomicU64::new(0));
@@ -104,7 +107,9 @@ pub fn a_hundred_thousand_kicks_from_other_threads_and_none_is_lost(make: Make) 
                             std::hint::spin_loop();
                         }
                         kick.kick();
-                        !wait::holds(|| interruptions.load(Ordering::SeqCst) != before)
+                        let answered = || interruptions.load(Ordering::SeqCst) != before;
+                        // Who lets others run gets the processor back late where there are many.
+                        !((0..LOOKS).any(|_| answered()) || wait::holds(answered))
                     })
                 });
                 kicking.join().expect("a kicker does not panic").map(|n| (kicker, n))
@@ -121,6 +126,10 @@ pub fn a_hundred_thousand_kicks_from_other_threads_and_none_is_lost(make: Make) 
             Exit::Interrupted => {
                 interruptions.fetch_add(1, Ordering::SeqCst);
                 round += 1;
+                // The guest would keep the kickers from the only processor for as long as the kernel lets it.
+                if !several {
+                    thread::yield_now();
+                }
                 // Every few rounds the guest starts over, to be kicked amid its exits too.
                 if round.is_multiple_of(4) {
                     vcpu.set_regs(&start_of_program).expect("set_regs");

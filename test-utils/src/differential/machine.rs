@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hypervisor::mock::{Executed, Mock, SoftVcpu};
 use hypervisor::{
@@ -13,6 +13,7 @@ use hypervisor::{
 };
 
 use iced_x86::{Code as Opcode, Decoder};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::layout::{self, AREAS, FINAL_PORT, RAM_LEN, TRAPS, VECTORS};
 use super::program::Start;
@@ -20,8 +21,12 @@ use crate::memory;
 
 /// A program that exits more often runs away.
 const MOST_EXITS: usize = 4000;
-/// A program that is not at its end after this is kicked. One takes less than a millisecond.
+/// A program that is not at its end after this is kicked, again and again.
+const KICKED_EVERY: Duration = Duration::from_millis(75);
+/// A program that has had the processor for so long and is kicked runs away. One takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_millis(150);
+/// One that is kicked so often, and may have halted, runs away too.
+const MOST_KICKS: usize = 40;
 
 /// What a program did.
 #[derive(Clone, Debug)]
@@ -163,7 +168,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         vcpu.set_regs(&layout::regs(start)).expect("set_regs");
         let mut exits = Vec::new();
         let mut answers = start.memory;
-        let begin = Instant::now();
+        let (begun, mut kicks) = (thread_time(), 0);
         let end = loop {
             match vcpu.run().expect("run") {
                 Exit::Access(access) => {
@@ -177,9 +182,13 @@ impl<V: Vcpu + ?Sized> Machine<V> {
                         break End::RanAway;
                     }
                 }
-                // A kick may have been meant for the program before.
-                Exit::Interrupted if begin.elapsed() < PATIENCE => {}
-                Exit::Interrupted => break End::RanAway,
+                Exit::Interrupted => {
+                    kicks += 1;
+                    // One kick may have been meant for the program before, or comes of a machine that was asleep.
+                    if kicks == MOST_KICKS || kicks > 1 && thread_time() - begun >= PATIENCE {
+                        break End::RanAway;
+                    }
+                }
                 Exit::Shutdown => break End::Shutdown,
                 Exit::InternalError(_) => break End::InternalError,
                 other => break End::Unexpected(other),
@@ -200,6 +209,12 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         }
         Outcome { exits, end, regs, sregs, debug_regs, memory: memory::read_at(&self.ram, 0, RAM_LEN) }
     }
+}
+
+/// How long the calling thread has had a processor: a busy machine makes no program late.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// Notes an access; answers a read with what comes next in `answers`.
@@ -251,7 +266,7 @@ impl Watchdog {
         let watch = move || {
             let mut last = 0;
             while !stopped.load(Ordering::Relaxed) {
-                thread::park_timeout(PATIENCE);
+                thread::park_timeout(KICKED_EVERY);
                 let now = count.load(Ordering::Relaxed);
                 if now == last && now > 0 {
                     kick.kick();

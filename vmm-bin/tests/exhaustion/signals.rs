@@ -18,6 +18,8 @@ on_each_backend! {
 const EXITS: &str = "6000";
 /// Between two rounds of signals to all threads.
 const PACE: Duration = Duration::from_micros(100);
+/// No storm is longer: it makes a run many times slower, on a busy machine more than there is time for.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Whom to send what.
 #[derive(Clone, Copy)]
@@ -33,10 +35,10 @@ fn threads(pid: Pid) -> Vec<i32> {
     names.collect()
 }
 
-/// Sends signals until `enough`: how many were sent.
+/// Sends signals until `enough`, or for as long as a storm may last: how many were sent.
 fn storm(targets: &[Target], enough: &AtomicBool) -> u64 {
-    let mut sent = 0;
-    while !enough.load(Ordering::Relaxed) {
+    let (mut sent, begun) = (0, Instant::now());
+    while begun.elapsed() < LONGEST && !enough.load(Ordering::Relaxed) {
         for target in targets {
             let pid = target.pid.as_raw_nonzero().get();
             for thread in threads(target.pid) {

@@ -14,6 +14,7 @@ use test_utils::memory;
 use test_utils::wait::LIMIT;
 use vmm_core::{
     CallHint, Cgroup, Claim, Config, Error, HintDetail, Machine, Notice, Notices, OwnerId, Service, Stepping,
+    StopReason,
 };
 
 use crate::asker::{Asker, Told};
@@ -160,19 +161,21 @@ impl Objects {
     }
 }
 
-/// Waits until the first vCPU has shut down, or one has failed.
+/// Waits until the first vCPU has shut down, or one has failed, and for what the others say until they are gone: one that
+/// came late may fail on its way to the end.
 fn run_to_its_end(machine: &mut Machine, notices: &Notices, told: &Arc<Told>) {
-    loop {
-        match notices.channel.recv_timeout(LIMIT).expect("a vCPU stops") {
-            Notice::Stopped(_, reason) => {
-                if reason.is_failure() {
-                    told.complain(&reason);
-                } else if told.initialisations() != 4 {
-                    told.complain(&format!("the guest ran, initialised {} times", told.initialisations()));
-                }
-                return machine.join();
-            }
-            Notice::Started(_) | Notice::Paused(_) => {}
+    let reason = loop {
+        if let Notice::Stopped(_, reason) = notices.channel.recv_timeout(LIMIT).expect("a vCPU stops") {
+            break reason;
         }
+    };
+    if !reason.is_failure() && told.initialisations() != 4 {
+        told.complain(&format!("the guest ran, initialised {} times", told.initialisations()));
     }
+    machine.join();
+    let others = notices.channel.try_iter().filter_map(|notice| match notice {
+        Notice::Stopped(_, reason) => Some(reason),
+        Notice::Started(_) | Notice::Paused(_) => None,
+    });
+    [reason].into_iter().chain(others).filter(StopReason::is_failure).for_each(|reason| told.complain(&reason));
 }
