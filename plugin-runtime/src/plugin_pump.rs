@@ -14,7 +14,14 @@ pub(crate) struct PluginPump {
     links: Arc<VcpuLinks>,
     vcpu: usize,
     stop: StopSignal,
-    chosen: Option<Box<dyn Pump>>,
+    chosen: Option<Chosen>,
+}
+
+/// Not behind a pointer: it is stepped at every exit.
+#[allow(clippy::large_enum_variant, reason = "there is one a vCPU")]
+enum Chosen {
+    Pipe(PipePump),
+    Ring(RingPump),
 }
 
 impl PluginPump {
@@ -22,13 +29,13 @@ impl PluginPump {
         Self { links, vcpu, stop, chosen: None }
     }
 
-    fn choose(&self) -> Option<Box<dyn Pump>> {
+    fn choose(&self) -> Option<Chosen> {
         if let Some(rings) = self.links.rings() {
             let ring = Arc::clone(rings.get(self.vcpu)?);
-            return Some(Box::new(RingPump::new(ring, self.links.polling(), self.stop.clone())));
+            return Some(Chosen::Ring(RingPump::new(ring, self.links.polling(), self.stop.clone())));
         }
         let pipes = Arc::clone(self.links.pipes.get(self.vcpu)?);
-        Some(Box::new(PipePump::new(pipes, self.stop.clone())))
+        Some(Chosen::Pipe(PipePump::new(pipes, self.stop.clone())))
     }
 }
 
@@ -37,7 +44,11 @@ impl Pump for PluginPump {
         if self.chosen.is_none() {
             self.chosen = self.choose();
         }
-        // There is a channel for each vCPU.
-        self.chosen.as_mut().ok_or(LinkError::HungUp)?.step(event, deadline)
+        match &mut self.chosen {
+            Some(Chosen::Ring(pump)) => pump.step(event, deadline),
+            Some(Chosen::Pipe(pump)) => pump.step(event, deadline),
+            // There is a channel for each vCPU.
+            None => Err(LinkError::HungUp),
+        }
     }
 }

@@ -111,36 +111,41 @@ impl Mapping {
 
     /// Copies `bytes` in from `position` on, around the end, the last word filled up with zeros.
     pub(super) fn copy_in(&self, direction: Direction, position: u32, bytes: &[u8]) {
-        let payload = &self.records(direction).payload;
-        let first = position as usize / size_of::<u64>();
-        let put = |index: usize, word: [u8; 8]| {
-            // The remainder lies within.
-            if let Some(to) = payload.get(index % WORDS_OF_DATA) {
-                to.store(u64::from_ne_bytes(word), Ordering::Relaxed);
-            }
-        };
         let (words, rest) = bytes.as_chunks::<8>();
-        for (index, word) in words.iter().enumerate() {
-            put(first.wrapping_add(index), *word);
+        let (behind, before) = self.payload_from(direction, position);
+        let (first, second) = words.split_at(words.len().min(behind.len()));
+        for (words, to) in [(first, behind), (second, before)] {
+            let words = words.iter().map(|word| u64::from_ne_bytes(*word));
+            words.zip(to).for_each(|(word, to)| to.store(word, Ordering::Relaxed));
         }
         if !rest.is_empty() {
             let mut last = [0; 8];
             last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            put(first.wrapping_add(words.len()), last);
+            let to = behind.get(words.len()).or_else(|| before.get(second.len()));
+            to.into_iter().for_each(|to| to.store(u64::from_ne_bytes(last), Ordering::Relaxed));
         }
     }
 
     /// Copies `length` bytes out from `position` on, to the end of `out`.
     pub(super) fn copy_out(&self, direction: Direction, position: u32, length: usize, out: &mut Vec<u8>) {
-        let payload = &self.records(direction).payload;
-        let first = position as usize / size_of::<u64>();
-        let end = out.len().saturating_add(length);
-        let words = length.div_ceil(size_of::<u64>());
-        out.extend((0..words).flat_map(|index| {
-            let word = payload.get(first.wrapping_add(index) % WORDS_OF_DATA);
-            word.map_or(0, |word| word.load(Ordering::Relaxed)).to_ne_bytes()
-        }));
+        let begin = out.len();
+        let end = begin.saturating_add(length);
+        out.resize(begin.saturating_add(length.next_multiple_of(size_of::<u64>())), 0);
+        let (words, _) = out.get_mut(begin..).unwrap_or_default().as_chunks_mut::<8>();
+        let (behind, before) = self.payload_from(direction, position);
+        let (first, second) = words.split_at_mut(words.len().min(behind.len()));
+        for (words, from) in [(first, behind), (second, before)] {
+            words.iter_mut().zip(from).for_each(|(word, from)| *word = from.load(Ordering::Relaxed).to_ne_bytes());
+        }
         out.truncate(end);
+    }
+
+    /// The words of the payload from `position` to their end, and those from their beginning up to there, which follow them.
+    fn payload_from(&self, direction: Direction, position: u32) -> (&[AtomicU64], &[AtomicU64]) {
+        let payload = &self.records(direction).payload;
+        // The remainder lies within.
+        let (before, behind) = payload.split_at(position as usize / size_of::<u64>() % WORDS_OF_DATA);
+        (behind, before)
     }
 
     /// How many times the plugin may look before it sleeps.

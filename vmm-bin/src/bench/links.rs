@@ -157,7 +157,9 @@ fn channel(hypervisor: &dyn Hypervisor, setup: Setup, stepping: Stepping) -> Res
     let map = machine.map();
     map.reserve(AddressSpace::Pio, guest::PORT.into(), 1, claim)?;
     map.reserve(AddressSpace::Pio, guest::POSTED_PORT.into(), 1, Claim { owner, service: Service::PostedWrites })?;
-    machine.reserve_coalesced(AddressSpace::Pio, guest::COALESCED_PORT.into(), 1, owner)?;
+    if setup.case == Case::Coalesced {
+        machine.reserve_coalesced(AddressSpace::Pio, guest::COALESCED_PORT.into(), 1, owner)?;
+    }
     map.reserve(AddressSpace::Mmio, guest::ADDRESS.into(), 1, claim)?;
     for (start, length) in other_ranges(setup.reservations) {
         map.reserve(AddressSpace::Mmio, start, length, claim)?;

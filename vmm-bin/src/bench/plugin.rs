@@ -47,7 +47,9 @@ pub(crate) fn run(args: PluginArgs) -> Result<(), Error> {
     let _mapped = vm.map_memory(&memory, 0..memory.size(), 0, MemoryFlags::default())?;
     vm.reserve_range(AddressSpace::Pio, guest::PORT.into(), 1)?;
     vm.reserve_async_write_range(AddressSpace::Pio, guest::POSTED_PORT.into(), 1)?;
-    vm.reserve_coalesced_write_range(AddressSpace::Pio, guest::COALESCED_PORT.into(), 1)?;
+    if case == Case::Coalesced {
+        vm.reserve_coalesced_write_range(AddressSpace::Pio, guest::COALESCED_PORT.into(), 1)?;
+    }
     vm.reserve_range(AddressSpace::Mmio, guest::ADDRESS.into(), 1)?;
     for (start, length) in links::other_ranges(args.reservations) {
         vm.reserve_range(AddressSpace::Mmio, start, length)?;
