@@ -97,8 +97,6 @@ pub(crate) struct Outboard {
     /// Who gets its standard error; `None` for the test.
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
-    /// Whether the plugin has a jail.
-    jailed: bool,
 }
 
 impl Outboard {
@@ -110,7 +108,7 @@ impl Outboard {
     pub(crate) fn of_program(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(program);
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None, stdin: Stdio::null(), stdout: None, stderr: None, jailed: false }
+        Self { command, script: None, stdin: Stdio::null(), stdout: None, stderr: None }
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -148,7 +146,6 @@ impl Outboard {
         // In its jail it prints to the test.
         if !options.contains(&"--disable-sandbox") {
             outboard.command.arg("--plugin-stdio");
-            outboard.jailed = true;
         }
         outboard.command.arg("--").args(args);
         outboard
@@ -161,6 +158,11 @@ impl Outboard {
         let path = script.path().display().to_string();
         let outboard = Self::executable(Backend::Mock, &["--script", &path], plugin, args);
         Self { script: Some(script), ..outboard }
+    }
+
+    /// Whether the plugin has a jail.
+    fn is_jailed(&self) -> bool {
+        !self.command.get_args().any(|arg| arg == "--disable-sandbox")
     }
 
     /// Puts a variable into its environment.

@@ -102,14 +102,20 @@ impl Running {
 
     /// Waits until the plugin's process is there, which may not have begun to be the plugin yet; in a jail, its init.
     pub(crate) fn await_plugin(&self) -> Pid {
-        let path = format!("/proc/{0}/task/{0}/children", self.child.id());
+        // The jail's helper is a child too, and may be there still when the plugin is.
+        let jailed = self.outboard.is_jailed();
         loop {
-            let children = std::fs::read_to_string(&path).unwrap_or_default();
-            if let Some(pid) = children.split_whitespace().find(|pid| !self.outboard.jailed || is_an_init(pid)) {
+            let children = self.children();
+            if let Some(pid) = children.split_whitespace().find(|pid| !jailed || is_an_init(pid)) {
                 return Pid::from_raw(pid.parse().unwrap()).unwrap();
             }
             assert!(self.started.elapsed() < LIMIT, "waited {LIMIT:?} in vain for the plugin of {:?}", self.outboard);
         }
+    }
+
+    /// The children of its first thread, as /proc tells them.
+    fn children(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap_or_default()
     }
 
     /// Sends a signal to `outboard` alone.
@@ -129,9 +135,11 @@ impl Running {
         self.end_killed(heir)
     }
 
-    /// The plugin, or its jail's init, which is this process's to wait for where `outboard` is killed.
+    /// The plugin, or its jail's init, which is this process's to wait for where `outboard` is killed. By then that has waited
+    /// for the jail's helper itself.
     pub(crate) fn heir(&self) -> Heir {
         let plugin = self.await_plugin();
+        test_utils::wait::until("the helper is gone", || self.children().split_whitespace().count() == 1);
         Heir { pidfd: pidfd_open(plugin, PidfdFlags::empty()).unwrap(), reaper: leftover::adopt(plugin) }
     }
 
