@@ -1,6 +1,6 @@
 //! Where everything lies in the soak's guests: in the 64 KiB that 16-bit code reaches, and in ports.
 
-use plugin_sdk::PAGE_SIZE;
+use plugin_sdk::{Access, AddressSpace, PAGE_SIZE};
 
 /// Of every VM.
 pub(super) const VCPUS: usize = 8;
@@ -20,6 +20,8 @@ pub(super) const NOWHERE: u16 = 0xa800;
 /// A page that is RAM at times. Each vCPU has [`SLOT`] bytes of it.
 pub(super) const WINDOW: u64 = 0xb000;
 pub(super) const SLOT: u64 = 4;
+/// A page of memory whose writes are coalesced.
+pub(super) const COALESCED_PAGE: u64 = 0xc000;
 /// A page of memory whose writes the guest waits for.
 pub(super) const SYNC_PAGE: u64 = 0xd000;
 /// The page behind it, whose writes it does not wait for.
@@ -44,6 +46,8 @@ pub(super) const STRING_PORTS: u64 = 0x700;
 pub(super) const READY_PORT: u64 = 0x800;
 /// A vCPU has done all it had to do.
 pub(super) const DONE_PORTS: u64 = 0x900;
+/// Writes to these are coalesced.
+pub(super) const COALESCED_PORTS: u64 = 0xa00;
 /// Ports of each of these, whoever they are for.
 pub(super) const PORTS: u64 = 8 * VCPUS as u64;
 
@@ -57,6 +61,16 @@ pub(super) const FIRST_VECTOR: u8 = 0x20;
 /// What is a vCPU's own in the range that begins at `first`.
 pub(super) fn own(first: u64, vcpu: usize) -> u64 {
     first + 8 * vcpu as u64
+}
+
+/// Whose an access to what is coalesced is.
+pub(super) fn whose_coalesced(access: &Access) -> Option<usize> {
+    let first = match access.space {
+        AddressSpace::Pio => COALESCED_PORTS,
+        AddressSpace::Mmio => COALESCED_PAGE,
+    };
+    let vcpu = usize::try_from(access.address.checked_sub(first)? / 8).ok()?;
+    (vcpu < VCPUS).then_some(vcpu)
 }
 
 /// A line's own in the range that begins at `first`.

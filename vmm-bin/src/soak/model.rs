@@ -48,6 +48,24 @@ impl fmt::Display for Wrong {
     }
 }
 
+/// Coalesced writes of one vCPU. With several vCPUs they come in any order, on any of their channels, but each comes once: so what is
+/// compared is how many there were, and two sums by which no one of them can be taken for another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Coalesced {
+    writes: u64,
+    sum: u64,
+    squares: u64,
+}
+
+impl Coalesced {
+    pub(super) fn add(&mut self, value: u32) {
+        let value = u64::from(value);
+        self.writes += 1;
+        self.sum = self.sum.wrapping_add(value);
+        self.squares = self.squares.wrapping_add(value.wrapping_mul(value));
+    }
+}
+
 /// A part of a step that comes as one access, or as several if it is a string.
 #[derive(Clone, Debug)]
 struct Part {
@@ -80,6 +98,7 @@ pub(super) struct Model {
     landings: u64,
     /// For ports, for memory.
     bells: [u64; 2],
+    coalesced: Coalesced,
     finished: bool,
 }
 
@@ -98,6 +117,7 @@ impl Model {
             landed: None,
             landings: 0,
             bells: [0; 2],
+            coalesced: Coalesced::default(),
             finished: false,
         }
     }
@@ -110,6 +130,11 @@ impl Model {
     /// How often it has signalled its eventfd of ports, and that of memory.
     pub(super) fn bells(&self) -> [u64; 2] {
         self.bells
+    }
+
+    /// What it has written where writes are coalesced.
+    pub(super) fn coalesced(&self) -> Coalesced {
+        self.coalesced
     }
 
     /// How often it has written to memory that was RAM at the time.
@@ -223,6 +248,10 @@ impl Model {
             Step::Bell(space, _) => {
                 self.count = self.count.wrapping_add(1);
                 self.bells[usize::from(space == mmio)] += 1;
+            }
+            Step::Coalesce(_) => {
+                self.count = self.count.wrapping_add(1);
+                self.coalesced.add(self.count);
             }
             Step::Halt | Step::Spin(_) => {}
         }
@@ -391,5 +420,20 @@ mod tests {
         }
         assert_eq!(take(&mut model, &done(&[7, 0, 0, 0])), Ok(Next::Done));
         assert_eq!(model.bells(), [3, 0]);
+    }
+
+    #[test]
+    fn coalesced_writes_are_compared_by_themselves() {
+        let mut model = model(&[Step::Coalesce(AddressSpace::Mmio), OUT], 2);
+        for count in [2, 4] {
+            assert_eq!(take(&mut model, &port(&[count])), GO);
+        }
+        let coalesced = |values: &[u32]| {
+            let mut coalesced = Coalesced::default();
+            values.iter().for_each(|value| coalesced.add(*value));
+            coalesced
+        };
+        assert_eq!(model.coalesced(), coalesced(&[3, 1]));
+        assert!([&[1][..], &[2, 2]].iter().all(|wrong| model.coalesced() != coalesced(wrong)));
     }
 }

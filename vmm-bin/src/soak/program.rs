@@ -42,6 +42,8 @@ pub(super) enum Step {
     Write(AddressSpace, Width),
     /// Writes the count where it does not wait.
     Post(AddressSpace, Width),
+    /// Writes the count where writes are coalesced.
+    Coalesce(AddressSpace),
     /// Writes the count across the end of a page: half of it waits, half of it does not.
     Straddle,
     /// Reads.
@@ -124,7 +126,7 @@ impl Step {
     fn random(random: &mut Random, vcpu: usize) -> Self {
         let space = random.pick([AddressSpace::Pio, AddressSpace::Mmio]);
         let width = random.pick([Width::Byte, Width::Word, Width::Long]);
-        match random.below(20) {
+        match random.below(22) {
             0..4 => Self::Write(space, width),
             4..8 => Self::Post(space, width),
             8..11 => Self::Read(space, width),
@@ -135,6 +137,7 @@ impl Step {
             15 | 16 => Self::Window,
             17 => Self::Fickle,
             18 => Self::Bell(space, width),
+            19 | 20 => Self::Coalesce(space),
             _ if vcpu == 0 && random.once_in(2) => Self::Halt,
             _ => Self::Spin(1 + random.below(20) as u8),
         }
@@ -147,6 +150,8 @@ impl Step {
             Self::Write(AddressSpace::Mmio, width) => written(store(own(layout::SYNC_PAGE), width)),
             Self::Post(AddressSpace::Pio, width) => written(out(own(layout::POSTED_PORTS), width)),
             Self::Post(AddressSpace::Mmio, width) => written(store(own(layout::POSTED_PAGE), width)),
+            Self::Coalesce(AddressSpace::Pio) => written(out(own(layout::COALESCED_PORTS), Width::Long)),
+            Self::Coalesce(AddressSpace::Mmio) => written(store(own(layout::COALESCED_PAGE), Width::Long)),
             Self::Straddle => written(store(layout::STRADDLE, Width::Long)),
             Self::Read(AddressSpace::Pio, width) => read(input(own(layout::SYNC_PORTS), width)),
             Self::Read(AddressSpace::Mmio, width) => read(load(own(layout::SYNC_PAGE), width)),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) enum Count {
     Exits,
     Posted,
+    Coalesced,
     Landed,
     Bells,
     Pauses,
@@ -22,9 +23,10 @@ pub(super) enum Count {
 }
 
 impl Count {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Exits,
         Self::Posted,
+        Self::Coalesced,
         Self::Landed,
         Self::Bells,
         Self::Pauses,
@@ -41,6 +43,7 @@ impl Count {
         match self {
             Self::Exits => "exits",
             Self::Posted => "posted writes",
+            Self::Coalesced => "coalesced writes",
             Self::Landed => "writes to memory",
             Self::Bells => "ioeventfd signals",
             Self::Pauses => "pauses",
@@ -119,12 +122,12 @@ mod tests {
         let sheet = Sheet::new(tempfile::tempfile().unwrap());
         assert_eq!(sheet.read().unwrap(), (Numbers::default(), None));
         let counters = Counters::default();
-        for (count, more) in Count::ALL.into_iter().zip([u64::MAX, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]) {
+        for (count, more) in Count::ALL.into_iter().zip([u64::MAX, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]) {
             counters.add(count, more);
         }
         sheet.write(&counters).unwrap();
         sheet.complain("no\nend").unwrap();
-        assert_eq!(sheet.read().unwrap(), ([u64::MAX, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], Some("no\nend".into())));
+        assert_eq!(sheet.read().unwrap(), ([u64::MAX, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], Some("no\nend".into())));
         sheet.clear().unwrap();
         assert_eq!(sheet.read().unwrap(), (Numbers::default(), None));
     }

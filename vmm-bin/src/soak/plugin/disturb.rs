@@ -128,7 +128,11 @@ fn change_ranges(it: &mut Disturber) -> Result<(), Failure> {
         it.vm.reserve_range(AddressSpace::Pio, layout::FICKLE_PORTS, layout::PORTS)?;
         let others: Vec<u64> = (0..it.random.below(20)).map(|number| (1 << 32) + number * 2 * PAGE_SIZE).collect();
         for start in &others {
-            it.vm.reserve_async_write_range(AddressSpace::Mmio, *start, PAGE_SIZE)?;
+            if it.random.once_in(2) {
+                it.vm.reserve_coalesced_write_range(AddressSpace::Mmio, *start, PAGE_SIZE)?;
+            } else {
+                it.vm.reserve_async_write_range(AddressSpace::Mmio, *start, PAGE_SIZE)?;
+            }
         }
         it.rest();
         it.vm.release_range(AddressSpace::Pio, layout::FICKLE_PORTS)?;

@@ -40,6 +40,8 @@ pub(super) fn set_up(vm: &mut Connection, shared: &Shared) -> Result<Vec<Bells>,
     vm.reserve_range(AddressSpace::Mmio, layout::SYNC_PAGE, PAGE_SIZE)?;
     vm.reserve_async_write_range(AddressSpace::Mmio, layout::POSTED_PAGE, PAGE_SIZE)?;
     vm.reserve_range(AddressSpace::Mmio, layout::WINDOW, PAGE_SIZE)?;
+    vm.reserve_coalesced_write_range(AddressSpace::Pio, layout::COALESCED_PORTS, layout::PORTS)?;
+    vm.reserve_coalesced_write_range(AddressSpace::Mmio, layout::COALESCED_PAGE, PAGE_SIZE)?;
 
     let mut bells = |vcpu| -> Result<Bells, Error> {
         Ok([

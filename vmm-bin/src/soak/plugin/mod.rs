@@ -98,6 +98,7 @@ fn work(plan: &Plan, counters: &Arc<Counters>, sheet: &Sheet) -> Result<i32, Fai
                 progress.take(word)?;
             }
             shared.check_all_was_handled()?;
+            shared.check_all_coalesced_came()?;
             Ok(0)
         }
     }

@@ -76,6 +76,9 @@ struct Server<'s> {
 impl Server<'_> {
     /// What a read gets.
     fn access(&mut self, seen: &Seen<'_>) -> Result<Vec<u8>, Failure> {
+        if let Some(vcpu) = layout::whose_coalesced(&seen.access) {
+            return self.coalesced(vcpu, seen).map(|()| Vec::new());
+        }
         self.shared.counters.add(Count::Exits, 1);
         if self.is_of_handlers(&seen.access) {
             return self.interrupt(seen).map(|()| Vec::new());
@@ -91,6 +94,7 @@ impl Server<'_> {
                 let (heard, rung) = (self.heard, self.model.bells());
                 return Err(format!("vCPU {vcpu}: eventfds were signalled {rung:?} times and have {heard:?}").into());
             }
+            self.shared.change(|state| state.coalesced_due[vcpu] = Some(self.model.coalesced()));
             // Before the guest is let go: if it is to fault, that is what ends the VM.
             self.shared.say(Word::Done { vcpu });
         }
@@ -116,6 +120,19 @@ impl Server<'_> {
         let kind = if line == layout::EVENT_LINE { Count::EventIrqs } else { Count::PulseIrqs };
         self.shared.counters.add(kind, 1);
         self.shared.handled(line, told.map_err(|_| format!("{seen:?} from a handler"))?.into())
+    }
+
+    /// Notes a coalesced write of `vcpu`, whichever vCPU's channel it came by.
+    fn coalesced(&mut self, vcpu: usize, seen: &Seen<'_>) -> Result<(), Failure> {
+        let value = <[u8; 4]>::try_from(seen.data).map(u32::from_le_bytes);
+        match value {
+            Ok(value) if seen.kind == Kind::Posted => {
+                self.shared.counters.add(Count::Coalesced, 1);
+                self.shared.change(|state| state.coalesced[vcpu].add(value));
+                Ok(())
+            }
+            _ => Err(format!("{seen:?} where writes are coalesced").into()),
+        }
     }
 
     /// Takes the signals that must be there, so that no look waits.

@@ -10,6 +10,7 @@ use plugin_sdk::{GuestMemory, PAGE_SIZE};
 
 use crate::error::Failure;
 use crate::soak::layout::{self, VCPUS};
+use crate::soak::model::Coalesced;
 use crate::soak::patience::{Patience, SLICE};
 use crate::soak::plan::Plan;
 use crate::soak::tally::Counters;
@@ -54,6 +55,10 @@ pub(super) struct State {
     pub(super) paused: [u64; VCPUS],
     /// How often each line's handler has told that it ran.
     pub(super) handled: [u64; LINES],
+    /// The coalesced writes of each vCPU that have come.
+    pub(super) coalesced: [Coalesced; VCPUS],
+    /// Those that it has made, once it has done all it had to do.
+    pub(super) coalesced_due: [Option<Coalesced>; VCPUS],
 }
 
 impl Shared {
@@ -133,6 +138,11 @@ impl Shared {
     pub(super) fn check_all_was_handled(&self) -> Result<(), Failure> {
         let raised = self.raised.each_ref().map(|raised| raised.load(Ordering::SeqCst));
         self.wait("all interrupts were handled", |state| state.handled == raised)
+    }
+
+    /// Sees that no coalesced write was lost or came twice, when no more are to come.
+    pub(super) fn check_all_coalesced_came(&self) -> Result<(), Failure> {
+        self.wait("all coalesced writes came", |state| state.coalesced.map(Some) == state.coalesced_due)
     }
 
     /// What lies in a vCPU's places of the two memories.
