@@ -4,11 +4,17 @@
 
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::process::Command;
 
 use hypervisor::mock::{Mock, Script};
+use plugin_runtime::jail::{Helper, JailConfig};
 use plugin_runtime::{Config, Error, PluginCommand, Sandbox, run};
 
 fn run_program(path: &str, args: &[&str]) -> Result<(), Error> {
+    run_in(Sandbox::None, path, args)
+}
+
+fn run_in(sandbox: Sandbox, path: &str, args: &[&str]) -> Result<(), Error> {
     let command = PluginCommand { path: path.into(), args: args.iter().map(Into::into).collect() };
     let config = Config {
         vcpus: NonZeroU32::new(2).unwrap(),
@@ -17,7 +23,7 @@ fn run_program(path: &str, args: &[&str]) -> Result<(), Error> {
         transport: Default::default(),
         poll_us: None,
         tap: None,
-        sandbox: Sandbox::None,
+        sandbox,
         confine: false,
     };
     run(&Mock::new(Script::nothing()), &command, config)
@@ -124,10 +130,53 @@ fn a_signal_after_the_last_run_does_what_it_did_before() {
         std::thread::park_timeout(test_utils::wait::LIMIT);
         return;
     }
-    let copy = std::process::Command::new(std::env::current_exe().unwrap())
+    let copy = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_signal_after_the_last_run_does_what_it_did_before"])
         .env(COPY, "")
         .output()
         .unwrap();
     assert_eq!(copy.status.signal(), Some(15), "{copy:?}");
+}
+
+/// Where a helper that is killed writes down its init.
+const INIT: &str = "OUTBOARD_TEST_INIT";
+
+/// Not a test: a jail's helper that is killed before it has told of its init, which ends without a word too.
+#[test]
+#[allow(unsafe_code, reason = "no wrapper makes a process that is its parent's parent's child")]
+fn be_a_helper_that_is_killed() {
+    let Some(file) = std::env::var_os(INIT) else { return };
+    // SAFETY: a fork, in which nothing but system calls is made.
+    let init = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) };
+    if init == 0 {
+        // SAFETY: plain numbers.
+        unsafe {
+            libc::usleep(20_000);
+            libc::_exit(0)
+        }
+    }
+    std::fs::write(file, init.to_string()).unwrap();
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn an_init_that_nobody_could_tell_of_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (helper, init) = (folder.path().join("helper"), folder.path().join("init"));
+    let this = std::env::current_exe().unwrap();
+    let script = format!(
+        "#!/bin/sh\n{INIT}={} exec {} --exact be_a_helper_that_is_killed >/dev/null\n",
+        init.display(),
+        this.display()
+    );
+    // By another process: what this one has open to write, a test beside may just be handing to a child, and it cannot be run.
+    let write = "printf '%s' \"$1\" >\"$0\" && chmod 755 \"$0\"";
+    let written = Command::new("/bin/sh").args(["-c", write]).arg(&helper).arg(script).status().unwrap();
+    assert!(written.success());
+    let jail = JailConfig { helper: Helper { program: helper }, ..JailConfig::default() };
+    let error = run_in(Sandbox::Jail(Box::new(jail)), "/bin/true", &[]).unwrap_err();
+    assert!(matches!(error, Error::Killed { signal: 9, .. }), "{error}");
+    let pid = rustix::process::Pid::from_raw(std::fs::read_to_string(init).unwrap().parse().unwrap()).unwrap();
+    // One that nobody has waited for is still there.
+    assert_eq!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
 }

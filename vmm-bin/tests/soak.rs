@@ -18,6 +18,8 @@ on_each_backend! {
 /// A round in which the guests do their work to the end.
 const SEED: &str = "1";
 const ROUND: &str = "4";
+/// One that takes longer.
+const LONG_ROUND: &str = "6";
 
 fn soak(backend: Backend, args: &[&str]) -> Outboard {
     Outboard::new(["-v", "soak", "--hypervisor", backend.name(), "--seed", SEED].iter().chain(args))
@@ -64,7 +66,13 @@ fn children(running: &Running) -> Vec<Pid> {
     children.collect::<String>().split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
-/// Kills whatever child there is until it has ended: one may have been the jail's helper, which had done its work.
+/// Waits until its VM has vCPUs: the plugin has come so far.
+fn await_vcpus(running: &Running) {
+    let threads = || fs::read_dir(format!("/proc/{}/task", running.pid())).unwrap().count();
+    test_utils::wait::until("there are vCPUs", || threads() > 4);
+}
+
+/// Kills whatever child there is until it has ended.
 fn kill_children(running: &Running) {
     let pidfd = pidfd_open(running.pid(), PidfdFlags::empty()).unwrap();
     test_utils::wait::until("the soak has ended", || {
@@ -77,20 +85,22 @@ fn kill_children(running: &Running) {
 }
 
 fn a_round_that_does_not_end_as_planned_fails_with_the_command_that_repeats_it(backend: Backend) {
-    let running = soak(backend, &["--round", ROUND]).start();
+    let running = soak(backend, &["--round", LONG_ROUND]).start();
+    await_vcpus(&running);
     kill_children(&running);
     let ended = running.end();
     let name = backend.name();
-    ended.assert_failure(&[&format!("round {ROUND} of seed {SEED} on {name}"), "planned was Done"]);
-    ended.assert_logged(&[&format!("outboard -v soak --seed {SEED} --round {ROUND} --hypervisor {name}")]);
+    ended.assert_failure(&[&format!("round {LONG_ROUND} of seed {SEED} on {name}"), "planned was Done"]);
+    ended.assert_logged(&[&format!("outboard -v soak --seed {SEED} --round {LONG_ROUND} --hypervisor {name}")]);
     assert_eq!(number(&ended, " rounds"), 0);
 }
 
 #[test]
 fn a_signal_ends_a_soak_well_and_it_tells_what_ran() {
     let running = soak(Backend::Mock, &["--minutes", "9"]).start();
-    // Signals are waited for while a VM runs; between VMs they do what they always do.
-    test_utils::wait::until("there is a child", || !children(&running).is_empty());
+    // Signals are waited for while a VM runs; between VMs they do what they always do. With vCPUs there, the plugin is ready
+    // to obey in time.
+    await_vcpus(&running);
     running.signal(Signal::TERM);
     let ended = running.end();
     assert_eq!(ended.code, Some(0), "{ended:#?}");

@@ -1,14 +1,14 @@
 //! Starting a jail, seen from the VMM.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use plugin_proto::limits::SOCKET_VARIABLE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpgid, waitpid};
 
 use super::config::JailConfig;
 use super::fault::{Fault, Part};
@@ -50,6 +50,8 @@ pub(crate) fn start(
     if !config.stdio {
         process.stdin(Stdio::null()).stdout(Stdio::null());
     }
+    // By which an init is found that nobody has told of. It leaves the group when it is confined.
+    process.process_group(0);
     process::prepare(&mut process, kept);
     let mut helper = process.spawn().map_err(|source| {
         let errno = process::as_errno(&source);
@@ -67,7 +69,7 @@ pub(crate) fn start(
     // Waiting for our own child does not fail.
     let status = helper.wait().ok();
     if begun.is_err() {
-        clear_away(&reports, init);
+        clear_away(&reports, Pid::from_child(&helper), init);
     }
     match begun {
         Ok(init) => Ok((init, reports)),
@@ -107,13 +109,18 @@ fn begin(reports: &Reports, init: &mut Option<Pid>) -> std::result::Result<Owned
 
 /// Sees that no init is left of a jail that is not to be, and nothing with it. The helper has ended: what it and init had to
 /// tell of init's birth is there or comes at once.
-fn clear_away(reports: &Reports, mut init: Option<Pid>) {
+fn clear_away(reports: &Reports, helper: Pid, mut init: Option<Pid>) {
     let deadline = Instant::now() + PATIENCE;
-    while init.is_none()
-        && let Ok(Some(report)) = next(reports, deadline)
-    {
-        if let Report::Born(born) = report {
-            init = Some(born);
+    while init.is_none() {
+        match next(reports, deadline) {
+            Ok(Some(Report::Born(born))) => init = Some(born),
+            Ok(Some(_)) => {}
+            // Both were killed before they could tell, so what is left has ended. Without a child of that group it fails.
+            Ok(None) => {
+                while retry_on_intr(|| waitpgid(helper, WaitOptions::empty())).is_ok() {}
+                return;
+            }
+            Err(_) => return,
         }
     }
     if let Some(init) = init {

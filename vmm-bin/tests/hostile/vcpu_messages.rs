@@ -1,6 +1,8 @@
 //! Messages on a vCPU's pipe that are cut, strange or at the edges of their types. One that does not decode ends the VM
 //! with an error; all others are answered.
 
+use std::time::Duration;
+
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request;
@@ -108,7 +110,10 @@ fn requests_in_other_clothes_and_changed_at_random(backend: Backend) {
                 vcpu.receive().unwrap_or_else(|| panic!("the pipe ended: {sent:02x?}"));
                 next = take();
             }
-            driven.assert_alive();
+            // One that has begun to end is there for a second more.
+            if !test_utils::raw::readable_within(&event, Duration::ZERO) {
+                driven.assert_alive();
+            }
             driven.relay.command("exit 0");
             let ended = driven.end_soon();
             assert!(matches!(ended.code, Some(0 | 1)), "{sent:02x?}: {ended:#?}");
