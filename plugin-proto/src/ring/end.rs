@@ -96,10 +96,13 @@ impl Writer {
         if !self.has_room(bytes) {
             self.make_room(bytes, waiter)?;
         }
-        for part in parts.iter().filter(|part| !part.is_empty()) {
-            self.mapping.copy_in(self.direction, self.position, part);
-            // A part is at most `MAX_FRAGMENT` bytes.
-            self.position = self.position.wrapping_add(part.len().next_multiple_of(size_of::<u64>()) as u32);
+        // Most records are all header.
+        if bytes > 0 {
+            for part in parts.iter().filter(|part| !part.is_empty()) {
+                self.mapping.copy_in(self.direction, self.position, part);
+                // A part is at most `MAX_FRAGMENT` bytes.
+                self.position = self.position.wrapping_add(part.len().next_multiple_of(size_of::<u64>()) as u32);
+            }
         }
         let at = slot(self.index.written());
         // A slot's number is below their number.
