@@ -168,7 +168,9 @@ fn scenario<T>(
     let command = PluginCommand { path: plugin.path(), args: plugin.args() };
     let (told, over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
     let value = thread::scope(|scope| {
-        scope.spawn(|| life::live(&plugin, &over, &told));
+        let (told, over) = (&told, &over);
+        // The plugin is the thread's own: should that panic, the process that waits for it ends, and with it the VMM.
+        scope.spawn(move || life::live(&plugin, over, told));
         let value = stage(&mut || {
             if let Err(error) = run(hypervisor, &command, config(transport)) {
                 told.lock().unwrap().push(format!("run: {error}"));
