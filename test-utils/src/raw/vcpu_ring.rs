@@ -86,6 +86,10 @@ pub const WITH_SREGS: u16 = 4;
 pub const WITH_DEBUGREGS: u16 = 8;
 /// In a resume: the plugin has looked at the `kvm_regs` that came.
 pub const LOOKED_AT_REGS: u16 = 16;
+/// The same of the `kvm_sregs`.
+pub const LOOKED_AT_SREGS: u16 = 32;
+/// The same of the `kvm_debugregs`.
+pub const LOOKED_AT_DEBUGREGS: u16 = 64;
 
 /// Flags of a record: the next one goes on with its payload.
 pub const MORE: u16 = 128;

@@ -8,7 +8,9 @@ use rustix::io::Errno;
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT, MMIO, RINGS};
 use test_utils::raw::vcpu_request::{self, CpuidEntry, REGS, SREGS};
-use test_utils::raw::vcpu_ring::{self, LOOKED_AT_REGS, Record, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind};
+use test_utils::raw::vcpu_ring::{
+    self, LOOKED_AT_DEBUGREGS, LOOKED_AT_REGS, LOOKED_AT_SREGS, Record, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind,
+};
 use test_utils::raw::{Message, VcpuChannel, VcpuRing};
 
 use crate::common::{Backend, Driven, on_each_backend};
@@ -191,24 +193,33 @@ fn a_resume_sets_registers_and_a_hint_attaches_them(backend: Backend) {
 
 fn registers_that_were_asked_for_come_unasked_until_nobody_looks_at_them(backend: Backend) {
     let program = Program::new().mov(7).output(0x10, 1).output(0x11, 1).forever();
-    let (driven, mut ring) = one(backend, &program, &[request::reserve(IOPORT, 0x10, 2)]);
-    // At 0x10, by round: what comes, and whether it is looked at. Vain attempts are given up after the third.
-    let rounds = [(0, 0), (WITH_REGS, LOOKED_AT_REGS), (WITH_REGS, 0), (WITH_REGS, 0), (WITH_REGS, 0), (0, 0)];
-    for (round, (comes, looks)) in rounds.into_iter().enumerate() {
-        let access = ring.expect(kind::WRITE);
-        assert_eq!((access.address, access.flags), (0x10, comes), "round {round}");
-        if round == 0 {
-            assert_eq!(ring.get(REGS)[..8], 7_u64.to_le_bytes());
+    let all = LOOKED_AT_REGS | LOOKED_AT_SREGS | LOOKED_AT_DEBUGREGS;
+    for (state, with, looked) in [
+        (REGS, WITH_REGS, LOOKED_AT_REGS),
+        (SREGS, WITH_SREGS, LOOKED_AT_SREGS),
+        (vcpu_request::DEBUGREGS, WITH_DEBUGREGS, LOOKED_AT_DEBUGREGS),
+    ] {
+        let (driven, mut ring) = one(backend, &program, &[request::reserve(IOPORT, 0x10, 2)]);
+        let mut asked = Vec::new();
+        // At 0x10, by round: what comes, and what is said to have been looked at. To have looked at what did not come counts for
+        // nothing. In the second round it is asked for, and vain attempts are given up after the third.
+        let rounds = [(0, all), (0, 0), (with, looked), (with, 0), (with, all & !looked), (with, 0), (0, 0)];
+        for (round, (comes, looks)) in rounds.into_iter().enumerate() {
+            let access = ring.expect(kind::WRITE);
+            assert_eq!((access.address, access.flags), (0x10, comes), "round {round}");
+            if round == 1 {
+                asked = ring.get(state);
+            }
+            if comes != 0 {
+                assert_eq!(access.payload, asked, "round {round}");
+            }
+            ring.send(&Record { kind: kind::RESUME, flags: looks, ..Record::default() });
+            let other = ring.expect(kind::WRITE);
+            assert_eq!((other.address, other.flags), (0x11, 0), "round {round}");
+            ring.resume();
         }
-        if comes != 0 {
-            assert_eq!(access.payload[..8], 7_u64.to_le_bytes());
-        }
-        ring.send(&Record { kind: kind::RESUME, flags: looks, ..Record::default() });
-        let other = ring.expect(kind::WRITE);
-        assert_eq!((other.address, other.flags), (0x11, 0), "round {round}");
-        ring.resume();
+        driven.finish();
     }
-    driven.finish();
 }
 
 fn long_data_follows_its_header(backend: Backend) {
