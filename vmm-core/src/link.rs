@@ -4,41 +4,46 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, never, select};
 
-use crate::channel::{Command, Event, FarEnd};
+use crate::channel::{Command, Event, FarEnd, pair};
 use crate::error::LinkError;
 use crate::pump::Pump;
 use crate::stop_signal::StopSignal;
 
 pub(crate) struct Link {
     events: Sender<Event>,
-    commands: Receiver<Command>,
-    /// The far end and its pump, where this thread steps it.
-    inline: Option<(FarEnd, Box<dyn Pump>)>,
+    answers: Answers,
     stop: StopSignal,
     /// Whether the owner's last resume told what it had looked at.
     pub(crate) tells_looks: bool,
 }
 
+/// Where the owner's commands come from.
+enum Answers {
+    /// A pump that the vCPU's own thread steps with what has come to the far end.
+    Inline(Receiver<Event>, Box<dyn Pump>),
+    /// Another thread, which stands at the far end.
+    Threaded(Receiver<Command>),
+}
+
 impl Link {
-    pub(crate) fn inline(
-        events: Sender<Event>,
-        commands: Receiver<Command>,
-        far: FarEnd,
-        pump: Box<dyn Pump>,
-        stop: StopSignal,
-    ) -> Self {
-        Self { events, commands, inline: Some((far, pump)), stop, tells_looks: false }
+    pub(crate) fn inline(pump: Box<dyn Pump>, stop: StopSignal) -> Self {
+        let (events, _, FarEnd { events: far, .. }) = pair();
+        Self { events, answers: Answers::Inline(far, pump), stop, tells_looks: false }
     }
 
     /// A link at whose far end another thread stands.
-    pub(crate) fn threaded(events: Sender<Event>, commands: Receiver<Command>, stop: StopSignal) -> Self {
-        Self { events, commands, inline: None, stop, tells_looks: false }
+    pub(crate) fn threaded(stop: StopSignal) -> (Self, FarEnd) {
+        let (events, commands, far) = pair();
+        (Self { events, answers: Answers::Threaded(commands), stop, tells_looks: false }, far)
     }
 
     /// Sends an event that wants no command, and sees that it is carried.
     pub(crate) fn post(&mut self, event: Event, deadline: Option<Instant>) -> Result<(), LinkError> {
         self.send(event)?;
-        self.step_inline(deadline)
+        match &mut self.answers {
+            Answers::Inline(far, pump) => step(far, &mut **pump, deadline).map(drop),
+            Answers::Threaded(_) => Ok(()),
+        }
     }
 
     pub(crate) fn send(&self, event: Event) -> Result<(), LinkError> {
@@ -54,57 +59,58 @@ impl Link {
 
     /// The owner's next command.
     pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Command, LinkError> {
-        loop {
-            // What this thread steps has said nothing before it is stepped.
-            if self.inline.is_some() {
-                self.check_wait(deadline)?;
-                self.step_inline(deadline)?;
+        let commands = match &mut self.answers {
+            Answers::Inline(far, pump) => {
+                check_wait(&self.stop, deadline)?;
+                return step(far, &mut **pump, deadline)?.ok_or(LinkError::HungUp);
             }
-            match self.commands.try_recv() {
+            Answers::Threaded(commands) => commands,
+        };
+        loop {
+            match commands.try_recv() {
                 Ok(Command::Fail(error)) => return Err(error),
                 Ok(command) => return Ok(command),
                 Err(TryRecvError::Disconnected) => return Err(LinkError::HungUp),
                 Err(TryRecvError::Empty) => {}
             }
-            self.check_wait(deadline)?;
-            self.wait(deadline)?;
+            check_wait(&self.stop, deadline)?;
+            wait(commands, &self.stop, deadline)?;
         }
     }
+}
 
-    fn check_wait(&self, deadline: Option<Instant>) -> Result<(), LinkError> {
-        if self.stop.is_set() {
-            return Err(LinkError::Stopped);
-        }
-        // One who asks without end is never waited for.
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(LinkError::TimedOut);
-        }
-        Ok(())
+/// Steps the pump with the event that was sent last: a vCPU does so only when it has said something.
+fn step(
+    events: &Receiver<Event>,
+    pump: &mut dyn Pump,
+    deadline: Option<Instant>,
+) -> Result<Option<Command>, LinkError> {
+    match events.try_recv() {
+        Ok(event) => pump.step(event, deadline),
+        Err(_) => Err(LinkError::HungUp),
     }
+}
 
-    /// Steps the pump, where this thread does, with the event that was sent last.
-    fn step_inline(&mut self, deadline: Option<Instant>) -> Result<(), LinkError> {
-        if let Some((far, pump)) = &mut self.inline {
-            // A vCPU steps its pump only when it has said something.
-            let event = far.events.try_recv().map_err(|_| LinkError::HungUp)?;
-            if let Some(command) = pump.step(event, deadline)? {
-                // It was empty: a pump gives a command for an event, and the vCPU has taken all before.
-                far.commands.try_send(command).map_err(|_| LinkError::HungUp)?;
-            }
-        }
-        Ok(())
+fn check_wait(stop: &StopSignal, deadline: Option<Instant>) -> Result<(), LinkError> {
+    if stop.is_set() {
+        return Err(LinkError::Stopped);
     }
+    // One who asks without end is never waited for.
+    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        return Err(LinkError::TimedOut);
+    }
+    Ok(())
+}
 
-    /// Waits until there may be a command.
-    fn wait(&self, deadline: Option<Instant>) -> Result<(), LinkError> {
-        let timer = deadline.map_or_else(never, crossbeam_channel::at);
-        let mut select = crossbeam_channel::Select::new();
-        select.recv(&self.commands);
-        select.recv(self.stop.channel());
-        let timed_out = select.recv(&timer);
-        if select.ready() == timed_out && self.commands.is_empty() {
-            return Err(LinkError::TimedOut);
-        }
-        Ok(())
+/// Waits until there may be a command.
+fn wait(commands: &Receiver<Command>, stop: &StopSignal, deadline: Option<Instant>) -> Result<(), LinkError> {
+    let timer = deadline.map_or_else(never, crossbeam_channel::at);
+    let mut select = crossbeam_channel::Select::new();
+    select.recv(commands);
+    select.recv(stop.channel());
+    let timed_out = select.recv(&timer);
+    if select.ready() == timed_out && commands.is_empty() {
+        return Err(LinkError::TimedOut);
     }
+    Ok(())
 }

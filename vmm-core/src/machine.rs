@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use crate::address_map::{AddressMap, Claim, Service};
 use crate::call_hint::CallHint;
 use crate::cgroup::Cgroup;
-use crate::channel::{FarEnd, pair};
+use crate::channel::FarEnd;
 use crate::claim_cache::ClaimCache;
 use crate::coalesced::{self, Coalesced};
 use crate::control::Control;
@@ -151,13 +151,13 @@ impl Machine {
         let owner = self.next_owner();
         let (mut made, mut threads) = (Vec::new(), Vec::new());
         for vcpu in (0..self.links.len()).map(|index| VcpuId(index as u32)) {
-            let (events, commands, far) = pair();
             let stop = self.shared.stop.clone();
             let pump = make(vcpu);
             made.push(match stepping {
-                Stepping::Inline => Link::inline(events, commands, far, pump, stop),
+                Stepping::Inline => Link::inline(pump, stop),
                 Stepping::Threaded => {
                     let signal = stop.clone();
+                    let (link, far) = Link::threaded(stop);
                     let thread = thread::Builder::new()
                         .name(format!("pump{vcpu}"))
                         .spawn(move || step_until_stopped(pump, &far, &signal));
@@ -170,7 +170,7 @@ impl Machine {
                             return Err(Error::Thread { vcpu, source });
                         }
                     }
-                    Link::threaded(events, commands, stop)
+                    link
                 }
             });
         }
@@ -193,8 +193,8 @@ impl Machine {
         let name: Arc<str> = name.into();
         let owner = self.next_owner();
         let far_ends = self.links.iter_mut().map(|links| {
-            let (events, commands, far) = pair();
-            links.push((Arc::clone(&name), Link::threaded(events, commands, self.shared.stop.clone())));
+            let (link, far) = Link::threaded(self.shared.stop.clone());
+            links.push((Arc::clone(&name), link));
             far
         });
         Ok((owner, far_ends.collect()))
