@@ -127,6 +127,11 @@ impl Access {
             Direction::Read => None,
         }
     }
+
+    /// [`inline_data`](Self::inline_data) as the first bytes of a word in memory, zeros behind it; 0 where there is none.
+    pub fn inline_word(&self) -> u64 {
+        u64::from_ne_bytes(self.data)
+    }
 }
 
 impl fmt::Display for Access {

@@ -17,7 +17,7 @@ use plugin_proto::messages::{VcpuRequest, VcpuResponse};
 use plugin_proto::{decode_vcpu_request, encode_vcpu_response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno as OsErrno, retry_on_intr};
-use vmm_core::{Command, Event, LinkError, Pump, StopSignal};
+use vmm_core::{Command, Event, Exchange, LinkError, Pump, StopSignal};
 
 use crate::errno::Errno;
 use crate::vcpu_pipes::VcpuPipes;
@@ -35,6 +35,8 @@ pub(crate) struct PipePump {
     outgoing: Vec<u8>,
     /// What the request that the vCPU was last given is about to set: its answer is named for it.
     setting: Option<Setting>,
+    /// What the access came in that the plugin is to answer.
+    exchange: Option<Box<Exchange>>,
 }
 
 type Result<T> = std::result::Result<T, LinkError>;
@@ -43,17 +45,21 @@ impl Pump for PipePump {
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
         match event {
             Event::Init => self.introduce(deadline)?,
-            Event::Access { access, data, attached } => {
-                let mut response = access_response(&access, &data);
-                attach(&mut response, &attached);
+            Event::Access { access, exchange } => {
+                let mut response = access_response(&access, exchange.written(&access));
+                attach(&mut response, &exchange.attached);
+                self.exchange = Some(exchange);
                 self.respond(&response, deadline)?;
             }
-            Event::HypervCall { input, params } => self.respond(&hyperv_call_response(input, params), deadline)?,
+            Event::HypervCall { input, params, exchange } => {
+                self.exchange = Some(exchange);
+                self.respond(&hyperv_call_response(input, params), deadline)?;
+            }
             Event::HypervSynic { msr, control, evt_page, msg_page } => {
                 self.respond(&hyperv_synic_response(msr, control, evt_page, msg_page), deadline)?;
             }
-            Event::Posted { access, data } => {
-                self.respond(&posted_response(&access, &data), deadline)?;
+            Event::Posted { ref access, .. } => {
+                self.respond(&posted_response(access, event.written()), deadline)?;
                 return Ok(None);
             }
             Event::Paused { user } => self.respond(&paused_response(user), deadline)?,
@@ -68,7 +74,7 @@ impl Pump for PipePump {
         loop {
             let request = self.request(deadline)?;
             let setting = request.message.as_ref().and_then(setting_of);
-            match command(request)? {
+            match command(request, &mut self.exchange)? {
                 Asked::Vcpu(command) => {
                     self.setting = setting;
                     return Ok(Some(command));
@@ -87,7 +93,7 @@ impl Pump for PipePump {
 
 impl PipePump {
     pub(crate) fn new(pipes: Arc<VcpuPipes>, stop: StopSignal) -> Self {
-        Self { pipes, stop, incoming: vec![0; MAX_REQUEST], outgoing: Vec::new(), setting: None }
+        Self { pipes, stop, incoming: vec![0; MAX_REQUEST], outgoing: Vec::new(), setting: None, exchange: None }
     }
 
     /// Waits for the plugin's one `wait`, and answers it with `init`.

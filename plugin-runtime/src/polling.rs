@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use plugin_proto::ring::Mapping;
+use plugin_proto::ring::{Mapping, turn};
 
 /// Microseconds that are looked for at most where nothing else was asked for: some times what waking a sleeper takes.
 const DEFAULT_US: u32 = 50;
@@ -45,13 +45,15 @@ impl Polling {
 #[derive(Debug)]
 pub(crate) struct Budget {
     polling: Polling,
+    /// At which looks others are let run.
+    turn: u32,
     strikes: u32,
     rest: u32,
 }
 
 impl Budget {
     pub(crate) fn new(polling: Polling) -> Self {
-        Self { polling, strikes: 0, rest: 0 }
+        Self { turn: turn(polling.spins_a_microsecond.saturating_mul(YIELD_US)), polling, strikes: 0, rest: 0 }
     }
 
     /// How many times to look now.
@@ -70,8 +72,7 @@ impl Budget {
 
     /// Spends the time between two looks: whether others were let run, so that any time may have passed.
     pub(crate) fn relax(&self, looks: u32) -> bool {
-        let turn = self.polling.spins_a_microsecond.saturating_mul(YIELD_US);
-        let yields = looks.checked_rem(turn) == turn.checked_sub(1);
+        let yields = looks & self.turn == self.turn;
         if yields {
             rustix::thread::sched_yield();
         } else {

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use hypervisor::{Access, AddressSpace, Direction, kvm_regs};
+use hypervisor::{Access, AddressSpace, Direction};
 use plugin_proto::messages::VcpuResponse;
 use plugin_proto::ring::{self, Body, Flags, Header, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer};
 use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
 use rustix::io::Errno as OsErrno;
 use rustix::thread::{ClockId, futex};
 use rustix::time::{Timespec, clock_gettime};
-use vmm_core::{Attached, Bytes, Command, Event, LinkError, Looks, Pump, Resume, StopSignal};
+use vmm_core::{Bytes, Command, Event, Exchange, LinkError, Looks, Pump, Registers, StopSignal};
 use zerocopy::IntoBytes;
 
 use crate::polling::{Budget, Polling};
@@ -26,7 +26,6 @@ use crate::vcpu_ring::VcpuRing;
 use crate::vcpu_words::{
     Asked, Fault, Setting, command, cpuid_response, done_response, msrs_response, setting_of, state_response,
 };
-use crate::wire::{debug_regs_from_bytes, regs_from_bytes, sregs_from_bytes};
 
 /// How long a wait lasts at most where the kernel cannot wait on two words: so late a stop may be seen.
 const BOUND: Duration = Duration::from_millis(50);
@@ -40,8 +39,8 @@ pub(crate) struct RingPump {
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     setting: Option<Setting>,
-    /// The box that the registers of the access came in.
-    spare_regs: Option<Box<kvm_regs>>,
+    /// What the access came in that the plugin is to answer.
+    exchange: Option<Box<Exchange>>,
     /// Kept open as long as the vCPU runs.
     _ring: Arc<VcpuRing>,
 }
@@ -58,7 +57,7 @@ impl RingPump {
             incoming: Vec::new(),
             outgoing: Vec::new(),
             setting: None,
-            spare_regs: None,
+            exchange: None,
             _ring: ring,
         }
     }
@@ -68,9 +67,13 @@ impl RingPump {
         self.writer.write(record, &mut wait).map_err(WaitError::into_link_error)
     }
 
+    fn write_header(&mut self, header: &Header, deadline: Option<Instant>) -> Result<()> {
+        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+        self.writer.write_header(header, &mut wait).map_err(WaitError::into_link_error)
+    }
+
     fn bare(&mut self, kind: ToPlugin, address: u64, words: [u64; 5], deadline: Option<Instant>) -> Result<()> {
-        let header = Header { kind: kind as u16, address, words, ..Header::default() };
-        self.write(&Outgoing::bare(header), deadline)
+        self.write_header(&Header { kind: kind as u16, address, words, ..Header::default() }, deadline)
     }
 
     fn respond(&mut self, response: &VcpuResponse, deadline: Option<Instant>) -> Result<()> {
@@ -81,27 +84,32 @@ impl RingPump {
         written
     }
 
+    /// Tells of an access, with the data that it writes and registers.
     fn access(
         &mut self,
         kind: ToPlugin,
         access: &Access,
-        data: &[u8],
-        attached: &Attached,
+        written: &[u8],
+        attached: Option<&Registers>,
         deadline: Option<Instant>,
     ) -> Result<()> {
         let flags = if access.space() == AddressSpace::Mmio { Flags::MMIO } else { 0 };
-        let header = Header { kind: kind as u16, flags, address: access.address(), ..Header::default() };
+        // At most a page.
+        let data = access.len() as u32;
+        let words = [access.inline_word(), 0, 0, 0, 0];
+        let header = Header { kind: kind as u16, flags, data, address: access.address(), words, ..Header::default() };
+        let attached = attached.filter(|attached| attached.there() != Looks::default());
+        if attached.is_none() && (kind == ToPlugin::Read || access.inline_data().is_some()) {
+            return self.write_header(&header, deadline);
+        }
         let body = Body {
-            data,
-            regs: attached.regs.as_ref().and_then(|regs| regs.as_bytes().try_into().ok()),
-            sregs: attached.sregs.as_ref().and_then(|sregs| sregs.as_bytes().try_into().ok()),
-            debug_regs: attached.debug_regs.as_ref().and_then(|regs| regs.as_bytes().try_into().ok()),
+            data: written,
+            regs: attached.and_then(Registers::regs).and_then(|regs| regs.as_bytes().try_into().ok()),
+            sregs: attached.and_then(Registers::sregs).and_then(|sregs| sregs.as_bytes().try_into().ok()),
+            debug_regs: attached.and_then(Registers::debug_regs).and_then(|regs| regs.as_bytes().try_into().ok()),
         };
         let mut record = Outgoing::with_body(header, body);
-        if kind == ToPlugin::Read {
-            // At most a page.
-            record.header.data = u32::try_from(access.len()).unwrap_or_default();
-        }
+        record.header.data = data;
         self.write(&record, deadline)
     }
 
@@ -115,12 +123,14 @@ impl RingPump {
             self.budget.waited(slept);
             match ToVmm::try_from(header.kind).map_err(Fault::Ring)? {
                 ToVmm::Resume => {
-                    return resume(&header, &self.incoming, self.spare_regs.take()).map(Command::Resume);
+                    let mut exchange = self.exchange.take().unwrap_or_default();
+                    resume(&header, &self.incoming, &mut exchange)?;
+                    return Ok(Command::Resume(exchange));
                 }
                 ToVmm::Request => {
                     let request = decode_vcpu_request(&self.incoming).map_err(Fault::Decode)?;
                     let setting = request.message.as_ref().and_then(setting_of);
-                    match command(request)? {
+                    match command(request, &mut self.exchange)? {
                         Asked::Vcpu(command) => {
                             self.setting = setting;
                             return Ok(command);
@@ -141,21 +151,22 @@ impl RingPump {
 impl Pump for RingPump {
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
         match event {
-            Event::Access { access, data, attached } => {
+            Event::Access { access, exchange } => {
                 let kind = match access.direction() {
                     Direction::Read => ToPlugin::Read,
                     Direction::Write => ToPlugin::Write,
                 };
-                self.access(kind, &access, &data, &attached, deadline)?;
-                self.spare_regs = attached.regs;
+                self.access(kind, &access, exchange.written(&access), Some(&exchange.attached), deadline)?;
+                self.exchange = Some(exchange);
             }
-            Event::Posted { access, data } => {
-                self.access(ToPlugin::Posted, &access, &data, &Attached::default(), deadline)?;
+            Event::Posted { ref access, .. } => {
+                self.access(ToPlugin::Posted, access, event.written(), None, deadline)?;
                 return Ok(None);
             }
             Event::Init => self.bare(ToPlugin::Init, 0, [0; 5], deadline)?,
             Event::Paused { user } => self.bare(ToPlugin::Paused, user, [0; 5], deadline)?,
-            Event::HypervCall { input, params: [first, second] } => {
+            Event::HypervCall { input, params: [first, second], exchange } => {
+                self.exchange = Some(exchange);
                 self.bare(ToPlugin::HypervCall, input, [first, second, 0, 0, 0], deadline)?;
             }
             Event::HypervSynic { msr, control, evt_page, msg_page } => {
@@ -174,33 +185,29 @@ impl Pump for RingPump {
     }
 }
 
-fn resume(header: &Header, payload: &[u8], mut spare: Option<Box<kvm_regs>>) -> Result<Resume> {
+/// Puts a resume into the exchange that it ends.
+fn resume(header: &Header, payload: &[u8], exchange: &mut Exchange) -> Result<()> {
     let body = header.body(payload).map_err(Fault::Ring)?;
-    let wrong = |what| move |_| LinkError::from(Fault::ResumeSize(what));
-    let regs = match body.regs {
-        Some(bytes) => {
-            let mut regs = spare.take().unwrap_or_default();
-            *regs = regs_from_bytes(bytes).map_err(wrong("regs"))?;
-            Some(regs)
-        }
-        None => None,
-    };
-    Ok(Resume {
-        data: Bytes::from_slice(body.data),
-        regs,
-        sregs: body.sregs.map(|bytes| sregs_from_bytes(bytes)).transpose().map_err(wrong("sregs"))?,
-        debug_regs: body
-            .debug_regs
-            .map(|bytes| debug_regs_from_bytes(bytes))
-            .transpose()
-            .map_err(wrong("debugregs"))?,
-        seen: Some(Looks {
-            regs: header.flags & Flags::SAW_REGS != 0,
-            sregs: header.flags & Flags::SAW_SREGS != 0,
-            debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
-        }),
-        spare,
-    })
+    if !body.data.is_empty() {
+        exchange.data = Bytes::from_slice(body.data);
+    }
+    let set = &mut exchange.set;
+    // The sizes are the structures' own.
+    if let Some(bytes) = body.regs {
+        set.regs_mut().as_mut_bytes().copy_from_slice(bytes);
+    }
+    if let Some(bytes) = body.sregs {
+        set.sregs_mut().as_mut_bytes().copy_from_slice(bytes);
+    }
+    if let Some(bytes) = body.debug_regs {
+        set.debug_regs_mut().as_mut_bytes().copy_from_slice(bytes);
+    }
+    exchange.seen = Some(Looks {
+        regs: header.flags & Flags::SAW_REGS != 0,
+        sregs: header.flags & Flags::SAW_SREGS != 0,
+        debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
+    });
+    Ok(())
 }
 
 /// Why a wait ended without what was waited for.

@@ -13,12 +13,11 @@ use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request, vcpu_response};
 use rustix::io::Errno as OsErrno;
 use thiserror::Error as ThisError;
-use vmm_core::{Attached, Bytes, Command, LinkError, Resume, State};
+use vmm_core::{Bytes, Command, Exchange, LinkError, Registers, State};
 
 use crate::errno::Errno;
 use crate::wire::{
-    cpuid_from_wire, cpuid_to_wire, debug_regs_from_bytes, regs_from_bytes, space_to_wire, sregs_from_bytes,
-    state_from_bytes, state_kind, state_to_bytes, to_bytes,
+    cpuid_from_wire, cpuid_to_wire, from_bytes, space_to_wire, state_from_bytes, state_kind, state_to_bytes, to_bytes,
 };
 
 type Result<T> = std::result::Result<T, LinkError>;
@@ -80,10 +79,15 @@ pub(crate) fn done_response(setting: Option<Setting>, done: hypervisor::Result<(
     response
 }
 
-pub(crate) fn command(request: VcpuRequest) -> Result<Asked> {
+/// What a request asks. A resume comes in the box of the access that it answers, which is taken from `exchange`.
+pub(crate) fn command(request: VcpuRequest, exchange: &mut Option<Box<Exchange>>) -> Result<Asked> {
     let refused = |message: &Message, errno| Ok(Asked::Nothing { answer: refusal(Some(message), errno) });
     match request.message {
-        Some(Message::Resume(resume)) => Ok(Asked::Vcpu(Command::Resume(resume_from_wire(resume)?))),
+        Some(Message::Resume(resume)) => {
+            let mut exchange = exchange.take().unwrap_or_default();
+            resume_from_wire(&resume, &mut exchange)?;
+            Ok(Asked::Vcpu(Command::Resume(exchange)))
+        }
         Some(Message::Shutdown(_)) => Ok(Asked::Vcpu(Command::Stop)),
         Some(ref message @ Message::GetState(ref get)) => match state_kind(get.set) {
             Ok(kind) => Ok(Asked::Vcpu(Command::Get(kind))),
@@ -115,15 +119,19 @@ pub(crate) fn command(request: VcpuRequest) -> Result<Asked> {
     }
 }
 
-pub(crate) fn resume_from_wire(resume: vcpu_request::Resume) -> Result<Resume> {
+pub(crate) fn resume_from_wire(resume: &vcpu_request::Resume, exchange: &mut Exchange) -> Result<()> {
     let wrong = |what| move |_: Errno| LinkError::from(Fault::ResumeSize(what));
-    let given = |bytes: &[u8]| (!bytes.is_empty()).then_some(());
-    let regs =
-        given(&resume.regs).map(|()| regs_from_bytes(&resume.regs).map(Box::new)).transpose().map_err(wrong("regs"))?;
-    let sregs = given(&resume.sregs).map(|()| sregs_from_bytes(&resume.sregs)).transpose().map_err(wrong("sregs"))?;
-    let debug_regs = given(&resume.debugregs).map(|()| debug_regs_from_bytes(&resume.debugregs));
-    let debug_regs = debug_regs.transpose().map_err(wrong("debugregs"))?;
-    Ok(Resume { data: Bytes::from_slice(&resume.data), regs, sregs, debug_regs, ..Resume::default() })
+    exchange.data = Bytes::from_slice(&resume.data);
+    if !resume.regs.is_empty() {
+        *exchange.set.regs_mut() = from_bytes(&resume.regs).map_err(wrong("regs"))?;
+    }
+    if !resume.sregs.is_empty() {
+        *exchange.set.sregs_mut() = from_bytes(&resume.sregs).map_err(wrong("sregs"))?;
+    }
+    if !resume.debugregs.is_empty() {
+        *exchange.set.debug_regs_mut() = from_bytes(&resume.debugregs).map_err(wrong("debugregs"))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn init_response() -> VcpuResponse {
@@ -146,16 +154,16 @@ pub(crate) fn access_response(access: &Access, data: &[u8]) -> VcpuResponse {
     response
 }
 
-pub(crate) fn attach(response: &mut VcpuResponse, attached: &Attached) {
+pub(crate) fn attach(response: &mut VcpuResponse, attached: &Registers) {
     let io = response.mut_wait().mut_io();
-    if let Some(regs) = &attached.regs {
-        io.regs = to_bytes(&**regs);
+    if let Some(regs) = attached.regs() {
+        io.regs = to_bytes(regs);
     }
-    if let Some(sregs) = &attached.sregs {
-        io.sregs = to_bytes(&**sregs);
+    if let Some(sregs) = attached.sregs() {
+        io.sregs = to_bytes(sregs);
     }
-    if let Some(debug_regs) = &attached.debug_regs {
-        io.debugregs = to_bytes(&**debug_regs);
+    if let Some(debug_regs) = attached.debug_regs() {
+        io.debugregs = to_bytes(debug_regs);
     }
 }
 

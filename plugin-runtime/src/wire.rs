@@ -7,9 +7,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use hypervisor::{
-    AddressSpace, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2, kvm_debugregs, kvm_mp_state, kvm_regs, kvm_sregs,
-};
+use hypervisor::{AddressSpace, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2, kvm_mp_state};
 use plugin_proto::messages::{AddressSpace as WireSpace, CpuidEntry, vcpu_request};
 use protobuf::EnumOrUnknown;
 use vmm_core::{State, StateKind};
@@ -70,18 +68,6 @@ pub(crate) fn state_from_bytes(kind: StateKind, bytes: &[u8]) -> Result<State, E
         StateKind::Xcrs => State::Xcrs(Box::new(from_bytes(bytes)?)),
         StateKind::Events => State::Events(Box::new(from_bytes(bytes)?)),
     })
-}
-
-pub(crate) fn regs_from_bytes(bytes: &[u8]) -> Result<kvm_regs, Errno> {
-    from_bytes(bytes)
-}
-
-pub(crate) fn sregs_from_bytes(bytes: &[u8]) -> Result<Box<kvm_sregs>, Errno> {
-    from_bytes(bytes).map(Box::new)
-}
-
-pub(crate) fn debug_regs_from_bytes(bytes: &[u8]) -> Result<Box<kvm_debugregs>, Errno> {
-    from_bytes(bytes).map(Box::new)
 }
 
 /// The kernel's structure as bytes.

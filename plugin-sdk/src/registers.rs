@@ -62,6 +62,13 @@ impl Registers {
         Ok(())
     }
 
+    /// Whether any wait to be set.
+    pub(crate) fn has_to_set(&self) -> bool {
+        matches!(self.regs, Known::Set(_))
+            || matches!(self.sregs, Known::Set(_))
+            || matches!(self.debugregs, Known::Set(_))
+    }
+
     /// State of this kind, which came with the event, was looked at.
     pub(crate) fn note(&mut self, set: StateSet) {
         self.seen |= match set {

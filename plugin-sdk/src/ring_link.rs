@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
 use plugin_proto::ring::{
-    Body, Direction, Fault, Flags, Header, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer,
+    Body, Direction, Fault, Flags, Header, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer, turn,
 };
 use plugin_proto::{decode_vcpu_response, encode_vcpu_request};
 use rustix::io::Errno;
@@ -51,7 +51,7 @@ impl RingLink {
             reader: Reader::new(Arc::clone(&mapping), Direction::ToPlugin),
             payload: Vec::new(),
             encoded: Vec::new(),
-            wait: Wait { mapping, lifeline, asked, slept: false, strikes: 0, rest: 0 },
+            wait: Wait { mapping, lifeline, asked, turn: 0, slept: false, strikes: 0, rest: 0 },
         })
     }
 
@@ -104,7 +104,13 @@ impl RingLink {
     }
 
     pub(crate) fn resume(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {
-        let header = Header { kind: ToVmm::Resume as u16, flags: registers.seen, ..Header::default() };
+        let mut header = Header { kind: ToVmm::Resume as u16, flags: registers.seen, ..Header::default() };
+        if !registers.has_to_set() && header.put_inline(data) {
+            if self.wait.mapping.is_closed() {
+                return Err(Error::HungUp);
+            }
+            return self.writer.write_header(&header, &mut self.wait);
+        }
         let body = Body {
             data,
             regs: part(&registers.regs),
@@ -152,6 +158,8 @@ struct Wait {
     mapping: Arc<Mapping>,
     lifeline: Arc<OwnedFd>,
     asked: Option<u32>,
+    /// At which looks others are let run: those with all of these bits.
+    turn: u32,
     slept: bool,
     strikes: u32,
     rest: u32,
@@ -176,6 +184,7 @@ impl Waiter for Wait {
     type Error = Error;
 
     fn spins(&mut self) -> u32 {
+        self.turn = turn(self.mapping.spins_a_microsecond().saturating_mul(YIELD_US));
         match self.asked {
             Some(us) => us.saturating_mul(self.mapping.spins_a_microsecond()),
             None if self.rest > 0 => 0,
@@ -184,8 +193,7 @@ impl Waiter for Wait {
     }
 
     fn relax(&mut self, looks: u32) -> Result<(), Error> {
-        let turn = self.mapping.spins_a_microsecond().saturating_mul(YIELD_US);
-        if looks.checked_rem(turn) == turn.checked_sub(1) {
+        if looks & self.turn == self.turn {
             rustix::thread::sched_yield();
         } else {
             std::hint::spin_loop();

@@ -5,13 +5,9 @@ use hypervisor::{
     Access, Capability, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
     kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
-use smallvec::SmallVec;
 
 use crate::error::LinkError;
-use crate::prediction::Looks;
-
-/// An access's data: up to 16 bytes without an allocation, longer ones only for string instructions.
-pub type Bytes = SmallVec<[u8; 16]>;
+use crate::exchange::Exchange;
 
 /// From a vCPU to the owner of what happened.
 #[derive(Debug)]
@@ -22,10 +18,8 @@ pub enum Event {
     Access {
         /// The access.
         access: Access,
-        /// What the guest writes; empty for a read.
-        data: Bytes,
-        /// What the owner's [hint](crate::CallHint) asks to be told with it, or it has been asking for.
-        attached: Attached,
+        /// What is told with it. The box goes back with the resume.
+        exchange: Box<Exchange>,
     },
     /// The guest called Hyper-V. The vCPU waits for a [`Resume`] whose data is the call's result, 8 bytes.
     HypervCall {
@@ -33,6 +27,8 @@ pub enum Event {
         input: u64,
         /// Its parameters.
         params: [u64; 2],
+        /// In which the result comes back.
+        exchange: Box<Exchange>,
     },
     /// The guest has set up Hyper-V's synthetic interrupt controller. The vCPU waits for a [`Resume`].
     HypervSynic {
@@ -49,8 +45,8 @@ pub enum Event {
     Posted {
         /// The access.
         access: Access,
-        /// What the guest wrote.
-        data: Bytes,
+        /// What the guest wrote, where that is more than lies in the access: see [`written`](Self::written).
+        long: Box<[u8]>,
     },
     /// The vCPU stands still as the owner asked. It waits for a [`Resume`].
     Paused {
@@ -67,21 +63,19 @@ pub enum Event {
     Cpuid(hypervisor::Result<Vec<kvm_cpuid_entry2>>),
 }
 
-/// Registers that come with an access unasked.
-#[derive(Debug, Default)]
-pub struct Attached {
-    /// General registers. Their box goes back with the resume.
-    pub regs: Option<Box<kvm_regs>>,
-    /// Segment and control registers.
-    pub sregs: Option<Box<kvm_sregs>>,
-    /// Debug registers.
-    pub debug_regs: Option<Box<kvm_debugregs>>,
-}
-
 impl Event {
     /// Whether the vCPU waits for a command.
     pub fn wants_command(&self) -> bool {
         !matches!(self, Self::Posted { .. })
+    }
+
+    /// What the guest writes; empty where it writes nothing.
+    pub fn written(&self) -> &[u8] {
+        match self {
+            Self::Access { access, exchange } => exchange.written(access),
+            Self::Posted { access, long } => access.inline_data().unwrap_or(long),
+            _ => &[],
+        }
     }
 }
 
@@ -103,29 +97,11 @@ pub enum Command {
     /// Turn a feature on. Answered by [`Event::Done`].
     EnableCapability(Capability),
     /// Run on.
-    Resume(Resume),
+    Resume(Box<Exchange>),
     /// End this vCPU.
     Stop,
     /// The way to the owner is broken.
     Fail(LinkError),
-}
-
-/// How a vCPU is to run on.
-#[derive(Debug, Default)]
-pub struct Resume {
-    /// What a read returns: missing bytes are zero, surplus ones are cut.
-    pub data: Bytes,
-    /// General registers to set.
-    pub regs: Option<Box<kvm_regs>>,
-    /// Segment and control registers to set, after `regs`.
-    pub sregs: Option<Box<kvm_sregs>>,
-    /// Debug registers to set, after `sregs`.
-    pub debug_regs: Option<Box<kvm_debugregs>>,
-    /// Which of the registers that came with the access the owner has looked at; `None` where it never tells. To one who tells,
-    /// registers come unasked with the accesses in which it has asked for them.
-    pub seen: Option<Looks>,
-    /// The box of the registers that came with the access, if it is in use for nothing else: the next ones come in it.
-    pub spare: Option<Box<kvm_regs>>,
 }
 
 /// Which state of a vCPU.
@@ -185,7 +161,7 @@ pub struct FarEnd {
 const CAPACITY: usize = 16;
 
 // Each event and command is moved through a channel, so large parts are boxed.
-const _: () = assert!(size_of::<Event>() <= 96 && size_of::<Command>() <= 96);
+const _: () = assert!(size_of::<Event>() <= 48 && size_of::<Command>() <= 48);
 
 /// The vCPU's ends and the owner's.
 pub(crate) fn pair() -> (Sender<Event>, Receiver<Command>, FarEnd) {

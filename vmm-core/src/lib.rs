@@ -2,7 +2,7 @@
 //!
 //! A [`Machine`] is a VM, its vCPU threads, and the [`AddressMap`] that says whose each port and each piece of unbacked
 //! memory is. Every exit goes to its owner over a pair of crossbeam channels, one pair for each vCPU and owner; requests
-//! on the stopped vCPU come back over the same pair, and at last the [`Resume`] that lets it run on.
+//! on the stopped vCPU come back over the same pair, and at last the [resume](Command::Resume) that lets it run on.
 //!
 //! At the channels' far ends stands a [`Pump`]: what carries an exit to where it is answered. It is stepped by the
 //! vCPU's own thread or by one of its own ([`Stepping`]); a test may stand at the [`FarEnd`]s itself. This crate does
@@ -29,6 +29,7 @@ mod coalesced;
 mod control;
 mod deferred;
 mod error;
+mod exchange;
 mod gate;
 mod link;
 mod machine;
@@ -43,8 +44,9 @@ mod vcpu_loop;
 pub use address_map::{AddressMap, Claim, Service};
 pub use call_hint::{CallHint, HintDetail};
 pub use cgroup::Cgroup;
-pub use channel::{Attached, Bytes, Command, Event, FarEnd, Resume, State, StateKind};
+pub use channel::{Command, Event, FarEnd, State, StateKind};
 pub use error::{Error, LinkError, ReservationProblem, Result};
+pub use exchange::{Bytes, Exchange, Registers};
 pub use machine::{Config, Machine};
 pub use notice::{Notice, Notices, StopReason};
 pub use owner::OwnerId;

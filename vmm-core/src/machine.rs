@@ -228,7 +228,7 @@ impl Machine {
                     control,
                     claims: ClaimCache::default(),
                     predictions: Predictions::new(),
-                    spare_regs: None,
+                    spare: None,
                     coalesced: Vec::new(),
                 },
             ));

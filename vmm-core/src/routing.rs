@@ -8,9 +8,10 @@ use hypervisor::{Access, Direction, Exit, MAX_ACCESS_BYTES, Vcpu, kvm_debugregs,
 
 use crate::address_map::{Claim, Service};
 use crate::call_hint::CallHint;
-use crate::channel::{Attached, Bytes, Command, Event, Resume, State, StateKind};
+use crate::channel::{Command, Event, State, StateKind};
 use crate::deferred::Deferred;
 use crate::error::LinkError;
+use crate::exchange::{Exchange, Registers};
 use crate::notice::StopReason;
 use crate::owner::OwnerId;
 use crate::prediction::Looks;
@@ -25,15 +26,6 @@ const HYPERV_RESULT_BYTES: usize = 8;
 /// Who gets what the guest says to Hyper-V: that has no address to be claimed, so it is the owner attached first.
 pub(crate) const HYPERV_OWNER: OwnerId = OwnerId::new(0);
 
-/// What an owner is asked.
-struct Asked<'a> {
-    event: Event,
-    /// The access that waits for the answer.
-    access: Option<&'a Access>,
-    /// What came with it though no hint wants it.
-    attached: Looks,
-}
-
 impl VcpuLoop {
     /// Sees an exit that leaves something pending through, with all fragments of its instruction if registers are to be
     /// set behind it.
@@ -43,9 +35,9 @@ impl VcpuLoop {
             let owner = match exit {
                 Exit::Access(access) => self.access(&access, &mut deferred)?,
                 Exit::HypervCall { input, params } => {
-                    let event = Event::HypervCall { input, params };
-                    let asked = Asked { event, access: None, attached: Looks::default() };
-                    self.consult_read(HYPERV_OWNER, asked, HYPERV_RESULT_BYTES, &mut deferred)?;
+                    let event = Event::HypervCall { input, params, exchange: self.exchange() };
+                    let exchange = self.consult(HYPERV_OWNER, event, None, Looks::default(), Some(&mut deferred))?;
+                    self.finish_read(exchange, HYPERV_RESULT_BYTES, &mut deferred)?;
                     Some(HYPERV_OWNER)
                 }
                 exit => return Err(final_reason(exit)),
@@ -65,22 +57,22 @@ impl VcpuLoop {
         let claim = self.claims.claim_on(&self.shared.map, access.space(), access.address());
         match (claim, access.direction()) {
             (Some(Claim { owner, service: Service::Synchronous }), Direction::Read) => {
-                let asked = self.access_event(owner, access, Some(deferred))?;
-                self.consult_read(owner, asked, access.len(), deferred)?;
+                let exchange = self.consult_about(owner, access, Some(deferred))?;
+                self.finish_read(exchange, access.len(), deferred)?;
             }
             (Some(Claim { owner, service: Service::Synchronous }), Direction::Write) => {
-                // Behind a read of the same instruction a write is unfinished business too.
-                let mut deferred = Some(deferred).filter(|deferred| !deferred.is_empty());
-                let Asked { event, access, attached } = self.access_event(owner, access, deferred.as_deref_mut())?;
-                let resume = self.consult(owner, event, access, attached, deferred.as_deref_mut())?;
-                match deferred {
-                    Some(deferred) => self.defer(resume, deferred),
-                    None => self.apply(owner, resume)?,
+                if deferred.is_empty() {
+                    let exchange = self.consult_about(owner, access, None)?;
+                    self.apply(owner, exchange)?;
+                } else {
+                    // Behind a read of the same instruction a write is unfinished business too.
+                    let exchange = self.consult_about(owner, access, Some(deferred))?;
+                    self.defer(exchange, deferred);
                 }
             }
             (Some(Claim { owner, service: Service::PostedWrites }), Direction::Write) => {
-                let data = Bytes::from_slice(self.vcpu.access_data());
-                self.post(owner, access, data)?;
+                let long = if access.inline_data().is_none() { self.vcpu.access_data().into() } else { Box::default() };
+                self.post(owner, access, long)?;
             }
             (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
             (None, Direction::Write) => {}
@@ -88,37 +80,44 @@ impl VcpuLoop {
         Ok(claim.map(|claim| claim.owner))
     }
 
-    /// Consults the owner of a read of `len` bytes, and answers with what it gives, no more and no less.
-    fn consult_read(&mut self, owner: OwnerId, asked: Asked<'_>, len: usize, deferred: &mut Deferred) -> Result<()> {
-        let Asked { event, access, attached } = asked;
-        let mut resume = self.consult(owner, event, access, attached, Some(deferred))?;
-        if resume.data.len() != len {
-            resume.data.resize(len, 0);
+    /// Answers a read of `len` bytes with what its owner gave, no more and no less.
+    fn finish_read(&mut self, mut exchange: Box<Exchange>, len: usize, deferred: &mut Deferred) -> Result<()> {
+        if exchange.data.len() != len {
+            exchange.data.resize(len, 0);
         }
-        self.vcpu.answer(&resume.data)?;
-        self.defer(resume, deferred);
+        self.vcpu.answer(&exchange.data)?;
+        self.defer(exchange, deferred);
         Ok(())
     }
 
-    /// The event of an access, with the registers attached that the hint asks for, or that its owner has been asking for.
-    fn access_event<'a>(
+    /// Consults `owner` about an access, with the registers attached that the hint asks for, or that it has been asking for.
+    fn consult_about(
         &mut self,
         owner: OwnerId,
-        access: &'a Access,
-        deferred: Option<&mut Deferred>,
-    ) -> Result<Asked<'a>> {
-        let data = Bytes::from_slice(self.vcpu.access_data());
-        let mut attached = Attached::default();
+        access: &Access,
+        mut deferred: Option<&mut Deferred>,
+    ) -> Result<Box<Exchange>> {
+        let mut exchange = self.exchange();
+        if access.direction() == Direction::Write && access.inline_data().is_none() {
+            exchange.long.extend_from_slice(self.vcpu.access_data());
+        }
         let mut unasked = Looks::default();
         if let Some(hint) = self.hint_about(access) {
-            attached = self.attach_hinted(&hint, deferred)?;
+            self.attach_hinted(&hint, &mut exchange, deferred.as_deref_mut())?;
         } else if self.owners.get(owner.index()).is_some_and(|(_, link)| link.tells_looks) {
             unasked = self.predictions.of(access);
             if unasked.any() {
-                attached = self.attach(unasked, deferred)?;
+                self.attach(unasked, &mut exchange, deferred.as_deref_mut())?;
             }
         }
-        Ok(Asked { event: Event::Access { access: *access, data, attached }, access: Some(access), attached: unasked })
+        self.consult(owner, Event::Access { access: *access, exchange }, Some(access), unasked, deferred)
+    }
+
+    /// An empty one, in the box that the last came back in.
+    fn exchange(&mut self) -> Box<Exchange> {
+        let mut exchange = self.spare.take().unwrap_or_default();
+        exchange.clear();
+        exchange
     }
 
     fn hint_about(&self, access: &Access) -> Option<Arc<CallHint>> {
@@ -128,33 +127,42 @@ impl VcpuLoop {
         self.shared.hint.read().as_ref().filter(|hint| hint.is_about(access)).map(Arc::clone)
     }
 
-    fn attach_hinted(&mut self, hint: &CallHint, deferred: Option<&mut Deferred>) -> hypervisor::Result<Attached> {
+    fn attach_hinted(
+        &self,
+        hint: &CallHint,
+        exchange: &mut Exchange,
+        deferred: Option<&mut Deferred>,
+    ) -> hypervisor::Result<()> {
         let regs = self.vcpu.regs()?;
         let detail = hint.detail(&regs).unwrap_or_default();
-        self.attach(Looks { regs: true, sregs: detail.sregs, debug_regs: detail.debug_regs }, deferred)
+        let which = Looks { regs: true, sregs: detail.sregs, debug_regs: detail.debug_regs };
+        self.attach(which, exchange, deferred)
     }
 
     /// What was attached within a read was seen by the owner, as if it had asked.
-    fn attach(&mut self, which: Looks, mut deferred: Option<&mut Deferred>) -> hypervisor::Result<Attached> {
-        let mut attached = Attached::default();
+    fn attach(
+        &self,
+        which: Looks,
+        exchange: &mut Exchange,
+        mut deferred: Option<&mut Deferred>,
+    ) -> hypervisor::Result<()> {
+        let attached = &mut exchange.attached;
         if which.regs {
-            let mut regs = self.spare_regs.take().unwrap_or_default();
-            *regs = current_regs(&*self.vcpu, deferred.as_deref_mut())?;
-            attached.regs = Some(regs);
+            *attached.regs_mut() = current_regs(&*self.vcpu, deferred.as_deref_mut())?;
         }
         if which.sregs {
-            attached.sregs = Some(current_sregs(&*self.vcpu, deferred.as_deref_mut())?);
+            *attached.sregs_mut() = *current_sregs(&*self.vcpu, deferred.as_deref_mut())?;
         }
         if which.debug_regs {
-            attached.debug_regs = Some(current_debug_regs(&*self.vcpu, deferred)?);
+            *attached.debug_regs_mut() = *current_debug_regs(&*self.vcpu, deferred)?;
         }
-        Ok(attached)
+        Ok(())
     }
 
     /// Tells `owner` of a write that the guest does not wait for. One that cannot take it now is waited for all the same:
     /// no posted write is lost.
-    fn post(&mut self, owner: OwnerId, access: &Access, data: Bytes) -> Result<()> {
-        let event = Event::Posted { access: *access, data };
+    fn post(&mut self, owner: OwnerId, access: &Access, long: Box<[u8]>) -> Result<()> {
+        let event = Event::Posted { access: *access, long };
         let deadline = self.deadline();
         let Some((name, link)) = self.owners.get_mut(owner.index()) else { return Ok(()) };
         link.post(event, deadline).map_err(|error| link_reason(error, name, Some(access)))
@@ -169,7 +177,7 @@ impl VcpuLoop {
         self.shared.coalesced.take(&mut writes);
         for (owner, access) in writes.drain(..) {
             // They are short, so all of their bytes are inline.
-            self.post(owner, &access, Bytes::from_slice(access.inline_data().unwrap_or_default()))?;
+            self.post(owner, &access, Box::default())?;
         }
         self.coalesced = writes;
         Ok(())
@@ -188,28 +196,28 @@ impl VcpuLoop {
         access: Option<&Access>,
         attached: Looks,
         mut deferred: Option<&mut Deferred>,
-    ) -> Result<Resume> {
+    ) -> Result<Box<Exchange>> {
         // The owner may take any time over what is no access.
         let deadline = access.and_then(|_| self.deadline());
         let Some((name, link)) = self.owners.get_mut(owner.index()) else {
             // Reserved for one who is not attached: as if nobody had claimed it.
-            return Ok(Resume::default());
+            return Ok(Box::default());
         };
         let failed = |error| link_reason(error, name, access);
         link.send(event).map_err(failed)?;
         let mut asked = Looks::default();
         loop {
             let answer = match link.receive(deadline).map_err(failed)? {
-                Command::Resume(resume) => {
-                    link.tells_looks = resume.seen.is_some();
+                Command::Resume(exchange) => {
+                    link.tells_looks = exchange.seen.is_some();
                     if let Some(access) = access.filter(|_| attached.any()) {
-                        let seen = resume.seen.unwrap_or_default().or(asked);
+                        let seen = exchange.seen.unwrap_or_default().or(asked);
                         self.predictions.told(access, attached, seen);
                         if let Some(deferred) = deferred {
                             deferred.forget_unseen(attached, seen);
                         }
                     }
-                    return Ok(resume);
+                    return Ok(exchange);
                 }
                 Command::Get(kind) => {
                     asked.note(kind);
@@ -233,39 +241,38 @@ impl VcpuLoop {
     }
 
     /// Sets the registers of a resume, in their order.
-    pub(crate) fn apply(&mut self, owner: OwnerId, mut resume: Resume) -> Result<()> {
-        let regs = resume.regs.as_deref().map_or(Ok(()), |regs| self.vcpu.set_regs(regs));
-        let applied = regs
-            .and_then(|()| resume.sregs.as_deref().map_or(Ok(()), |sregs| self.vcpu.set_sregs(sregs)))
-            .and_then(|()| resume.debug_regs.as_deref().map_or(Ok(()), |regs| self.vcpu.set_debug_regs(regs)));
-        self.keep_spare(&mut resume);
-        applied.map_err(|source| self.bad_resume(Some(owner), source))
+    pub(crate) fn apply(&mut self, owner: OwnerId, exchange: Box<Exchange>) -> Result<()> {
+        if exchange.set.there().any() {
+            set_all(&mut *self.vcpu, &exchange.set).map_err(|source| self.bad_resume(Some(owner), source))?;
+        }
+        self.spare = Some(exchange);
+        Ok(())
     }
 
     /// Keeps the registers of a resume until they can be set.
-    fn defer(&mut self, mut resume: Resume, deferred: &mut Deferred) {
-        if let Some(regs) = &resume.regs {
-            deferred.set_regs(**regs);
+    fn defer(&mut self, exchange: Box<Exchange>, deferred: &mut Deferred) {
+        if let Some(regs) = exchange.set.regs() {
+            deferred.set_regs(*regs);
         }
-        if let Some(sregs) = resume.sregs.take() {
-            deferred.set_sregs(sregs);
+        if let Some(sregs) = exchange.set.sregs() {
+            deferred.set_sregs(Box::new(*sregs));
         }
-        if let Some(debug_regs) = resume.debug_regs.take() {
-            deferred.set_debug_regs(debug_regs);
+        if let Some(debug_regs) = exchange.set.debug_regs() {
+            deferred.set_debug_regs(Box::new(*debug_regs));
         }
-        self.keep_spare(&mut resume);
-    }
-
-    fn keep_spare(&mut self, resume: &mut Resume) {
-        if let Some(spare) = resume.regs.take().or(resume.spare.take()) {
-            self.spare_regs = Some(spare);
-        }
+        self.spare = Some(exchange);
     }
 
     fn bad_resume(&self, owner: Option<OwnerId>, source: hypervisor::Error) -> StopReason {
         let name = owner.and_then(|owner| self.owners.get(owner.index())).map(|(name, _)| name.to_string());
         StopReason::BadResume { owner: name.unwrap_or_default(), source }
     }
+}
+
+fn set_all(vcpu: &mut dyn Vcpu, registers: &Registers) -> hypervisor::Result<()> {
+    registers.regs().map_or(Ok(()), |regs| vcpu.set_regs(regs))?;
+    registers.sregs().map_or(Ok(()), |sregs| vcpu.set_sregs(sregs))?;
+    registers.debug_regs().map_or(Ok(()), |debug_regs| vcpu.set_debug_regs(debug_regs))
 }
 
 fn current_regs(vcpu: &dyn Vcpu, deferred: Option<&mut Deferred>) -> hypervisor::Result<kvm_regs> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hypervisor::{Access, Exit, Vcpu, kvm_regs};
+use hypervisor::{Access, Exit, Vcpu};
 use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
@@ -16,6 +16,7 @@ use crate::channel::Event;
 use crate::claim_cache::ClaimCache;
 use crate::coalesced::Coalesced;
 use crate::control::Control;
+use crate::exchange::Exchange;
 use crate::gate::Gate;
 use crate::link::Link;
 use crate::notice::{Notice, Notifier, StopReason};
@@ -33,8 +34,8 @@ pub(crate) struct VcpuLoop {
     pub(crate) control: Arc<Control>,
     pub(crate) claims: ClaimCache,
     pub(crate) predictions: Predictions,
-    /// For the next registers that come with an access.
-    pub(crate) spare_regs: Option<Box<kvm_regs>>,
+    /// For the next access: what the last resume came in.
+    pub(crate) spare: Option<Box<Exchange>>,
     /// Room for coalesced writes on their way.
     pub(crate) coalesced: Vec<(OwnerId, Access)>,
 }
@@ -124,8 +125,8 @@ impl VcpuLoop {
 
     /// Waits at a safe point for `owner`'s resume.
     fn stand_still(&mut self, owner: OwnerId, event: Event) -> Result<()> {
-        let resume = self.consult(owner, event, None, Looks::default(), None)?;
-        self.apply(owner, resume)
+        let exchange = self.consult(owner, event, None, Looks::default(), None)?;
+        self.apply(owner, exchange)
     }
 }
 

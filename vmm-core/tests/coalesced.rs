@@ -10,7 +10,7 @@ use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{MockVm, Vm};
 use test_utils::faults::{Faults, Faulty};
 use test_utils::wait::LIMIT;
-use vmm_core::{Command, Event, Machine, ReservationProblem, Resume};
+use vmm_core::{Command, Event, Machine, ReservationProblem};
 
 /// Where what the guest waits for goes.
 const OTHER: u16 = 0x70;
@@ -75,8 +75,8 @@ fn a_pause_comes_behind_what_was_written_before_it() {
     rig.resume(0);
     // The kick may come before the second write or behind it.
     match rig.event(0) {
-        Event::Posted { data, .. } => {
-            assert_eq!(data[..], [8]);
+        event @ Event::Posted { .. } => {
+            assert_eq!(event.written(), [8]);
             rig.expect_paused(0, 5);
         }
         Event::Paused { user: 5 } => {
@@ -101,8 +101,9 @@ fn several_vcpus_tell_each_once() {
             select.recv(&far.events);
         }
         let vcpu = select.ready_timeout(LIMIT).expect("a write");
-        let Event::Posted { data, .. } = rig.event(vcpu) else { panic!("no posted write") };
-        times[usize::from(data[0])] += 1;
+        let event = rig.event(vcpu);
+        assert!(matches!(event, Event::Posted { .. }), "no posted write");
+        times[usize::from(event.written()[0])] += 1;
     }
     let expected = |value| VCPUS * (0..WRITES).filter(|write| write % 256 == value).count();
     assert!((0..256).all(|value| times[value] == expected(value)), "{times:?}");
@@ -173,7 +174,7 @@ fn only_its_owner_releases_a_range() {
     rig.start_running();
     // The other initialises it second.
     assert!(matches!(far[0].events.recv_timeout(LIMIT).unwrap(), Event::Init));
-    far[0].commands.send(Command::Resume(Resume::default())).unwrap();
+    far[0].commands.send(Command::Resume(Box::default())).unwrap();
     rig.expect_posted(0, &[7]);
 }
 

@@ -11,7 +11,7 @@ use hypervisor::{Error as BackendError, Exit, Hypervisor, Kick, MockVcpu, MockVm
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use test_utils::wait;
 use vmm_core::{
-    Command, Error, Event, LinkError, Machine, Notice, Pump, Resume, State, Stepping, StopReason, StopSignal,
+    Command, Error, Event, Exchange, LinkError, Machine, Notice, Pump, State, Stepping, StopReason, StopSignal,
 };
 
 fn endless() -> Vec<Step> {
@@ -150,7 +150,7 @@ fn a_pause_is_told_to_the_one_who_asked() {
     rig.expect_init(0);
     rig.resume(0);
     assert!(matches!(far[0].events.recv_timeout(wait::LIMIT), Ok(Event::Init)));
-    far[0].commands.send(Command::Resume(Resume::default())).unwrap();
+    far[0].commands.send(Command::Resume(Box::default())).unwrap();
     rig.machine.pause(other, |_| true, 7);
     assert!(matches!(far[0].events.recv_timeout(wait::LIMIT), Ok(Event::Paused { user: 7 })));
     assert!(rig.is_silent(0));
@@ -209,7 +209,7 @@ struct Waiting {
 impl Pump for Waiting {
     fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Option<Command>, LinkError> {
         if matches!(event, Event::Init) {
-            return Ok(Some(Command::Resume(Resume::default())));
+            return Ok(Some(Command::Resume(Box::default())));
         }
         self.entered.send(()).unwrap();
         let mut fds = [PollFd::new(&self.stop, PollFlags::IN)];
@@ -304,7 +304,7 @@ fn a_resume_with_registers_that_cannot_be_set_stops_the_vcpu_before_it_runs() {
     let mut vcpu = MockVcpu::new();
     vcpu.expect_set_regs().times(1).return_once(|_| Err(refused()));
     let rig = machine_around(vcpu);
-    rig.send(0, Command::Resume(Resume { regs: Some(Default::default()), ..Resume::default() }));
+    rig.send(0, Command::Resume(Exchange::with_regs(&Default::default())));
     let (_, reason) = rig.stop_reason();
     assert_eq!(reason.to_string(), "tester resumed with state that cannot be set: the test failed: refused");
     assert!(reason.is_failure());

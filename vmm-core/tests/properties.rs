@@ -7,7 +7,6 @@ use common::{PORT, Rig, claim};
 use hypervisor::mock::Step;
 use hypervisor::{AddressSpace, Direction};
 use proptest::prelude::*;
-use vmm_core::Event;
 
 const PAGE: u64 = 4096;
 const BASE: u64 = 0xd000;
@@ -122,8 +121,8 @@ proptest! {
         }
         rig.start_running();
         for expected in ops.iter().flat_map(|op| model.execute(op)) {
-            let Event::Access { access, data, .. } = rig.event(0) else { panic!("no access") };
-            let seen = (access.space(), access.address(), access.direction(), data.to_vec());
+            let (access, data) = rig.expect_access(0);
+            let seen = (access.space(), access.address(), access.direction(), data);
             prop_assert_eq!(seen, expected);
             let answer: Vec<u8> = (0..access.len() as u64).map(|n| device_byte(access.address() + n)).collect();
             rig.answer(0, if access.direction() == Direction::Read { &answer } else { &[] });

@@ -6,7 +6,7 @@ mod common;
 use common::{MMIO, PIO, PORT, Rig};
 use hypervisor::mock::Step;
 use hypervisor::{kvm_debugregs, kvm_regs};
-use vmm_core::{Attached, Bytes, Command, Event, Looks, Resume, State, StateKind};
+use vmm_core::{Command, Event, Exchange, Looks, State, StateKind};
 
 fn read_rig(steps: impl IntoIterator<Item = Step>) -> Rig {
     let mut rig = Rig::new(1, steps);
@@ -21,8 +21,9 @@ fn in_out() -> [Step; 3] {
 }
 
 fn resume_with(rig: &Rig, data: &[u8], regs: kvm_regs) {
-    let data = Bytes::from_slice(data);
-    rig.send(0, Command::Resume(Resume { data, regs: Some(Box::new(regs)), ..Resume::default() }));
+    let mut exchange = Exchange::answer(data);
+    *exchange.set.regs_mut() = regs;
+    rig.send(0, Command::Resume(exchange));
 }
 
 fn set_regs(rig: &Rig, regs: kvm_regs) {
@@ -79,7 +80,9 @@ fn segment_registers_set_within_a_read_hold() {
     rig.send(0, Command::Get(StateKind::Sregs));
     let Event::State(Ok(State::Sregs(mut sregs))) = rig.event(0) else { panic!("no sregs") };
     sregs.ds.base = 0x1230;
-    rig.send(0, Command::Resume(Resume { data: Bytes::from_slice(&[1]), sregs: Some(sregs), ..Resume::default() }));
+    let mut exchange = Exchange::answer(&[1]);
+    *exchange.set.sregs_mut() = *sregs;
+    rig.send(0, Command::Resume(exchange));
     rig.expect_write(0, &[1, 0x55, 0, 0]);
     rig.send(0, Command::Get(StateKind::Sregs));
     assert!(matches!(rig.event(0), Event::State(Ok(State::Sregs(sregs))) if sregs.ds.base == 0x1230));
@@ -100,15 +103,18 @@ fn registers_set_in_the_first_fragment_of_a_read_wait_for_the_last() {
 
 /// Of one who tells what it has looked at.
 fn resume_telling(rig: &Rig, data: &[u8], regs: Option<kvm_regs>, looked: bool) {
-    let seen = Some(Looks { regs: looked, ..Looks::default() });
-    let resume = Resume { data: Bytes::from_slice(data), regs: regs.map(Box::new), seen, ..Resume::default() };
-    rig.send(0, Command::Resume(resume));
+    let mut exchange = Exchange::answer(data);
+    exchange.seen = Some(Looks { regs: looked, ..Looks::default() });
+    if let Some(regs) = regs {
+        *exchange.set.regs_mut() = regs;
+    }
+    rig.send(0, Command::Resume(exchange));
 }
 
 /// The next access is a read, and comes with registers.
 fn expect_attached(rig: &Rig) -> kvm_regs {
     match rig.event(0) {
-        Event::Access { attached: Attached { regs: Some(regs), .. }, .. } => *regs,
+        Event::Access { exchange, .. } => *exchange.attached.regs().expect("registers"),
         other => panic!("{other:?}"),
     }
 }
@@ -137,7 +143,7 @@ fn registers_do_not_come_unasked_to_one_who_tells_no_looks() {
     rig.expect_access(0);
     rig.regs(0);
     rig.answer(0, &[1]);
-    assert!(matches!(rig.event(0), Event::Access { attached: Attached { regs: None, .. }, .. }));
+    assert!(matches!(rig.event(0), Event::Access { exchange, .. } if exchange.attached.regs().is_none()));
 }
 
 fn debug_address(rig: &Rig) -> u64 {
@@ -153,8 +159,9 @@ fn of_debug_registers_set_in_two_fragments_of_a_read_the_later_hold() {
     let rig = read_rig([Step::Load { address: 0xdffe, width: 4 }, Step::Out { port: PORT, width: 4 }]);
     let debug_regs = |address| Box::new(kvm_debugregs { db: [address, 0, 0, 0], ..Default::default() });
     rig.expect_access(0);
-    let data = Bytes::from_slice(&[1, 2]);
-    rig.send(0, Command::Resume(Resume { data, debug_regs: Some(debug_regs(0x1000)), ..Resume::default() }));
+    let mut exchange = Exchange::answer(&[1, 2]);
+    *exchange.set.debug_regs_mut() = *debug_regs(0x1000);
+    rig.send(0, Command::Resume(exchange));
     rig.expect_access(0);
     assert_eq!(debug_address(&rig), 0x1000, "seen as set, though not applied yet");
     rig.send(0, Command::Set(State::DebugRegs(debug_regs(0x2000))));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use common::{MMIO, PIO, PORT, Rig, claim, config, mov_out, timeout};
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{AddressSpace, Exit, Hypervisor, InternalError};
-use vmm_core::{CallHint, Command, Event, HintDetail, LinkError, Machine, Pump, Resume, Stepping, StopReason};
+use vmm_core::{CallHint, Command, Event, Exchange, HintDetail, LinkError, Machine, Pump, Stepping, StopReason};
 
 #[test]
 fn an_access_nobody_claimed_reads_zeros_and_swallows_writes() {
@@ -110,7 +110,7 @@ fn two_owners_get_their_own_accesses() {
     rig.expect_init(0);
     rig.resume(0);
     assert!(matches!(other_far[0].events.recv().unwrap(), Event::Init));
-    other_far[0].commands.send(Command::Resume(Resume::default())).unwrap();
+    other_far[0].commands.send(Command::Resume(Box::default())).unwrap();
     rig.expect_write(0, &[1]);
     rig.resume(0);
     assert!(matches!(other_far[0].events.recv().unwrap(), Event::Access { access, .. } if access.address() == 0x70));
@@ -133,17 +133,17 @@ fn device_serves_both(stepping: Stepping) {
                     runnable = true;
                     Command::Set(vmm_core::State::MpState(hypervisor::kvm_mp_state { mp_state: 0 }))
                 }
-                Event::Access { data, .. } if data.is_empty() => {
+                Event::Access { .. } if event.written().is_empty() => {
                     n += 1;
                     let answer = n + 100 * vcpu.0 as u8;
-                    Command::Resume(Resume { data: [answer][..].into(), ..Resume::default() })
+                    Command::Resume(Exchange::answer(&[answer]))
                 }
-                Event::Access { data, .. } => {
+                Event::Access { .. } => {
                     let mut written = written.lock().unwrap();
-                    written[vcpu.index()].extend_from_slice(&data);
-                    if n == 5 { Command::Stop } else { Command::Resume(Resume::default()) }
+                    written[vcpu.index()].extend_from_slice(event.written());
+                    if n == 5 { Command::Stop } else { Command::Resume(Box::default()) }
                 }
-                _ => Command::Resume(Resume::default()),
+                _ => Command::Resume(Box::default()),
             }) as Box<dyn Pump>
         })
         .unwrap();
@@ -176,7 +176,7 @@ impl Pump for Broken {
     fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Option<Command>, LinkError> {
         match event {
             Event::Access { .. } => Err(self.0.take().unwrap()),
-            _ => Ok(Some(Command::Resume(Resume::default()))),
+            _ => Ok(Some(Command::Resume(Box::default()))),
         }
     }
 }
@@ -237,7 +237,7 @@ fn an_owner_that_asks_without_end_does_not_answer_in_time() {
         let (mut machine, notices) = Machine::new(vm, &config).unwrap();
         let curious = |event: Event| match event {
             Event::Access { .. } | Event::State(_) => Command::Get(vmm_core::StateKind::Regs),
-            _ => Command::Resume(Resume::default()),
+            _ => Command::Resume(Box::default()),
         };
         let owner = machine.attach("curious", stepping, |_| Box::new(curious)).unwrap();
         machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
@@ -335,9 +335,9 @@ fn a_pump_gets_posted_writes_in_order_with_the_others_on_either_stepping() {
             Machine::new(Mock::new(Script::once(steps)).create_vm().unwrap(), &config(1)).unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
-        let device = move |event| match event {
-            Event::Posted { data, .. } => {
-                log.lock().unwrap().push(data[0]);
+        let device = move |event: Event| match event {
+            Event::Posted { .. } => {
+                log.lock().unwrap().push(event.written()[0]);
                 // A command for an event that wants none goes nowhere.
                 Command::Stop
             }
@@ -345,7 +345,7 @@ fn a_pump_gets_posted_writes_in_order_with_the_others_on_either_stepping() {
                 log.lock().unwrap().push(99);
                 Command::Stop
             }
-            _ => Command::Resume(Resume::default()),
+            _ => Command::Resume(Box::default()),
         };
         let mut device = Some(device);
         let owner = machine.attach("device", stepping, |_| Box::new(device.take().unwrap())).unwrap();
@@ -385,9 +385,10 @@ fn a_hint_attaches_registers_to_its_access_alone() {
     // By access: the RAX attached, and whether segment and debug registers are.
     let expected = [(Some(7), true, false), (None, false, false), (None, false, false), (Some(8), false, true)];
     for expected in expected {
-        let Event::Access { attached, .. } = rig.event(0) else { panic!("no access") };
-        let rax = attached.regs.map(|regs| regs.rax);
-        assert_eq!((rax, attached.sregs.is_some(), attached.debug_regs.is_some()), expected);
+        let Event::Access { exchange, .. } = rig.event(0) else { panic!("no access") };
+        let attached = &exchange.attached;
+        let rax = attached.regs().map(|regs| regs.rax);
+        assert_eq!((rax, attached.sregs().is_some(), attached.debug_regs().is_some()), expected);
         rig.resume(0);
     }
 }
@@ -401,10 +402,10 @@ fn registers_attached_to_a_read_count_as_seen() {
     let hint = CallHint { space: PIO, address: PORT.into(), direction, details: Vec::new() };
     rig.machine.set_call_hint(Some(hint));
     rig.start_running();
-    let Event::Access { attached, .. } = rig.event(0) else { panic!("no access") };
-    let regs = hypervisor::kvm_regs { rbx: 3, ..*attached.regs.unwrap() };
-    let data = vmm_core::Bytes::from_slice(&[0x77]);
-    rig.send(0, Command::Resume(Resume { data, regs: Some(Box::new(regs)), ..Resume::default() }));
+    let Event::Access { mut exchange, .. } = rig.event(0) else { panic!("no access") };
+    *exchange.set.regs_mut() = hypervisor::kvm_regs { rbx: 3, ..*exchange.attached.regs().unwrap() };
+    exchange.data = vmm_core::Bytes::from_slice(&[0x77]);
+    rig.send(0, Command::Resume(exchange));
     rig.expect_write(0, &[0x77, 0x55]);
     assert_eq!(rig.regs(0).rbx, 3);
     rig.machine.set_call_hint(None);
@@ -417,7 +418,7 @@ fn a_hyperv_call_goes_to_the_first_owner_whose_answer_is_its_result() {
     rig.reserve(PIO, PORT.into(), 4);
     rig.start_running();
     match rig.event(0) {
-        Event::HypervCall { input, params } => assert_eq!((input, params), (0x1005c, [1, 2])),
+        Event::HypervCall { input, params, .. } => assert_eq!((input, params), (0x1005c, [1, 2])),
         other => panic!("{other:?}"),
     }
     rig.answer(0, &[9, 8, 7, 6]);

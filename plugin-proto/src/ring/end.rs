@@ -1,10 +1,9 @@
 //! The two ends of a ring: records go in, records come out.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::futex;
-use zerocopy::{FromBytes, IntoBytes};
 
 use super::index::{ASLEEP, ReaderIndex, WriterIndex, arm, disarm, slot};
 use super::{CAPACITY, Direction, Fault, Flags, Header, MAX_FRAGMENT, MAX_PAYLOAD, Mapping, Outgoing, SLOTS};
@@ -35,6 +34,12 @@ pub trait Waiter {
     /// # Errors
     /// Where there is no use in waiting on.
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Self::Error>;
+}
+
+/// A mask for about every `period`th look: that whose number has all of its bits.
+#[must_use]
+pub fn turn(period: u32) -> u32 {
+    period.checked_next_power_of_two().unwrap_or(1 << 31).saturating_sub(1)
 }
 
 /// Looks for a record between two for the ring's end.
@@ -90,20 +95,37 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes a record that is all header, as most are.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    #[inline]
+    pub fn write_header<W: Waiter>(&mut self, header: &Header, waiter: &mut W) -> Result<(), W::Error> {
+        if !self.index.has_room() {
+            self.make_room(0, waiter)?;
+        }
+        self.publish(header);
+        Ok(())
+    }
+
     /// Writes what fits one slot.
     fn put<W: Waiter>(&mut self, header: &Header, parts: &[&[u8]], waiter: &mut W) -> Result<(), W::Error> {
         let bytes = header.payload.next_multiple_of(size_of::<u64>() as u32);
         if !self.has_room(bytes) {
             self.make_room(bytes, waiter)?;
         }
-        // Most records are all header.
-        if bytes > 0 {
-            for part in parts.iter().filter(|part| !part.is_empty()) {
-                self.mapping.copy_in(self.direction, self.position, part);
-                // A part is at most `MAX_FRAGMENT` bytes.
-                self.position = self.position.wrapping_add(part.len().next_multiple_of(size_of::<u64>()) as u32);
-            }
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            self.mapping.copy_in(self.direction, self.position, part);
+            // A part is at most `MAX_FRAGMENT` bytes.
+            self.position = self.position.wrapping_add(part.len().next_multiple_of(size_of::<u64>()) as u32);
         }
+        self.publish(header);
+        Ok(())
+    }
+
+    /// Lets the reader see a record, for which there is room and whose payload is there.
+    #[inline]
+    fn publish(&mut self, header: &Header) {
         let at = slot(self.index.written());
         // A slot's number is below their number.
         if let Some(end) = self.ends.get_mut(at) {
@@ -111,12 +133,11 @@ impl Writer {
         }
         let words = self.mapping.words(self.direction);
         let [first, others @ ..] = self.mapping.slot(self.direction, at);
-        let [header, rest @ ..] = header.as_words();
-        others.iter().zip(rest).for_each(|(to, from)| to.store(from, std::sync::atomic::Ordering::Relaxed));
-        if self.index.publish(first, header, words) {
+        let [line, rest @ ..] = header.as_line();
+        others.iter().zip(rest).for_each(|(to, from)| to.store(from, Ordering::Relaxed));
+        if self.index.publish(first, line, words) {
             wake(&words.reader_sleeps.0);
         }
-        Ok(())
     }
 
     /// Whether a slot and `bytes` of payload are free, as far as is known.
@@ -127,9 +148,9 @@ impl Writer {
         self.index.has_room() && bytes <= CAPACITY.wrapping_sub(used)
     }
 
+    #[cold]
     fn make_room<W: Waiter>(&mut self, bytes: u32, waiter: &mut W) -> Result<(), W::Error> {
-        let mapping = Arc::clone(&self.mapping);
-        let words = mapping.words(self.direction);
+        let words = self.mapping.words(self.direction);
         for looks in 0..waiter.spins().saturating_add(1) {
             self.index.look(words)?;
             if self.has_room(bytes) {
@@ -175,41 +196,43 @@ impl Reader {
     ///
     /// # Errors
     /// A [`Fault`], or what the waiter says. The ring is of no use after it.
+    #[inline]
     pub fn read<W: Waiter>(&mut self, payload: &mut Vec<u8>, waiter: &mut W) -> Result<Header, W::Error> {
         payload.clear();
-        let mut header = self.take(payload, waiter)?;
-        if header.flags & Flags::MORE != 0 {
-            header.flags &= !Flags::MORE;
-            while self.take(payload, waiter)?.flags & Flags::MORE != 0 {}
-            // It does not grow beyond that.
-            header.payload = payload.len() as u32;
-        }
+        let header = self.take(payload, waiter)?;
+        if header.flags & Flags::MORE == 0 { Ok(header) } else { self.read_on(header, payload, waiter) }
+    }
+
+    /// Reads the rest of a record that did not fit one slot.
+    #[cold]
+    fn read_on<W: Waiter>(
+        &mut self,
+        mut header: Header,
+        payload: &mut Vec<u8>,
+        waiter: &mut W,
+    ) -> Result<Header, W::Error> {
+        header.flags &= !Flags::MORE;
+        while self.take(payload, waiter)?.flags & Flags::MORE != 0 {}
+        // It does not grow beyond `MAX_PAYLOAD`.
+        header.payload = payload.len() as u32;
         Ok(header)
     }
 
     /// Takes what lies in the next slot, its payload to the end of `payload`.
+    #[inline]
     fn take<W: Waiter>(&mut self, payload: &mut Vec<u8>, waiter: &mut W) -> Result<Header, W::Error> {
         let at = slot(self.index.read());
         let first = match self.look(at) {
             Some(first) => first,
             None => self.await_record(at, waiter)?,
         };
-        let mut words = [first; 8];
-        let [_, to @ ..] = &mut words;
+        let mut line = [first; 8];
+        let [_, to @ ..] = &mut line;
         let [_, from @ ..] = self.mapping.slot(self.direction, at);
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = from.load(std::sync::atomic::Ordering::Relaxed));
-        let mut header = Header::read_from_bytes(words.as_bytes()).unwrap_or_default();
-        header.stamp = 0;
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
+        let header = Header::of_line(line);
         if header.payload > 0 || header.flags & Flags::MORE != 0 {
-            let length = header.payload as usize;
-            let is_cut = header.flags & Flags::MORE != 0 && length != MAX_FRAGMENT;
-            if is_cut || length > MAX_FRAGMENT || payload.len().saturating_add(length) > MAX_PAYLOAD {
-                return Err(Fault::BadLength { kind: header.kind, length: header.payload }.into());
-            }
-            self.mapping.copy_out(self.direction, self.position, length, payload);
-            let bytes = header.payload.next_multiple_of(size_of::<u64>() as u32);
-            self.position = self.position.wrapping_add(bytes);
-            self.unreleased = self.unreleased.wrapping_add(bytes);
+            self.take_payload(&header, payload)?;
         }
         self.index.advance();
         // Else the room comes back when there is time, before the next wait.
@@ -219,6 +242,20 @@ impl Reader {
         Ok(header)
     }
 
+    fn take_payload(&mut self, header: &Header, payload: &mut Vec<u8>) -> Result<(), Fault> {
+        let length = header.payload as usize;
+        let is_cut = header.flags & Flags::MORE != 0 && length != MAX_FRAGMENT;
+        if is_cut || length > MAX_FRAGMENT || payload.len().saturating_add(length) > MAX_PAYLOAD {
+            return Err(Fault::BadLength { kind: header.kind, length: header.payload });
+        }
+        self.mapping.copy_out(self.direction, self.position, length, payload);
+        let bytes = header.payload.next_multiple_of(size_of::<u64>() as u32);
+        self.position = self.position.wrapping_add(bytes);
+        self.unreleased = self.unreleased.wrapping_add(bytes);
+        Ok(())
+    }
+
+    #[inline]
     fn look(&self, at: usize) -> Option<u64> {
         let [first, ..] = self.mapping.slot(self.direction, at);
         self.index.look(first)
@@ -235,8 +272,7 @@ impl Reader {
     /// Waits for the record in slot `at`: its first word.
     fn await_record<W: Waiter>(&mut self, at: usize, waiter: &mut W) -> Result<u64, W::Error> {
         self.release();
-        let mapping = Arc::clone(&self.mapping);
-        let words = mapping.words(self.direction);
+        let words = self.mapping.words(self.direction);
         for looks in 0..waiter.spins() {
             waiter.relax(looks)?;
             if let Some(first) = self.look(at) {

@@ -17,7 +17,7 @@ mod mapping;
 mod record;
 
 #[cfg(not(loom))]
-pub use end::{Reader, Waiter, Writer, wake};
+pub use end::{Reader, Waiter, Writer, turn, wake};
 pub use fault::Fault;
 #[cfg(not(loom))]
 pub use mapping::{Direction, Mapping};

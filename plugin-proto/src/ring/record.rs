@@ -93,6 +93,8 @@ impl Flags {
     pub const SREGS: u16 = 1 << 2;
     /// Debug registers follow.
     pub const DEBUG_REGS: u16 = 1 << 3;
+    /// All of them.
+    const PARTS: u16 = Self::REGS | Self::SREGS | Self::DEBUG_REGS;
     /// In a resume: the plugin has looked at the general registers that came with the access.
     pub const SAW_REGS: u16 = 1 << 4;
     /// In a resume: the same of the special registers.
@@ -139,17 +141,59 @@ pub struct Body<'a> {
 }
 
 impl Header {
-    pub(super) fn as_words(&self) -> [u64; 8] {
-        zerocopy::transmute!(*self)
+    /// A record's line, the first word's lower half left to the stamp. Put together in registers: what is stored in parts and
+    /// loaded as a whole at once makes a processor wait.
+    #[inline]
+    pub(super) fn as_line(&self) -> [u64; 8] {
+        let [a, b, c, d, e] = self.words;
+        let first = u64::from(self.kind) << 32 | u64::from(self.flags) << 48;
+        let second = u64::from(self.payload) | u64::from(self.data) << 32;
+        [first, second, self.address, a, b, c, d, e]
+    }
+
+    /// The header that a line holds.
+    #[inline]
+    pub(super) fn of_line([first, second, address, a, b, c, d, e]: [u64; 8]) -> Self {
+        Self {
+            stamp: 0,
+            kind: (first >> 32) as u16,
+            flags: (first >> 48) as u16,
+            payload: second as u32,
+            data: (second >> 32) as u32,
+            address,
+            words: [a, b, c, d, e],
+        }
+    }
+
+    /// Takes `data` into the header, if it fits there.
+    #[inline]
+    pub fn put_inline(&mut self, data: &[u8]) -> bool {
+        if data.is_empty() {
+            return true;
+        }
+        let Some(to) = self.words.as_mut_bytes().get_mut(..data.len()) else { return false };
+        to.copy_from_slice(data);
+        // At most `INLINE`.
+        self.data = data.len() as u32;
+        true
     }
 
     /// The body of this header, `payload` being what followed it.
     ///
     /// # Errors
     /// [`Fault::BadLength`] where the parts are not as long as header and payload say.
+    #[inline]
     pub fn body<'a>(&'a self, payload: &'a [u8]) -> Result<Body<'a>, Fault> {
-        let bad = Fault::BadLength { kind: self.kind, length: self.payload };
         let length = if self.kind == ToPlugin::Read as u16 { 0 } else { self.data as usize };
+        // Most are this.
+        if self.flags & Flags::PARTS == 0 && length <= INLINE && payload.is_empty() {
+            return Ok(Body { data: self.words.as_bytes().get(..length).unwrap_or_default(), ..Body::default() });
+        }
+        self.long_body(length, payload)
+    }
+
+    fn long_body<'a>(&'a self, length: usize, payload: &'a [u8]) -> Result<Body<'a>, Fault> {
+        let bad = Fault::BadLength { kind: self.kind, length: self.payload };
         if length > MAX_STRING_DATA {
             return Err(bad);
         }
@@ -206,14 +250,20 @@ impl<'a> Outgoing<'a> {
 
     /// A record with a body: the header's lengths, inline data and flags of parts are made from it.
     #[must_use]
-    pub fn with_body(mut header: Header, body: Body<'a>) -> Self {
+    #[inline]
+    pub fn with_body(header: Header, body: Body<'a>) -> Self {
+        let Body { data: [], regs: None, sregs: None, debug_regs: None } = body else {
+            return Self::with_long_body(header, body);
+        };
+        Self::bare(header)
+    }
+
+    fn with_long_body(mut header: Header, body: Body<'a>) -> Self {
         let mut parts: [&[u8]; 4] = [&[]; 4];
         let [data, regs, sregs, debug_regs] = &mut parts;
-        // At most `MAX_STRING_DATA` bytes of data.
-        header.data = body.data.len() as u32;
-        if body.data.len() <= INLINE {
-            header.words.as_mut_bytes().iter_mut().zip(body.data).for_each(|(to, from)| *to = *from);
-        } else {
+        if !header.put_inline(body.data) {
+            // At most `MAX_STRING_DATA` bytes.
+            header.data = body.data.len() as u32;
             *data = body.data;
         }
         if let Some(bytes) = body.regs {
@@ -228,7 +278,7 @@ impl<'a> Outgoing<'a> {
             header.flags |= Flags::DEBUG_REGS;
             *debug_regs = bytes;
         }
-        if header.flags & (Flags::REGS | Flags::SREGS | Flags::DEBUG_REGS) == 0 && data.is_empty() {
+        if header.flags & Flags::PARTS == 0 && data.is_empty() {
             return Self { header, parts };
         }
         header.payload = parts.iter().map(|part| part.len().next_multiple_of(size_of::<u64>()) as u32).sum();

@@ -31,7 +31,7 @@ fn request(data: &[u8]) {
         Err(error) => panic!("{request}: {error}"),
     }
     let message = request.message.clone();
-    match command(request) {
+    match command(request, &mut None) {
         Ok(Asked::Nothing { answer }) => {
             assert!((1..4096).contains(&answer.errno), "{answer}");
             encode_vcpu_response(&answer, &mut bytes).unwrap();

@@ -14,7 +14,7 @@ use crossbeam_channel::Select;
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{Access, AddressSpace, Direction, Gsi, Hypervisor, VcpuId, Vm, kvm_mp_state};
 use vmm_core::{
-    Bytes, Claim, Command, Config, Event, FarEnd, Machine, Notice, Notices, OwnerId, Resume, Service, State, StateKind,
+    Claim, Command, Config, Event, Exchange, FarEnd, Machine, Notice, Notices, OwnerId, Service, State, StateKind,
 };
 
 pub use io::Io;
@@ -225,10 +225,9 @@ impl Stage {
             rsp: u64::from(DATA) - STACK * vcpu as u64,
             ..Default::default()
         };
-        self.send(
-            vcpu,
-            Command::Resume(Resume { regs: Some(Box::new(regs)), sregs: Some(sregs), ..Resume::default() }),
-        );
+        let mut exchange = Exchange::with_regs(&regs);
+        *exchange.set.sregs_mut() = *sregs;
+        self.send(vcpu, Command::Resume(exchange));
     }
 
     fn event(&self, vcpu: usize) -> Event {
@@ -241,7 +240,7 @@ impl Stage {
     }
 
     fn resume(&self, vcpu: usize, data: &[u8]) {
-        self.send(vcpu, Command::Resume(Resume { data: Bytes::from_slice(data), ..Resume::default() }));
+        self.send(vcpu, Command::Resume(Exchange::answer(data)));
     }
 
     /// Serves accesses until the end.
@@ -254,16 +253,17 @@ impl Stage {
             };
             let vcpu = VcpuId(index as u32);
             match event {
-                Event::Access { access, data, .. } if is_done(&access) => {
-                    break End::Done(data.first().copied().unwrap_or_default());
+                Event::Access { access, exchange } if is_done(&access) => {
+                    break End::Done(exchange.written(&access).first().copied().unwrap_or_default());
                 }
-                Event::Access { access, data, .. } => {
+                Event::Access { access, exchange } => {
+                    let data = exchange.written(&access);
                     let mut answer = vec![0; if data.is_empty() { access.len() } else { 0 }];
-                    device(vcpu, Io::new(&access, &data, &mut answer));
-                    self.exits.push((vcpu, Seen::from(&Io::new(&access, &data, &mut answer))));
+                    device(vcpu, Io::new(&access, data, &mut answer));
+                    self.exits.push((vcpu, Seen::from(&Io::new(&access, data, &mut answer))));
                     self.resume(index, &answer);
                 }
-                Event::HypervCall { input, params } => {
+                Event::HypervCall { input, params, .. } => {
                     self.exits.push((vcpu, Seen::HypervCall(input, params)));
                     self.resume(index, &[]);
                 }

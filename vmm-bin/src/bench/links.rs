@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 
 use clap::ValueEnum;
-use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, Vcpu, VcpuId, kvm_regs};
+use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, Vcpu, VcpuId};
 use plugin_runtime::jail::JailConfig;
 use plugin_runtime::{PluginCommand, Sandbox, Transport};
-use vmm_core::{Claim, Command, Event, Machine, Notice, Resume, Service, State, StateKind, Stepping, StopReason};
+use vmm_core::{
+    Bytes, Claim, Command, Event, Exchange, Machine, Notice, Service, State, StateKind, Stepping, StopReason,
+};
 
 use super::guest::{self, Case, Posts};
 use crate::error::Failure;
@@ -150,7 +152,7 @@ fn channel(hypervisor: &dyn Hypervisor, setup: Setup, stepping: Stepping) -> Res
     let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &config)?;
     setup.case.load(&**machine.vm())?;
     let owner = machine.attach("bench", stepping, |_| {
-        let mut device = Device { case: setup.case, posts: Posts::default(), data: &[] };
+        let mut device = Device { case: setup.case, posts: Posts::default(), exchange: None };
         Box::new(move |event| device.answer(event))
     })?;
     let claim = Claim { owner, service: Service::Synchronous };
@@ -181,8 +183,8 @@ fn channel(hypervisor: &dyn Hypervisor, setup: Setup, stepping: Stepping) -> Res
 struct Device {
     case: Case,
     posts: Posts,
-    /// What the access that stands is answered with.
-    data: &'static [u8],
+    /// Of the access that stands.
+    exchange: Option<Box<Exchange>>,
 }
 
 impl Device {
@@ -191,31 +193,36 @@ impl Device {
             Event::Init => Command::Get(StateKind::Sregs),
             Event::State(Ok(State::Sregs(mut sregs))) => {
                 guest::enter_real_mode(&mut sregs);
-                Command::Resume(Resume { regs: Some(Box::new(guest::regs())), sregs: Some(sregs), ..Resume::default() })
+                let mut exchange = Exchange::with_regs(&guest::regs());
+                *exchange.set.sregs_mut() = *sregs;
+                Command::Resume(exchange)
             }
             Event::Posted { .. } => {
                 self.posts.add();
                 // Nothing is waited for.
-                Command::Resume(Resume::default())
+                Command::Stop
             }
-            Event::Access { access, .. } => {
-                self.data = if access.direction() == Direction::Read { &[guest::ANSWER] } else { &[] };
+            Event::Access { access, mut exchange } => {
+                if access.direction() == Direction::Read {
+                    exchange.data = Bytes::from_slice(&[guest::ANSWER]);
+                }
                 match self.posts.are_complete(self.case) {
-                    true if self.case.sets_registers() => Command::Get(StateKind::Regs),
-                    true => self.resume(None),
+                    true if self.case.sets_registers() => {
+                        self.exchange = Some(exchange);
+                        Command::Get(StateKind::Regs)
+                    }
+                    true => Command::Resume(exchange),
                     false => Command::Stop,
                 }
             }
             Event::State(Ok(State::Regs(mut regs))) => {
                 guest::change(&mut regs);
-                self.resume(Some(regs))
+                let mut exchange = self.exchange.take().unwrap_or_default();
+                *exchange.set.regs_mut() = *regs;
+                Command::Resume(exchange)
             }
-            _ => self.resume(None),
+            _ => Command::Resume(Box::default()),
         }
-    }
-
-    fn resume(&self, regs: Option<Box<kvm_regs>>) -> Command {
-        Command::Resume(Resume { data: self.data.into(), regs, ..Resume::default() })
     }
 }
 

@@ -10,7 +10,7 @@ use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{Access, AddressSpace, Hypervisor, VcpuId};
 use test_utils::wait::LIMIT;
 use vmm_core::{
-    Bytes, Claim, Command, Config, Event, FarEnd, Machine, Notice, Notices, OwnerId, Resume, Service, StopReason,
+    Claim, Command, Config, Event, Exchange, FarEnd, Machine, Notice, Notices, OwnerId, Service, StopReason,
 };
 
 pub const PORT: u16 = 0x3f8;
@@ -55,7 +55,7 @@ impl Rig {
 
     pub fn expect_posted(&self, vcpu: usize, expected: &[u8]) {
         match self.event(vcpu) {
-            Event::Posted { data, .. } => assert_eq!(&data[..], expected),
+            event @ Event::Posted { .. } => assert_eq!(event.written(), expected),
             other => panic!("{other:?} instead of a posted write"),
         }
     }
@@ -92,9 +92,9 @@ impl Rig {
         assert!(matches!(self.event(vcpu), Event::Init));
     }
 
-    pub fn expect_access(&self, vcpu: usize) -> (Access, Bytes) {
+    pub fn expect_access(&self, vcpu: usize) -> (Access, Vec<u8>) {
         match self.event(vcpu) {
-            Event::Access { access, data, .. } => (access, data),
+            Event::Access { access, exchange } => (access, exchange.written(&access).to_vec()),
             other => panic!("{other:?} instead of an access"),
         }
     }
@@ -115,11 +115,11 @@ impl Rig {
     }
 
     pub fn resume(&self, vcpu: usize) {
-        self.send(vcpu, Command::Resume(Resume::default()));
+        self.send(vcpu, Command::Resume(Box::default()));
     }
 
     pub fn answer(&self, vcpu: usize, data: &[u8]) {
-        self.send(vcpu, Command::Resume(Resume { data: Bytes::from_slice(data), ..Resume::default() }));
+        self.send(vcpu, Command::Resume(Exchange::answer(data)));
     }
 
     pub fn regs(&self, vcpu: usize) -> hypervisor::kvm_regs {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use hypervisor::{Access, Capability, Direction, kvm_mp_state};
-use vmm_core::{Bytes, Command, Event, LinkError, Pump, Resume, State, StateKind};
+use vmm_core::{Command, Event, Exchange, LinkError, Pump, State, StateKind};
 
 /// What was told to owners and callers.
 #[derive(Default)]
@@ -48,7 +48,7 @@ const MSR: u32 = 0x174;
 
 pub(crate) struct Asker {
     queue: VecDeque<Command>,
-    resume: Resume,
+    resume: Box<Exchange>,
     /// State that comes is set again.
     set_back: bool,
     told: Arc<Told>,
@@ -56,22 +56,22 @@ pub(crate) struct Asker {
 
 impl Asker {
     pub(crate) fn new(told: &Arc<Told>) -> Self {
-        Self { queue: VecDeque::new(), resume: Resume::default(), set_back: false, told: Arc::clone(told) }
+        Self { queue: VecDeque::new(), resume: Box::default(), set_back: false, told: Arc::clone(told) }
     }
 
     /// What is asked at an event that stops the vCPU.
-    fn begin(&mut self, commands: impl IntoIterator<Item = Command>, resume: Resume) {
+    fn begin(&mut self, commands: impl IntoIterator<Item = Command>, resume: Box<Exchange>) {
         self.queue = commands.into_iter().collect();
         self.resume = resume;
     }
 
     fn access(&mut self, access: &Access) {
         let data = match access.direction() {
-            Direction::Read => Bytes::from_elem(7, access.len()),
-            Direction::Write => Bytes::new(),
+            Direction::Read => vec![7; access.len()],
+            Direction::Write => Vec::new(),
         };
         self.set_back = true;
-        self.begin(KINDS.map(Command::Get), Resume { data, ..Resume::default() });
+        self.begin(KINDS.map(Command::Get), Exchange::answer(&data));
     }
 }
 
@@ -89,21 +89,19 @@ impl Pump for Asker {
                     Command::GetHypervCpuid,
                     Command::EnableCapability(Capability::HypervSynic),
                 ];
-                self.begin(commands, Resume::default());
+                self.begin(commands, Box::default());
             }
-            Event::Access { access, attached, .. } => {
+            Event::Access { access, exchange } => {
                 self.access(&access);
                 // Given back with the resume, which is one more way to set them.
                 if access.direction() == Direction::Write {
-                    self.resume.regs = attached.regs;
-                    self.resume.sregs = attached.sregs;
-                    self.resume.debug_regs = attached.debug_regs;
+                    self.resume.set = exchange.attached.clone();
                 }
             }
-            Event::HypervCall { .. } | Event::HypervSynic { .. } => self.begin([], Resume::default()),
+            Event::HypervCall { .. } | Event::HypervSynic { .. } => self.begin([], Box::default()),
             Event::Paused { .. } => {
                 self.set_back = false;
-                self.begin([Command::Get(StateKind::Regs)], Resume::default());
+                self.begin([Command::Get(StateKind::Regs)], Box::default());
             }
             Event::State(Ok(state)) if self.set_back => self.queue.push_front(Command::Set(state)),
             Event::State(Err(error)) | Event::Done(Err(error)) | Event::Msrs(Err(error)) | Event::Cpuid(Err(error)) => {
