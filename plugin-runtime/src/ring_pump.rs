@@ -67,6 +67,7 @@ impl RingPump {
         self.writer.write(record, &mut wait).map_err(WaitError::into_link_error)
     }
 
+    #[inline]
     fn write_header(&mut self, header: &Header, deadline: Option<Instant>) -> Result<()> {
         let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
         self.writer.write_header(header, &mut wait).map_err(WaitError::into_link_error)
@@ -85,6 +86,7 @@ impl RingPump {
     }
 
     /// Tells of an access, with the data that it writes and registers.
+    #[inline]
     fn access(
         &mut self,
         kind: ToPlugin,
@@ -114,6 +116,7 @@ impl RingPump {
     }
 
     /// The plugin's next command.
+    #[inline]
     fn next(&mut self, deadline: Option<Instant>) -> Result<Command> {
         loop {
             let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
@@ -186,6 +189,7 @@ impl Pump for RingPump {
 }
 
 /// Puts a resume into the exchange that it ends.
+#[inline]
 fn resume(header: &Header, payload: &[u8], exchange: &mut Exchange) -> Result<()> {
     let body = header.body(payload).map_err(Fault::Ring)?;
     if !body.data.is_empty() {

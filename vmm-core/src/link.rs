@@ -46,40 +46,59 @@ impl Link {
         }
     }
 
-    pub(crate) fn send(&self, event: Event) -> Result<(), LinkError> {
+    /// Sends an event, and waits for the command that the owner gives for it.
+    #[inline]
+    pub(crate) fn ask(&mut self, event: Event, deadline: Option<Instant>) -> Result<Command, LinkError> {
+        self.send(event)?;
+        match &mut self.answers {
+            Answers::Inline(far, pump) => {
+                check_wait(&self.stop, deadline)?;
+                step(far, &mut **pump, deadline)?.ok_or(LinkError::HungUp)
+            }
+            Answers::Threaded(commands) => receive(commands, &self.stop, deadline),
+        }
+    }
+
+    #[inline]
+    fn send(&self, event: Event) -> Result<(), LinkError> {
         match self.events.try_send(event) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Disconnected(_)) => Err(LinkError::HungUp),
-            Err(TrySendError::Full(event)) => select! {
+            Err(error) => self.send_later(error),
+        }
+    }
+
+    /// Sends what could not be sent at once.
+    #[cold]
+    fn send_later(&self, error: TrySendError<Event>) -> Result<(), LinkError> {
+        match error {
+            TrySendError::Disconnected(_) => Err(LinkError::HungUp),
+            TrySendError::Full(event) => select! {
                 send(self.events, event) -> sent => sent.map_err(|_| LinkError::HungUp),
                 recv(self.stop.channel()) -> _ => Err(LinkError::Stopped),
             },
         }
     }
+}
 
-    /// The owner's next command.
-    pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Command, LinkError> {
-        let commands = match &mut self.answers {
-            Answers::Inline(far, pump) => {
-                check_wait(&self.stop, deadline)?;
-                return step(far, &mut **pump, deadline)?.ok_or(LinkError::HungUp);
-            }
-            Answers::Threaded(commands) => commands,
-        };
-        loop {
-            match commands.try_recv() {
-                Ok(Command::Fail(error)) => return Err(error),
-                Ok(command) => return Ok(command),
-                Err(TryRecvError::Disconnected) => return Err(LinkError::HungUp),
-                Err(TryRecvError::Empty) => {}
-            }
-            check_wait(&self.stop, deadline)?;
-            wait(commands, &self.stop, deadline)?;
+/// What another thread, which stands at the far end, says.
+fn receive(
+    commands: &Receiver<Command>,
+    stop: &StopSignal,
+    deadline: Option<Instant>,
+) -> Result<Command, LinkError> {
+    loop {
+        match commands.try_recv() {
+            Ok(command) => return Ok(command),
+            Err(TryRecvError::Disconnected) => return Err(LinkError::HungUp),
+            Err(TryRecvError::Empty) => {}
         }
+        check_wait(stop, deadline)?;
+        wait(commands, stop, deadline)?;
     }
 }
 
 /// Steps the pump with the event that was sent last: a vCPU does so only when it has said something.
+#[inline]
 fn step(
     events: &Receiver<Event>,
     pump: &mut dyn Pump,

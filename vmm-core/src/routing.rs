@@ -204,10 +204,10 @@ impl VcpuLoop {
             return Ok(Box::default());
         };
         let failed = |error| link_reason(error, name, access);
-        link.send(event).map_err(failed)?;
         let mut asked = Looks::default();
+        let mut event = event;
         loop {
-            let answer = match link.receive(deadline).map_err(failed)? {
+            event = match link.ask(event, deadline).map_err(failed)? {
                 Command::Resume(exchange) => {
                     link.tells_looks = exchange.seen.is_some();
                     if let Some(access) = access.filter(|_| attached.any()) {
@@ -236,7 +236,6 @@ impl VcpuLoop {
                 Command::Stop => return Err(StopReason::Released { owner: name.to_string() }),
                 Command::Fail(error) => return Err(failed(error)),
             };
-            link.send(answer).map_err(failed)?;
         }
     }
 
