@@ -128,6 +128,11 @@ impl Access {
         }
     }
 
+    /// Whether it is a write of more bytes than lie inline.
+    pub fn has_long_data(&self) -> bool {
+        self.direction == Direction::Write && self.len() > self.data.len()
+    }
+
     /// [`inline_data`](Self::inline_data) as the first bytes of a word in memory, zeros behind it; 0 where there is none.
     pub fn inline_word(&self) -> u64 {
         u64::from_ne_bytes(self.data)

@@ -29,6 +29,19 @@ impl PluginPump {
         Self { links, vcpu, stop, chosen: None }
     }
 
+    #[cold]
+    fn step_other(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>, LinkError> {
+        if self.chosen.is_none() {
+            self.chosen = self.choose();
+        }
+        match &mut self.chosen {
+            Some(Chosen::Ring(pump)) => pump.step(event, deadline),
+            Some(Chosen::Pipe(pump)) => pump.step(event, deadline),
+            // There is a channel for each vCPU.
+            None => Err(LinkError::HungUp),
+        }
+    }
+
     fn choose(&self) -> Option<Chosen> {
         if let Some(rings) = self.links.rings() {
             let ring = Arc::clone(rings.get(self.vcpu)?);
@@ -41,14 +54,9 @@ impl PluginPump {
 
 impl Pump for PluginPump {
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>, LinkError> {
-        if self.chosen.is_none() {
-            self.chosen = self.choose();
+        if let Some(Chosen::Ring(pump)) = &mut self.chosen {
+            return pump.step(event, deadline);
         }
-        match &mut self.chosen {
-            Some(Chosen::Ring(pump)) => pump.step(event, deadline),
-            Some(Chosen::Pipe(pump)) => pump.step(event, deadline),
-            // There is a channel for each vCPU.
-            None => Err(LinkError::HungUp),
-        }
+        self.step_other(event, deadline)
     }
 }

@@ -70,7 +70,10 @@ impl RingPump {
     #[inline]
     fn write_header(&mut self, header: &Header, deadline: Option<Instant>) -> Result<()> {
         let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
-        self.writer.write_header(header, &mut wait).map_err(WaitError::into_link_error)
+        match self.writer.write_header(header, &mut wait) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.into_link_error()),
+        }
     }
 
     fn bare(&mut self, kind: ToPlugin, address: u64, words: [u64; 5], deadline: Option<Instant>) -> Result<()> {
@@ -85,33 +88,23 @@ impl RingPump {
         written
     }
 
-    /// Tells of an access, with the data that it writes and registers.
-    #[inline]
-    fn access(
+    /// Writes the record of an access that is more than the header.
+    #[inline(never)]
+    fn write_more(
         &mut self,
-        kind: ToPlugin,
-        access: &Access,
+        header: Header,
         written: &[u8],
-        attached: Option<&Registers>,
+        attached: &Registers,
         deadline: Option<Instant>,
     ) -> Result<()> {
-        let flags = if access.space() == AddressSpace::Mmio { Flags::MMIO } else { 0 };
-        // At most a page.
-        let data = access.len() as u32;
-        let words = [access.inline_word(), 0, 0, 0, 0];
-        let header = Header { kind: kind as u16, flags, data, address: access.address(), words, ..Header::default() };
-        let attached = attached.filter(|attached| attached.there() != Looks::default());
-        if attached.is_none() && (kind == ToPlugin::Read || access.inline_data().is_some()) {
-            return self.write_header(&header, deadline);
-        }
         let body = Body {
             data: written,
-            regs: attached.and_then(Registers::regs).and_then(|regs| regs.as_bytes().try_into().ok()),
-            sregs: attached.and_then(Registers::sregs).and_then(|sregs| sregs.as_bytes().try_into().ok()),
-            debug_regs: attached.and_then(Registers::debug_regs).and_then(|regs| regs.as_bytes().try_into().ok()),
+            regs: attached.regs().and_then(|regs| regs.as_bytes().try_into().ok()),
+            sregs: attached.sregs().and_then(|sregs| sregs.as_bytes().try_into().ok()),
+            debug_regs: attached.debug_regs().and_then(|regs| regs.as_bytes().try_into().ok()),
         };
         let mut record = Outgoing::with_body(header, body);
-        record.header.data = data;
+        record.header.data = header.data;
         self.write(&record, deadline)
     }
 
@@ -122,36 +115,73 @@ impl RingPump {
             let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
             let read = self.reader.read(&mut self.incoming, &mut wait);
             let slept = wait.slept;
-            let header = read.map_err(WaitError::into_link_error)?;
+            let header = match read {
+                Ok(header) => header,
+                Err(error) => return Err(error.into_link_error()),
+            };
             self.budget.waited(slept);
-            match ToVmm::try_from(header.kind).map_err(Fault::Ring)? {
-                ToVmm::Resume => {
-                    let mut exchange = self.exchange.take().unwrap_or_default();
-                    resume(&header, &self.incoming, &mut exchange)?;
-                    return Ok(Command::Resume(exchange));
-                }
-                ToVmm::Request => {
-                    let request = decode_vcpu_request(&self.incoming).map_err(Fault::Decode)?;
-                    let setting = request.message.as_ref().and_then(setting_of);
-                    match command(request, &mut self.exchange)? {
-                        Asked::Vcpu(command) => {
-                            self.setting = setting;
-                            return Ok(command);
-                        }
-                        Asked::Nothing { answer } => {
-                            // Who only asks for what is refused says no more than one who is silent.
-                            let wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
-                            wait.time_left().map_err(WaitError::into_link_error)?;
-                            self.respond(&answer, deadline)?;
-                        }
-                    }
-                }
+            if header.kind == ToVmm::Resume as u16 {
+                let mut exchange = self.exchange.take().unwrap_or_default();
+                resume(&header, &self.incoming, &mut exchange)?;
+                return Ok(Command::Resume(exchange));
             }
+            if let Some(command) = self.requested(&header, deadline)? {
+                return Ok(command);
+            }
+        }
+    }
+
+    /// The command of a record that is no resume; `None` where the vCPU has not to hear of it, and it is answered.
+    #[cold]
+    fn requested(&mut self, header: &Header, deadline: Option<Instant>) -> Result<Option<Command>> {
+        match ToVmm::try_from(header.kind).map_err(Fault::Ring)? {
+            ToVmm::Request | ToVmm::Resume => {}
+        }
+        let request = decode_vcpu_request(&self.incoming).map_err(Fault::Decode)?;
+        let setting = request.message.as_ref().and_then(setting_of);
+        match command(request, &mut self.exchange)? {
+            Asked::Vcpu(command) => {
+                self.setting = setting;
+                Ok(Some(command))
+            }
+            Asked::Nothing { answer } => {
+                // Who only asks for what is refused says no more than one who is silent.
+                let wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+                wait.time_left().map_err(WaitError::into_link_error)?;
+                self.respond(&answer, deadline)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tells of what is no access.
+    #[cold]
+    fn tell(&mut self, event: Event, deadline: Option<Instant>) -> Result<()> {
+        match event {
+            Event::Access { .. } | Event::Posted { .. } => Ok(()),
+            Event::Init => self.bare(ToPlugin::Init, 0, [0; 5], deadline),
+            Event::Paused { user } => self.bare(ToPlugin::Paused, user, [0; 5], deadline),
+            Event::HypervCall { input, params: [first, second], exchange } => {
+                self.exchange = Some(exchange);
+                self.bare(ToPlugin::HypervCall, input, [first, second, 0, 0, 0], deadline)
+            }
+            Event::HypervSynic { msr, control, evt_page, msg_page } => {
+                let words = [control, evt_page, msg_page, 0, 0];
+                self.bare(ToPlugin::HypervSynic, msr.into(), words, deadline)
+            }
+            Event::State(state) => self.respond(&state_response(state), deadline),
+            Event::Done(done) => {
+                let response = done_response(self.setting.take(), done);
+                self.respond(&response, deadline)
+            }
+            Event::Msrs(values) => self.respond(&msrs_response(values), deadline),
+            Event::Cpuid(entries) => self.respond(&cpuid_response(entries), deadline),
         }
     }
 }
 
 impl Pump for RingPump {
+    #[inline]
     fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
         match event {
             Event::Access { access, exchange } => {
@@ -159,32 +189,40 @@ impl Pump for RingPump {
                     Direction::Read => ToPlugin::Read,
                     Direction::Write => ToPlugin::Write,
                 };
-                self.access(kind, &access, exchange.written(&access), Some(&exchange.attached), deadline)?;
+                let header = header(kind, &access);
+                if exchange.attached.there().any() || access.has_long_data() {
+                    self.write_more(header, exchange.written(&access), &exchange.attached, deadline)?;
+                } else {
+                    self.write_header(&header, deadline)?;
+                }
                 self.exchange = Some(exchange);
             }
-            Event::Posted { ref access, .. } => {
-                self.access(ToPlugin::Posted, access, event.written(), None, deadline)?;
+            Event::Posted { access, ref long } => {
+                let header = header(ToPlugin::Posted, &access);
+                if access.has_long_data() {
+                    self.write_more(header, long, &Registers::default(), deadline)?;
+                } else {
+                    self.write_header(&header, deadline)?;
+                }
                 return Ok(None);
             }
-            Event::Init => self.bare(ToPlugin::Init, 0, [0; 5], deadline)?,
-            Event::Paused { user } => self.bare(ToPlugin::Paused, user, [0; 5], deadline)?,
-            Event::HypervCall { input, params: [first, second], exchange } => {
-                self.exchange = Some(exchange);
-                self.bare(ToPlugin::HypervCall, input, [first, second, 0, 0, 0], deadline)?;
-            }
-            Event::HypervSynic { msr, control, evt_page, msg_page } => {
-                let words = [control, evt_page, msg_page, 0, 0];
-                self.bare(ToPlugin::HypervSynic, msr.into(), words, deadline)?;
-            }
-            Event::State(state) => self.respond(&state_response(state), deadline)?,
-            Event::Done(done) => {
-                let response = done_response(self.setting.take(), done);
-                self.respond(&response, deadline)?;
-            }
-            Event::Msrs(values) => self.respond(&msrs_response(values), deadline)?,
-            Event::Cpuid(entries) => self.respond(&cpuid_response(entries), deadline)?,
+            event => self.tell(event, deadline)?,
         }
         self.next(deadline).map(Some)
+    }
+}
+
+/// The header of an access's record, with the data that it writes if that fits there.
+#[inline]
+fn header(kind: ToPlugin, access: &Access) -> Header {
+    Header {
+        kind: kind as u16,
+        flags: if access.space() == AddressSpace::Mmio { Flags::MMIO } else { 0 },
+        // At most a page.
+        data: access.len() as u32,
+        address: access.address(),
+        words: [access.inline_word(), 0, 0, 0, 0],
+        ..Header::default()
     }
 }
 
@@ -195,7 +233,19 @@ fn resume(header: &Header, payload: &[u8], exchange: &mut Exchange) -> Result<()
     if !body.data.is_empty() {
         exchange.data = Bytes::from_slice(body.data);
     }
-    let set = &mut exchange.set;
+    if !payload.is_empty() {
+        set_registers(&body, &mut exchange.set);
+    }
+    exchange.seen = Some(Looks {
+        regs: header.flags & Flags::SAW_REGS != 0,
+        sregs: header.flags & Flags::SAW_SREGS != 0,
+        debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
+    });
+    Ok(())
+}
+
+#[inline(never)]
+fn set_registers(body: &Body<'_>, set: &mut Registers) {
     // The sizes are the structures' own.
     if let Some(bytes) = body.regs {
         set.regs_mut().as_mut_bytes().copy_from_slice(bytes);
@@ -206,12 +256,6 @@ fn resume(header: &Header, payload: &[u8], exchange: &mut Exchange) -> Result<()
     if let Some(bytes) = body.debug_regs {
         set.debug_regs_mut().as_mut_bytes().copy_from_slice(bytes);
     }
-    exchange.seen = Some(Looks {
-        regs: header.flags & Flags::SAW_REGS != 0,
-        sregs: header.flags & Flags::SAW_SREGS != 0,
-        debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
-    });
-    Ok(())
 }
 
 /// Why a wait ended without what was waited for.
@@ -227,6 +271,7 @@ impl From<ring::Fault> for WaitError {
 }
 
 impl WaitError {
+    #[cold]
     fn into_link_error(self) -> LinkError {
         match self {
             Self::Link(error) => error,

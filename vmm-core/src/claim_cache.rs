@@ -24,24 +24,36 @@ struct Entry {
 
 impl ClaimCache {
     /// Who gets an access whose first byte is at `address`, and how it is served, as [`AddressMap::claim_on`] says.
+    #[inline]
     pub(crate) fn claim_on(&mut self, map: &AddressMap, space: AddressSpace, address: u64) -> Option<Claim> {
-        // Taken before the search: what changes during it makes its result old.
         let version = map.version();
+        match self.entries.get(Self::place(address)) {
+            Some(Some(entry))
+                if version == self.version
+                    && entry.space == space
+                    && (entry.first..=entry.last).contains(&address) =>
+            {
+                Some(entry.claim)
+            }
+            _ => self.search(map, version, space, address),
+        }
+    }
+
+    /// Devices lie at neighbouring ports, or at the beginnings of pages.
+    fn place(address: u64) -> usize {
+        (address ^ address >> 12) as usize % ENTRIES
+    }
+
+    /// Looks in the map. `version` was taken before: what changes meanwhile makes the result old.
+    #[cold]
+    fn search(&mut self, map: &AddressMap, version: u64, space: AddressSpace, address: u64) -> Option<Claim> {
         if version != self.version {
             *self = Self { version, entries: [None; ENTRIES] };
         }
-        // Devices lie at neighbouring ports, or at the beginnings of pages.
-        let at = (address ^ address >> 12) as usize % ENTRIES;
+        let (first, last, claim) = map.range_around(space, address)?;
         // The remainder lies within.
-        let entry = self.entries.get_mut(at)?;
-        match entry {
-            Some(entry) if entry.space == space && (entry.first..=entry.last).contains(&address) => Some(entry.claim),
-            _ => {
-                let (first, last, claim) = map.range_around(space, address)?;
-                *entry = Some(Entry { space, first, last, claim });
-                Some(claim)
-            }
-        }
+        *self.entries.get_mut(Self::place(address))? = Some(Entry { space, first, last, claim });
+        Some(claim)
     }
 }
 

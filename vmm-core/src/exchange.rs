@@ -49,6 +49,7 @@ impl Exchange {
     }
 
     /// As new, with the room that it has.
+    #[inline]
     pub(crate) fn clear(&mut self) {
         self.long.clear();
         self.attached.clear();

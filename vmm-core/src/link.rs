@@ -69,6 +69,7 @@ impl Link {
 
     /// Sends what could not be sent at once.
     #[cold]
+    #[inline(never)]
     fn send_later(&self, error: TrySendError<Event>) -> Result<(), LinkError> {
         match error {
             TrySendError::Disconnected(_) => Err(LinkError::HungUp),
@@ -81,6 +82,7 @@ impl Link {
 }
 
 /// What another thread, which stands at the far end, says.
+#[inline(never)]
 fn receive(
     commands: &Receiver<Command>,
     stop: &StopSignal,

@@ -93,7 +93,8 @@ impl Predictions {
 }
 
 impl Looks {
-    pub(crate) fn any(self) -> bool {
+    /// Whether there is one.
+    pub fn any(self) -> bool {
         self.regs || self.sregs || self.debug_regs
     }
 

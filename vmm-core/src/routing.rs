@@ -7,7 +7,6 @@ use std::time::Instant;
 use hypervisor::{Access, Direction, Exit, MAX_ACCESS_BYTES, Vcpu, kvm_debugregs, kvm_regs, kvm_sregs};
 
 use crate::address_map::{Claim, Service};
-use crate::call_hint::CallHint;
 use crate::channel::{Command, Event, State, StateKind};
 use crate::deferred::Deferred;
 use crate::error::LinkError;
@@ -71,7 +70,7 @@ impl VcpuLoop {
                 }
             }
             (Some(Claim { owner, service: Service::PostedWrites }), Direction::Write) => {
-                let long = if access.inline_data().is_none() { self.vcpu.access_data().into() } else { Box::default() };
+                let long = if access.has_long_data() { self.vcpu.access_data().into() } else { Box::default() };
                 self.post(owner, access, long)?;
             }
             (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
@@ -98,13 +97,13 @@ impl VcpuLoop {
         mut deferred: Option<&mut Deferred>,
     ) -> Result<Box<Exchange>> {
         let mut exchange = self.exchange();
-        if access.direction() == Direction::Write && access.inline_data().is_none() {
-            exchange.long.extend_from_slice(self.vcpu.access_data());
+        if access.has_long_data() {
+            self.attach_data(&mut exchange);
         }
         let mut unasked = Looks::default();
-        if let Some(hint) = self.hint_about(access) {
-            self.attach_hinted(&hint, &mut exchange, deferred.as_deref_mut())?;
-        } else if self.owners.get(owner.index()).is_some_and(|(_, link)| link.tells_looks) {
+        let is_hinted = self.shared.has_hint.load(Ordering::SeqCst)
+            && self.attach_hinted(access, &mut exchange, deferred.as_deref_mut())?;
+        if !is_hinted && self.owners.get(owner.index()).is_some_and(|(_, link)| link.tells_looks) {
             unasked = self.predictions.of(access);
             if unasked.any() {
                 self.attach(unasked, &mut exchange, deferred.as_deref_mut())?;
@@ -120,26 +119,31 @@ impl VcpuLoop {
         exchange
     }
 
-    fn hint_about(&self, access: &Access) -> Option<Arc<CallHint>> {
-        if !self.shared.has_hint.load(Ordering::SeqCst) {
-            return None;
-        }
-        self.shared.hint.read().as_ref().filter(|hint| hint.is_about(access)).map(Arc::clone)
+    #[cold]
+    fn attach_data(&self, exchange: &mut Exchange) {
+        exchange.long.extend_from_slice(self.vcpu.access_data());
     }
 
+    /// Attaches what a hint about `access` wants; false where there is none.
+    #[inline(never)]
     fn attach_hinted(
         &self,
-        hint: &CallHint,
+        access: &Access,
         exchange: &mut Exchange,
         deferred: Option<&mut Deferred>,
-    ) -> hypervisor::Result<()> {
+    ) -> hypervisor::Result<bool> {
+        let Some(hint) = self.shared.hint.read().as_ref().filter(|hint| hint.is_about(access)).map(Arc::clone) else {
+            return Ok(false);
+        };
         let regs = self.vcpu.regs()?;
         let detail = hint.detail(&regs).unwrap_or_default();
         let which = Looks { regs: true, sregs: detail.sregs, debug_regs: detail.debug_regs };
-        self.attach(which, exchange, deferred)
+        self.attach(which, exchange, deferred)?;
+        Ok(true)
     }
 
     /// What was attached within a read was seen by the owner, as if it had asked.
+    #[inline(never)]
     fn attach(
         &self,
         which: Looks,
@@ -169,10 +173,13 @@ impl VcpuLoop {
     }
 
     /// Tells of the writes that were coalesced up to here: they came before the exit that is looked at next.
+    #[inline]
     pub(crate) fn tell_coalesced(&mut self) -> Result<()> {
-        if !self.shared.coalesced.any() {
-            return Ok(());
-        }
+        if self.shared.coalesced.any() { self.tell_them() } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn tell_them(&mut self) -> Result<()> {
         let mut writes = std::mem::take(&mut self.coalesced);
         self.shared.coalesced.take(&mut writes);
         for (owner, access) in writes.drain(..) {
@@ -188,14 +195,14 @@ impl VcpuLoop {
         self.shared.exit_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }
 
-    /// Sends `event` to its owner and does what it asks until it says resume.
+    /// Sends `event` to its owner and does what it asks until it says resume. `attached` came with the access unasked.
     pub(crate) fn consult(
         &mut self,
         owner: OwnerId,
         event: Event,
         access: Option<&Access>,
         attached: Looks,
-        mut deferred: Option<&mut Deferred>,
+        deferred: Option<&mut Deferred>,
     ) -> Result<Box<Exchange>> {
         // The owner may take any time over what is no access.
         let deadline = access.and_then(|_| self.deadline());
@@ -203,11 +210,31 @@ impl VcpuLoop {
             // Reserved for one who is not attached: as if nobody had claimed it.
             return Ok(Box::default());
         };
-        let failed = |error| link_reason(error, name, access);
+        match link.ask(event, deadline) {
+            Ok(Command::Resume(exchange)) if !attached.any() => {
+                link.tells_looks = exchange.seen.is_some();
+                Ok(exchange)
+            }
+            Ok(command) => self.converse(owner, command, access, attached, deferred, deadline),
+            Err(error) => Err(link_reason(error, name, access)),
+        }
+    }
+
+    /// Does what an owner asks, beginning with `command`, until it says resume; and learns of what it has looked at.
+    #[inline(never)]
+    fn converse(
+        &mut self,
+        owner: OwnerId,
+        mut command: Command,
+        access: Option<&Access>,
+        attached: Looks,
+        mut deferred: Option<&mut Deferred>,
+        deadline: Option<Instant>,
+    ) -> Result<Box<Exchange>> {
+        let Some((name, link)) = self.owners.get_mut(owner.index()) else { return Ok(Box::default()) };
         let mut asked = Looks::default();
-        let mut event = event;
         loop {
-            event = match link.ask(event, deadline).map_err(failed)? {
+            let answer = match command {
                 Command::Resume(exchange) => {
                     link.tells_looks = exchange.seen.is_some();
                     if let Some(access) = access.filter(|_| attached.any()) {
@@ -234,8 +261,9 @@ impl VcpuLoop {
                 Command::GetHypervCpuid => Event::Cpuid(self.vcpu.hyperv_cpuid()),
                 Command::EnableCapability(capability) => Event::Done(self.vcpu.enable_capability(capability)),
                 Command::Stop => return Err(StopReason::Released { owner: name.to_string() }),
-                Command::Fail(error) => return Err(failed(error)),
+                Command::Fail(error) => return Err(link_reason(error, name, access)),
             };
+            command = link.ask(answer, deadline).map_err(|error| link_reason(error, name, access))?;
         }
     }
 
@@ -262,12 +290,14 @@ impl VcpuLoop {
         self.spare = Some(exchange);
     }
 
+    #[cold]
     fn bad_resume(&self, owner: Option<OwnerId>, source: hypervisor::Error) -> StopReason {
         let name = owner.and_then(|owner| self.owners.get(owner.index())).map(|(name, _)| name.to_string());
         StopReason::BadResume { owner: name.unwrap_or_default(), source }
     }
 }
 
+#[inline(never)]
 fn set_all(vcpu: &mut dyn Vcpu, registers: &Registers) -> hypervisor::Result<()> {
     registers.regs().map_or(Ok(()), |regs| vcpu.set_regs(regs))?;
     registers.sregs().map_or(Ok(()), |sregs| vcpu.set_sregs(sregs))?;
@@ -318,6 +348,7 @@ fn set(vcpu: &mut dyn Vcpu, state: State, deferred: Option<&mut Deferred>) -> hy
     Ok(())
 }
 
+#[cold]
 fn link_reason(error: LinkError, owner: &str, access: Option<&Access>) -> StopReason {
     let owner = owner.to_string();
     match (error, access) {

@@ -94,19 +94,28 @@ impl VcpuLoop {
             let exit = self.vcpu.run()?;
             self.tell_coalesced()?;
             match exit {
-                exit @ (Exit::Access(_) | Exit::HypervCall { .. }) => self.see_through(exit)?,
-                Exit::Interrupted => self.deliver_pauses()?,
-                Exit::HypervSynic { msr, control, evt_page, msg_page } => {
-                    self.stand_still(HYPERV_OWNER, Event::HypervSynic { msr, control, evt_page, msg_page })?;
-                }
-                Exit::Unknown(reason) => {
-                    // A guest can make them without end.
-                    if unknown.insert(reason) {
-                        tracing::warn!(vcpu = %self.vcpu.id(), reason, "unknown exit, the vCPU runs on");
-                    }
-                }
-                exit => return Err(final_reason(exit)),
+                Exit::Access(_) | Exit::HypervCall { .. } => self.see_through(exit)?,
+                exit => self.heed(exit, &mut unknown)?,
             }
+        }
+    }
+
+    /// Does what follows from an exit that leaves nothing pending. `unknown` are those of a number that was not known.
+    #[cold]
+    fn heed(&mut self, exit: Exit, unknown: &mut BTreeSet<u32>) -> Result<()> {
+        match exit {
+            Exit::Interrupted => self.deliver_pauses(),
+            Exit::HypervSynic { msr, control, evt_page, msg_page } => {
+                self.stand_still(HYPERV_OWNER, Event::HypervSynic { msr, control, evt_page, msg_page })
+            }
+            Exit::Unknown(reason) => {
+                // A guest can make them without end.
+                if unknown.insert(reason) {
+                    tracing::warn!(vcpu = %self.vcpu.id(), reason, "unknown exit, the vCPU runs on");
+                }
+                Ok(())
+            }
+            exit => Err(final_reason(exit)),
         }
     }
 

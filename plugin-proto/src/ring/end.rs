@@ -196,7 +196,7 @@ impl Reader {
     ///
     /// # Errors
     /// A [`Fault`], or what the waiter says. The ring is of no use after it.
-    #[inline]
+    #[inline(always)]
     pub fn read<W: Waiter>(&mut self, payload: &mut Vec<u8>, waiter: &mut W) -> Result<Header, W::Error> {
         payload.clear();
         let header = self.take(payload, waiter)?;
@@ -205,6 +205,7 @@ impl Reader {
 
     /// Reads the rest of a record that did not fit one slot.
     #[cold]
+    #[inline(never)]
     fn read_on<W: Waiter>(
         &mut self,
         mut header: Header,
@@ -219,7 +220,7 @@ impl Reader {
     }
 
     /// Takes what lies in the next slot, its payload to the end of `payload`.
-    #[inline]
+    #[inline(always)]
     fn take<W: Waiter>(&mut self, payload: &mut Vec<u8>, waiter: &mut W) -> Result<Header, W::Error> {
         let at = slot(self.index.read());
         let first = match self.look(at) {
@@ -237,11 +238,12 @@ impl Reader {
         self.index.advance();
         // Else the room comes back when there is time, before the next wait.
         if self.index.unreleased() >= SLOTS / 4 || self.unreleased >= CAPACITY / 4 {
-            self.release();
+            self.release_many();
         }
         Ok(header)
     }
 
+    #[inline(never)]
     fn take_payload(&mut self, header: &Header, payload: &mut Vec<u8>) -> Result<(), Fault> {
         let length = header.payload as usize;
         let is_cut = header.flags & Flags::MORE != 0 && length != MAX_FRAGMENT;
@@ -259,6 +261,11 @@ impl Reader {
     fn look(&self, at: usize) -> Option<u64> {
         let [first, ..] = self.mapping.slot(self.direction, at);
         self.index.look(first)
+    }
+
+    #[cold]
+    fn release_many(&mut self) {
+        self.release();
     }
 
     fn release(&mut self) {
