@@ -9,6 +9,8 @@ const DEFAULT_US: u32 = 50;
 /// Microseconds after which, again and again, a look is followed by letting others run: an answer that comes from another
 /// processor has come by then.
 const YIELD_US: u32 = 4;
+/// The part of a microsecond that is let pass before the first look: a cache line goes to another processor and back in that time.
+const FIRST_LOOK: u32 = 8;
 /// Vain waits in a row after which there is a rest.
 const STRIKES: u32 = 4;
 /// Waits without looking, after that.
@@ -54,6 +56,17 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn new(polling: Polling) -> Self {
         Self { turn: turn(polling.spins_a_microsecond.saturating_mul(YIELD_US)), polling, strikes: 0, rest: 0 }
+    }
+
+    /// Lets the time pass in which no answer can come from another processor. Who looks before takes the cache line from the one
+    /// who is about to write it.
+    #[inline]
+    pub(crate) fn hold_back(&self) {
+        if self.polling.spins > 0 && self.rest == 0 {
+            for _ in 0..self.polling.spins_a_microsecond / FIRST_LOOK {
+                std::hint::spin_loop();
+            }
+        }
     }
 
     /// How many times to look now.

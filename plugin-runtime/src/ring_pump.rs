@@ -112,6 +112,7 @@ impl RingPump {
     #[inline]
     fn next(&mut self, deadline: Option<Instant>) -> Result<Command> {
         loop {
+            self.budget.hold_back();
             let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
             let read = self.reader.read(&mut self.incoming, &mut wait);
             let slept = wait.slept;

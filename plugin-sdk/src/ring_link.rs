@@ -55,6 +55,7 @@ impl RingLink {
         })
     }
 
+    #[inline]
     fn read(&mut self) -> Result<Header, Error> {
         self.wait.slept = false;
         let header = self.reader.read(&mut self.payload, &mut self.wait)?;
@@ -70,6 +71,7 @@ impl RingLink {
     }
 
     /// Takes the next record of what the guest does: a posted write, or what is put into `stop`.
+    #[inline]
     pub(crate) fn next_stop(&mut self, stop: &mut Stop) -> Result<Option<Posted>, Error> {
         let header = self.read()?;
         let [first, second, third, ..] = header.words;
@@ -109,7 +111,9 @@ impl RingLink {
             if self.wait.mapping.is_closed() {
                 return Err(Error::HungUp);
             }
-            return self.writer.write_header(&header, &mut self.wait);
+            self.writer.write_header(&header, &mut self.wait)?;
+            self.writer.touch_next();
+            return Ok(());
         }
         let body = Body {
             data,

@@ -140,6 +140,16 @@ impl Writer {
         }
     }
 
+    /// Touches the slot of the next record, if it is free, so that its cache line is here when there is one: for who has time now
+    /// and will be waited for then.
+    #[inline]
+    pub fn touch_next(&self) {
+        if self.index.has_room() {
+            let [_, .., last] = self.mapping.slot(self.direction, slot(self.index.written()));
+            last.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Whether a slot and `bytes` of payload are free, as far as is known.
     fn has_room(&self, bytes: u32) -> bool {
         // Where nothing was read yet this is the last slot's: 0, until a record lies there and no slot is free.
