@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use plugin_proto::ring::{
-    Body, Direction, Fault, Header, MAX_PAYLOAD, Mapping, Outgoing, Reader, SIZE, SLOTS, ToVmm, Waiter, Writer,
+    Body, Direction, Fault, Header, Incoming, MAX_PAYLOAD, Mapping, Outgoing, Reader, SIZE, SLOTS, ToVmm, Waiter,
+    Writer,
 };
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -83,11 +84,11 @@ proptest! {
                 writer.write(&Outgoing::message(2, &message(length, seed as u8)), &mut Patient { spins }).unwrap();
             }
         });
-        let mut payload = Vec::new();
+        let mut incoming = Incoming::default();
         for (seed, length) in lengths.into_iter().enumerate() {
-            let header = reader.read(&mut payload, &mut Patient { spins }).unwrap();
-            prop_assert_eq!(header.kind, ToVmm::Request as u16);
-            prop_assert_eq!(&payload, &message(length, seed as u8));
+            reader.read(&mut incoming, &mut Patient { spins }).unwrap();
+            prop_assert_eq!(incoming.header.kind, ToVmm::Request as u16);
+            prop_assert_eq!(&incoming.payload, &message(length, seed as u8));
         }
         thread.join().unwrap();
     }
@@ -101,11 +102,11 @@ proptest! {
         let memfd = memfd();
         let mapping = Arc::new(Mapping::new(memfd.as_fd()).unwrap());
         let (mut writer, mut reader) = ends(&mapping);
-        let mut payload = Vec::new();
+        let mut incoming = Incoming::default();
         for (word, value) in scribbles.into_iter().chain(near) {
             rustix::io::pwrite(&memfd, &value.to_ne_bytes(), word as u64 * 8).unwrap();
-            let _ = reader.read(&mut payload, &mut Impatient);
-            prop_assert!(payload.len() <= MAX_PAYLOAD);
+            let _ = reader.read(&mut incoming, &mut Impatient);
+            prop_assert!(incoming.payload.len() <= MAX_PAYLOAD);
             let _ = writer.write(&Outgoing::bare(Header::default()), &mut Impatient);
         }
     }
@@ -121,18 +122,18 @@ fn a_writer_waits_for_room() {
     }
     assert_eq!(writer.write(&record, &mut Impatient), Err(Fault::Closed));
 
-    let mut payload = Vec::new();
+    let mut incoming = Incoming::default();
     for _ in 0..SLOTS {
-        reader.read(&mut payload, &mut Impatient).unwrap();
+        reader.read(&mut incoming, &mut Impatient).unwrap();
     }
-    assert_eq!(reader.read(&mut payload, &mut Impatient), Err(Fault::Closed));
+    assert_eq!(reader.read(&mut incoming, &mut Impatient), Err(Fault::Closed));
 }
 
 #[test]
 fn a_sleeping_reader_is_woken_by_the_end() {
     let mapping = mapping();
     let mut reader = Reader::new(Arc::clone(&mapping), Direction::ToPlugin);
-    let thread = thread::spawn(move || reader.read(&mut Vec::new(), &mut Patient { spins: 0 }));
+    let thread = thread::spawn(move || reader.read(&mut Incoming::default(), &mut Patient { spins: 0 }));
     thread::sleep(Duration::from_millis(1));
     mapping.close();
     assert_eq!(thread.join().unwrap(), Err(Fault::Closed));
@@ -145,10 +146,10 @@ fn a_record_longer_than_allowed_is_a_fault() {
     let thread = thread::spawn(move || {
         writer.write(&Outgoing::message(2, &message(MAX_PAYLOAD + 1, 0)), &mut Patient { spins: 0 })
     });
-    let mut payload = Vec::new();
-    let fault = reader.read(&mut payload, &mut Patient { spins: 0 });
+    let mut incoming = Incoming::default();
+    let fault = reader.read(&mut incoming, &mut Patient { spins: 0 });
     assert_eq!(fault, Err(Fault::BadLength { kind: 2, length: 1 }));
-    assert_eq!(payload.len(), MAX_PAYLOAD);
+    assert_eq!(incoming.payload.len(), MAX_PAYLOAD);
     mapping.close();
     let _ = thread.join().unwrap();
 }
@@ -159,11 +160,11 @@ fn bytes_of_a_payload_are_never_a_record() {
     let mapping = mapping();
     let (mut writer, mut reader) = ends(&mapping);
     let forged: Vec<u8> = (0..SLOTS).flat_map(|_| (2u64 | 1 << 32).to_ne_bytes()).collect();
-    let mut payload = Vec::new();
+    let mut incoming = Incoming::default();
     for _ in 0..2 * SLOTS {
         writer.write(&Outgoing::message(2, &forged), &mut Impatient).unwrap();
-        reader.read(&mut payload, &mut Impatient).unwrap();
-        assert_eq!(payload, forged);
-        assert_eq!(reader.read(&mut payload, &mut Impatient), Err(Fault::Closed));
+        reader.read(&mut incoming, &mut Impatient).unwrap();
+        assert_eq!(incoming.payload, forged);
+        assert_eq!(reader.read(&mut incoming, &mut Impatient), Err(Fault::Closed));
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use hypervisor::{Access, AddressSpace, Direction};
 use plugin_proto::messages::VcpuResponse;
-use plugin_proto::ring::{self, Body, Flags, Header, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer};
+use plugin_proto::ring::{self, Body, Flags, Header, Incoming, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer};
 use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
 use rustix::io::Errno as OsErrno;
 use rustix::thread::{ClockId, futex};
@@ -36,7 +36,7 @@ pub(crate) struct RingPump {
     reader: Reader,
     stop: StopSignal,
     budget: Budget,
-    incoming: Vec<u8>,
+    incoming: Incoming,
     outgoing: Vec<u8>,
     setting: Option<Setting>,
     /// What the access came in that the plugin is to answer.
@@ -54,7 +54,7 @@ impl RingPump {
             reader: Reader::new(Arc::clone(&ring.mapping), ring::Direction::ToVmm),
             stop,
             budget: Budget::new(polling),
-            incoming: Vec::new(),
+            incoming: Incoming::default(),
             outgoing: Vec::new(),
             setting: None,
             exchange: None,
@@ -116,17 +116,16 @@ impl RingPump {
             let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
             let read = self.reader.read(&mut self.incoming, &mut wait);
             let slept = wait.slept;
-            let header = match read {
-                Ok(header) => header,
-                Err(error) => return Err(error.into_link_error()),
-            };
+            if let Err(error) = read {
+                return Err(error.into_link_error());
+            }
             self.budget.waited(slept);
-            if header.kind == ToVmm::Resume as u16 {
+            if self.incoming.header.kind == ToVmm::Resume as u16 {
                 let mut exchange = self.exchange.take().unwrap_or_default();
-                resume(&header, &self.incoming, &mut exchange)?;
+                resume(&self.incoming, &mut exchange)?;
                 return Ok(Command::Resume(exchange));
             }
-            if let Some(command) = self.requested(&header, deadline)? {
+            if let Some(command) = self.requested(deadline)? {
                 return Ok(command);
             }
         }
@@ -134,11 +133,11 @@ impl RingPump {
 
     /// The command of a record that is no resume; `None` where the vCPU has not to hear of it, and it is answered.
     #[cold]
-    fn requested(&mut self, header: &Header, deadline: Option<Instant>) -> Result<Option<Command>> {
-        match ToVmm::try_from(header.kind).map_err(Fault::Ring)? {
+    fn requested(&mut self, deadline: Option<Instant>) -> Result<Option<Command>> {
+        match ToVmm::try_from(self.incoming.header.kind).map_err(Fault::Ring)? {
             ToVmm::Request | ToVmm::Resume => {}
         }
-        let request = decode_vcpu_request(&self.incoming).map_err(Fault::Decode)?;
+        let request = decode_vcpu_request(&self.incoming.payload).map_err(Fault::Decode)?;
         let setting = request.message.as_ref().and_then(setting_of);
         match command(request, &mut self.exchange)? {
             Asked::Vcpu(command) => {
@@ -229,18 +228,19 @@ fn header(kind: ToPlugin, access: &Access) -> Header {
 
 /// Puts a resume into the exchange that it ends.
 #[inline]
-fn resume(header: &Header, payload: &[u8], exchange: &mut Exchange) -> Result<()> {
-    let body = header.body(payload).map_err(Fault::Ring)?;
+fn resume(incoming: &Incoming, exchange: &mut Exchange) -> Result<()> {
+    let body = incoming.body().map_err(Fault::Ring)?;
     if !body.data.is_empty() {
         exchange.data = Bytes::from_slice(body.data);
     }
-    if !payload.is_empty() {
+    if !incoming.payload.is_empty() {
         set_registers(&body, &mut exchange.set);
     }
+    let flags = incoming.header.flags;
     exchange.seen = Some(Looks {
-        regs: header.flags & Flags::SAW_REGS != 0,
-        sregs: header.flags & Flags::SAW_SREGS != 0,
-        debug_regs: header.flags & Flags::SAW_DEBUG_REGS != 0,
+        regs: flags & Flags::SAW_REGS != 0,
+        sregs: flags & Flags::SAW_SREGS != 0,
+        debug_regs: flags & Flags::SAW_DEBUG_REGS != 0,
     });
     Ok(())
 }

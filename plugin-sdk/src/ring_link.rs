@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
 use plugin_proto::ring::{
-    Body, Direction, Fault, Flags, Header, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer, turn,
+    Body, Direction, Fault, Flags, Header, Incoming, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer, turn,
 };
 use plugin_proto::{decode_vcpu_response, encode_vcpu_request};
 use rustix::io::Errno;
@@ -36,7 +36,7 @@ const REST: u32 = 64;
 pub(crate) struct RingLink {
     writer: Writer,
     reader: Reader,
-    payload: Vec<u8>,
+    incoming: Incoming,
     encoded: Vec<u8>,
     wait: Wait,
 }
@@ -49,18 +49,18 @@ impl RingLink {
         Ok(Self {
             writer: Writer::new(Arc::clone(&mapping), Direction::ToVmm),
             reader: Reader::new(Arc::clone(&mapping), Direction::ToPlugin),
-            payload: Vec::new(),
+            incoming: Incoming::default(),
             encoded: Vec::new(),
             wait: Wait { mapping, lifeline, asked, turn: 0, slept: false, strikes: 0, rest: 0 },
         })
     }
 
     #[inline]
-    fn read(&mut self) -> Result<Header, Error> {
+    fn read(&mut self) -> Result<(), Error> {
         self.wait.slept = false;
-        let header = self.reader.read(&mut self.payload, &mut self.wait)?;
+        self.reader.read(&mut self.incoming, &mut self.wait)?;
         self.wait.take_note();
-        Ok(header)
+        Ok(())
     }
 
     fn write(&mut self, record: &Outgoing<'_>) -> Result<(), Error> {
@@ -73,7 +73,8 @@ impl RingLink {
     /// Takes the next record of what the guest does: a posted write, or what is put into `stop`.
     #[inline]
     pub(crate) fn next_stop(&mut self, stop: &mut Stop) -> Result<Option<Posted>, Error> {
-        let header = self.read()?;
+        self.read()?;
+        let header = &self.incoming.header;
         let [first, second, third, ..] = header.words;
         match ToPlugin::try_from(header.kind)? {
             ToPlugin::Init => stop.renew(Reason::Init),
@@ -89,7 +90,7 @@ impl RingLink {
                 message_page: third,
             })),
             kind @ (ToPlugin::Read | ToPlugin::Write | ToPlugin::Posted) => {
-                let body = header.body(&self.payload)?;
+                let body = self.incoming.body()?;
                 let space = if header.flags & Flags::MMIO == 0 { AddressSpace::Pio } else { AddressSpace::Mmio };
                 let access = Access { space, address: header.address, length: header.data as usize };
                 match kind {
@@ -131,9 +132,9 @@ impl RingLink {
         encode_vcpu_request(&request, &mut encoded)?;
         self.write(&Outgoing::message(ToVmm::Request as u16, &encoded))?;
         self.encoded = encoded;
-        let header = self.read()?;
-        match ToPlugin::try_from(header.kind)? {
-            ToPlugin::Response => Ok(decode_vcpu_response(&self.payload)?),
+        self.read()?;
+        match ToPlugin::try_from(self.incoming.header.kind)? {
+            ToPlugin::Response => Ok(decode_vcpu_response(&self.incoming.payload)?),
             other => Err(Error::unexpected(format!("{other:?} in place of an answer"))),
         }
     }

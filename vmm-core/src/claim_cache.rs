@@ -29,9 +29,7 @@ impl ClaimCache {
         let version = map.version();
         match self.entries.get(Self::place(address)) {
             Some(Some(entry))
-                if version == self.version
-                    && entry.space == space
-                    && (entry.first..=entry.last).contains(&address) =>
+                if version == self.version && entry.space == space && (entry.first..=entry.last).contains(&address) =>
             {
                 Some(entry.claim)
             }

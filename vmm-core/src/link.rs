@@ -47,7 +47,7 @@ impl Link {
     }
 
     /// Sends an event, and waits for the command that the owner gives for it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ask(&mut self, event: Event, deadline: Option<Instant>) -> Result<Command, LinkError> {
         self.send(event)?;
         match &mut self.answers {
@@ -59,7 +59,7 @@ impl Link {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&self, event: Event) -> Result<(), LinkError> {
         match self.events.try_send(event) {
             Ok(()) => Ok(()),
@@ -83,11 +83,7 @@ impl Link {
 
 /// What another thread, which stands at the far end, says.
 #[inline(never)]
-fn receive(
-    commands: &Receiver<Command>,
-    stop: &StopSignal,
-    deadline: Option<Instant>,
-) -> Result<Command, LinkError> {
+fn receive(commands: &Receiver<Command>, stop: &StopSignal, deadline: Option<Instant>) -> Result<Command, LinkError> {
     loop {
         match commands.try_recv() {
             Ok(command) => return Ok(command),
@@ -100,7 +96,7 @@ fn receive(
 }
 
 /// Steps the pump with the event that was sent last: a vCPU does so only when it has said something.
-#[inline]
+#[inline(always)]
 fn step(
     events: &Receiver<Event>,
     pump: &mut dyn Pump,

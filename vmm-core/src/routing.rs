@@ -26,13 +26,28 @@ const HYPERV_RESULT_BYTES: usize = 8;
 pub(crate) const HYPERV_OWNER: OwnerId = OwnerId::new(0);
 
 impl VcpuLoop {
-    /// Sees an exit that leaves something pending through, with all fragments of its instruction if registers are to be
-    /// set behind it.
+    /// Tells of a write that is the first access of its instruction.
+    #[inline]
+    pub(crate) fn write(&mut self, access: &Access) -> Result<()> {
+        match self.claims.claim_on(&self.shared.map, access.space(), access.address()) {
+            Some(Claim { owner, service: Service::Synchronous }) => {
+                let exchange = self.consult_about(owner, access, None)?;
+                self.apply(owner, exchange)
+            }
+            Some(Claim { owner, service: Service::PostedWrites }) => {
+                let long = if access.has_long_data() { self.vcpu.access_data().into() } else { Box::default() };
+                self.post(owner, access, long)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sees an exit through that waits for data, with all fragments of its instruction if registers are to be set behind it.
     pub(crate) fn see_through(&mut self, mut exit: Exit) -> Result<()> {
         let mut deferred = Deferred::default();
         loop {
             let owner = match exit {
-                Exit::Access(access) => self.access(&access, &mut deferred)?,
+                Exit::Access(access) => self.fragment(&access, &mut deferred)?,
                 Exit::HypervCall { input, params } => {
                     let event = Event::HypervCall { input, params, exchange: self.exchange() };
                     let exchange = self.consult(HYPERV_OWNER, event, None, Looks::default(), Some(&mut deferred))?;
@@ -51,30 +66,21 @@ impl VcpuLoop {
         }
     }
 
-    /// Routes one access to whom it belongs, and answers it.
-    fn access(&mut self, access: &Access, deferred: &mut Deferred) -> Result<Option<OwnerId>> {
+    /// Routes one access of an instruction to whom it belongs, and answers it.
+    fn fragment(&mut self, access: &Access, deferred: &mut Deferred) -> Result<Option<OwnerId>> {
         let claim = self.claims.claim_on(&self.shared.map, access.space(), access.address());
         match (claim, access.direction()) {
             (Some(Claim { owner, service: Service::Synchronous }), Direction::Read) => {
                 let exchange = self.consult_about(owner, access, Some(deferred))?;
                 self.finish_read(exchange, access.len(), deferred)?;
             }
-            (Some(Claim { owner, service: Service::Synchronous }), Direction::Write) => {
-                if deferred.is_empty() {
-                    let exchange = self.consult_about(owner, access, None)?;
-                    self.apply(owner, exchange)?;
-                } else {
-                    // Behind a read of the same instruction a write is unfinished business too.
-                    let exchange = self.consult_about(owner, access, Some(deferred))?;
-                    self.defer(exchange, deferred);
-                }
-            }
-            (Some(Claim { owner, service: Service::PostedWrites }), Direction::Write) => {
-                let long = if access.has_long_data() { self.vcpu.access_data().into() } else { Box::default() };
-                self.post(owner, access, long)?;
-            }
             (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
-            (None, Direction::Write) => {}
+            // Behind a read of the same instruction a write is unfinished business too.
+            (Some(Claim { owner, service: Service::Synchronous }), Direction::Write) if !deferred.is_empty() => {
+                let exchange = self.consult_about(owner, access, Some(deferred))?;
+                self.defer(exchange, deferred);
+            }
+            (_, Direction::Write) => self.write(access)?,
         }
         Ok(claim.map(|claim| claim.owner))
     }
@@ -196,6 +202,7 @@ impl VcpuLoop {
     }
 
     /// Sends `event` to its owner and does what it asks until it says resume. `attached` came with the access unasked.
+    #[inline(always)]
     pub(crate) fn consult(
         &mut self,
         owner: OwnerId,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hypervisor::{Access, Exit, Vcpu};
+use hypervisor::{Access, Direction, Exit, Vcpu};
 use parking_lot::RwLock;
 
 use crate::address_map::AddressMap;
@@ -94,6 +94,7 @@ impl VcpuLoop {
             let exit = self.vcpu.run()?;
             self.tell_coalesced()?;
             match exit {
+                Exit::Access(access) if access.direction() == Direction::Write => self.write(&access)?,
                 Exit::Access(_) | Exit::HypervCall { .. } => self.see_through(exit)?,
                 exit => self.heed(exit, &mut unknown)?,
             }
@@ -133,6 +134,7 @@ impl VcpuLoop {
     }
 
     /// Waits at a safe point for `owner`'s resume.
+    #[inline(never)]
     fn stand_still(&mut self, owner: OwnerId, event: Event) -> Result<()> {
         let exchange = self.consult(owner, event, None, Looks::default(), None)?;
         self.apply(owner, exchange)

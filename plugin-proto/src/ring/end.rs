@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::thread::futex;
 
 use super::index::{ASLEEP, ReaderIndex, WriterIndex, arm, disarm, slot};
-use super::{CAPACITY, Direction, Fault, Flags, Header, MAX_FRAGMENT, MAX_PAYLOAD, Mapping, Outgoing, SLOTS};
+use super::{CAPACITY, Direction, Fault, Flags, Header, Incoming, MAX_FRAGMENT, MAX_PAYLOAD, Mapping, Outgoing, SLOTS};
 
 /// How one side waits for the other.
 pub trait Waiter {
@@ -202,36 +202,34 @@ impl Reader {
         Self { mapping, direction, index: ReaderIndex::new(), position: 0, unreleased: 0 }
     }
 
-    /// Waits for the next record: its header, and in `payload` what follows it. Both are copies.
+    /// Waits for the next record, and copies it out to `incoming`.
     ///
     /// # Errors
     /// A [`Fault`], or what the waiter says. The ring is of no use after it.
     #[inline(always)]
-    pub fn read<W: Waiter>(&mut self, payload: &mut Vec<u8>, waiter: &mut W) -> Result<Header, W::Error> {
-        payload.clear();
-        let header = self.take(payload, waiter)?;
-        if header.flags & Flags::MORE == 0 { Ok(header) } else { self.read_on(header, payload, waiter) }
+    pub fn read<W: Waiter>(&mut self, incoming: &mut Incoming, waiter: &mut W) -> Result<(), W::Error> {
+        incoming.payload.clear();
+        self.take(incoming, waiter)?;
+        if incoming.header.flags & Flags::MORE == 0 { Ok(()) } else { self.read_on(incoming, waiter) }
     }
 
     /// Reads the rest of a record that did not fit one slot.
     #[cold]
     #[inline(never)]
-    fn read_on<W: Waiter>(
-        &mut self,
-        mut header: Header,
-        payload: &mut Vec<u8>,
-        waiter: &mut W,
-    ) -> Result<Header, W::Error> {
-        header.flags &= !Flags::MORE;
-        while self.take(payload, waiter)?.flags & Flags::MORE != 0 {}
+    fn read_on<W: Waiter>(&mut self, incoming: &mut Incoming, waiter: &mut W) -> Result<(), W::Error> {
+        let mut header = Header { flags: incoming.header.flags & !Flags::MORE, ..incoming.header };
+        while incoming.header.flags & Flags::MORE != 0 {
+            self.take(incoming, waiter)?;
+        }
         // It does not grow beyond `MAX_PAYLOAD`.
-        header.payload = payload.len() as u32;
-        Ok(header)
+        header.payload = incoming.payload.len() as u32;
+        incoming.header = header;
+        Ok(())
     }
 
-    /// Takes what lies in the next slot, its payload to the end of `payload`.
+    /// Takes what lies in the next slot, its payload to the end of that in `incoming`.
     #[inline(always)]
-    fn take<W: Waiter>(&mut self, payload: &mut Vec<u8>, waiter: &mut W) -> Result<Header, W::Error> {
+    fn take<W: Waiter>(&mut self, incoming: &mut Incoming, waiter: &mut W) -> Result<(), W::Error> {
         let at = slot(self.index.read());
         let first = match self.look(at) {
             Some(first) => first,
@@ -241,20 +239,21 @@ impl Reader {
         let [_, to @ ..] = &mut line;
         let [_, from @ ..] = self.mapping.slot(self.direction, at);
         to.iter_mut().zip(from).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
-        let header = Header::of_line(line);
-        if header.payload > 0 || header.flags & Flags::MORE != 0 {
-            self.take_payload(&header, payload)?;
+        incoming.header = Header::of_line(line);
+        if incoming.header.payload > 0 || incoming.header.flags & Flags::MORE != 0 {
+            self.take_payload(incoming)?;
         }
         self.index.advance();
         // Else the room comes back when there is time, before the next wait.
         if self.index.unreleased() >= SLOTS / 4 || self.unreleased >= CAPACITY / 4 {
             self.release_many();
         }
-        Ok(header)
+        Ok(())
     }
 
     #[inline(never)]
-    fn take_payload(&mut self, header: &Header, payload: &mut Vec<u8>) -> Result<(), Fault> {
+    fn take_payload(&mut self, incoming: &mut Incoming) -> Result<(), Fault> {
+        let Incoming { header, payload } = incoming;
         let length = header.payload as usize;
         let is_cut = header.flags & Flags::MORE != 0 && length != MAX_FRAGMENT;
         if is_cut || length > MAX_FRAGMENT || payload.len().saturating_add(length) > MAX_PAYLOAD {

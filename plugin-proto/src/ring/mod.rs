@@ -21,7 +21,7 @@ pub use end::{Reader, Waiter, Writer, turn, wake};
 pub use fault::Fault;
 #[cfg(not(loom))]
 pub use mapping::{Direction, Mapping};
-pub use record::{Body, DEBUG_REGS_BYTES, Flags, Header, Outgoing, REGS_BYTES, SREGS_BYTES, ToPlugin, ToVmm};
+pub use record::{Body, DEBUG_REGS_BYTES, Flags, Header, Incoming, Outgoing, REGS_BYTES, SREGS_BYTES, ToPlugin, ToVmm};
 
 /// The version of the ring protocol, which `negotiate` agrees on.
 pub const VERSION: u32 = 1;

@@ -225,6 +225,26 @@ fn part<'a, const N: usize>(is_there: bool, rest: &mut &'a [u8], bad: Fault) -> 
     Ok(Some(part))
 }
 
+/// A record that was read: copies, which its writer cannot change any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Incoming {
+    /// The header.
+    pub header: Header,
+    /// What followed it.
+    pub payload: Vec<u8>,
+}
+
+impl Incoming {
+    /// Its body, as [`Header::body`] says.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn body(&self) -> Result<Body<'_>, Fault> {
+        self.header.body(&self.payload)
+    }
+}
+
 /// A record to be written: a header, and parts that follow it, each filled up to 8 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicU32;
 use arbitrary::Unstructured;
 use plugin_proto::limits::MAX_STRING_DATA;
 use plugin_proto::ring::{
-    Body, DEBUG_REGS_BYTES, Direction, Fault, Flags, Header, MAX_PAYLOAD, Mapping, Outgoing, REGS_BYTES, Reader, SIZE,
-    SLOTS_OFFSET, SREGS_BYTES, ToPlugin, ToVmm, Waiter, Writer,
+    Body, DEBUG_REGS_BYTES, Direction, Fault, Flags, Header, Incoming, MAX_PAYLOAD, Mapping, Outgoing, REGS_BYTES,
+    Reader, SIZE, SLOTS_OFFSET, SREGS_BYTES, ToPlugin, ToVmm, Waiter, Writer,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
@@ -109,13 +109,14 @@ impl Ring {
     }
 
     fn read(&mut self) {
-        let mut payload = Vec::new();
-        let read = self.reader.read(&mut payload, &mut Impatient);
+        let mut incoming = Incoming::default();
+        let read = self.reader.read(&mut incoming, &mut Impatient);
+        let Incoming { header, payload } = &incoming;
         assert!(payload.len() <= MAX_PAYLOAD);
-        if let Ok(header) = &read {
+        if read.is_ok() {
             assert_eq!(payload.len(), header.payload as usize);
             let _ = (ToVmm::try_from(header.kind), ToPlugin::try_from(header.kind));
-            if let Ok(body) = header.body(&payload) {
+            if let Ok(body) = incoming.body() {
                 assert!(body.data.len() <= MAX_STRING_DATA);
                 assert_eq!(body.regs.is_some(), header.flags & Flags::REGS != 0);
             }
@@ -123,7 +124,7 @@ impl Ring {
         match &mut self.queue {
             None => {}
             Some(queue) => match (queue.pop_front(), read) {
-                (Some((kind, expected)), Ok(header)) => assert_eq!((header.kind, payload), (kind, expected)),
+                (Some((kind, expected)), Ok(())) => assert_eq!((header.kind, payload), (kind, &expected)),
                 (None, Err(Fault::Closed)) => {}
                 (expected, read) => panic!("{read:?} in place of {expected:?}"),
             },

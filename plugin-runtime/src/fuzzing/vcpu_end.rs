@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use plugin_proto::messages::VcpuResponse;
-use plugin_proto::ring::{Direction, Fault, Header, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer};
+use plugin_proto::ring::{
+    Direction, Fault, Header, Incoming, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer,
+};
 use plugin_proto::{ResponseReader, decode_vcpu_response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -124,23 +126,23 @@ impl RingEnd {
     }
 
     fn receive(&mut self, end: Instant) -> Came {
-        let mut payload = Vec::new();
-        let header = match self.reader.read(&mut payload, &mut Until(end)) {
-            Ok(header) => header,
+        let mut incoming = Incoming::default();
+        match self.reader.read(&mut incoming, &mut Until(end)) {
+            Ok(()) => {}
             Err(Gone::Time | Gone::Fault(Fault::Closed)) => return Came::Nothing,
             Err(Gone::Fault(fault)) => {
                 assert!(self.is_mine_to_blame, "{fault}");
                 return Came::Fault;
             }
-        };
-        match ToPlugin::try_from(header.kind) {
+        }
+        match ToPlugin::try_from(incoming.header.kind) {
             Ok(ToPlugin::Response) if self.is_mine_to_blame => Came::Fault,
             Ok(ToPlugin::Response) => {
-                let response = decode_vcpu_response(&payload).expect("the VMM's messages are good");
+                let response = decode_vcpu_response(&incoming.payload).expect("the VMM's messages are good");
                 Came::Response(Box::new(response))
             }
             Ok(kind) => {
-                let body = header.body(&payload);
+                let body = incoming.body();
                 assert!(self.is_mine_to_blame || body.is_ok(), "{body:?}");
                 Came::Record(kind)
             }
