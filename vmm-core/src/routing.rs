@@ -54,7 +54,7 @@ impl VcpuLoop {
                     self.finish_read(exchange, HYPERV_RESULT_BYTES, &mut deferred)?;
                     Some(HYPERV_OWNER)
                 }
-                exit => return Err(final_reason(exit)),
+                exit => return Err(final_reason(exit).into()),
             };
             if deferred.is_empty() {
                 return Ok(());
@@ -267,7 +267,7 @@ impl VcpuLoop {
                 Command::SetCpuid(entries) => Event::Done(self.vcpu.set_cpuid(&entries)),
                 Command::GetHypervCpuid => Event::Cpuid(self.vcpu.hyperv_cpuid()),
                 Command::EnableCapability(capability) => Event::Done(self.vcpu.enable_capability(capability)),
-                Command::Stop => return Err(StopReason::Released { owner: name.to_string() }),
+                Command::Stop => return Err(StopReason::Released { owner: name.to_string() }.into()),
                 Command::Fail(error) => return Err(link_reason(error, name, access)),
             };
             command = link.ask(answer, deadline).map_err(|error| link_reason(error, name, access))?;
@@ -298,9 +298,9 @@ impl VcpuLoop {
     }
 
     #[cold]
-    fn bad_resume(&self, owner: Option<OwnerId>, source: hypervisor::Error) -> StopReason {
+    fn bad_resume(&self, owner: Option<OwnerId>, source: hypervisor::Error) -> Box<StopReason> {
         let name = owner.and_then(|owner| self.owners.get(owner.index())).map(|(name, _)| name.to_string());
-        StopReason::BadResume { owner: name.unwrap_or_default(), source }
+        Box::new(StopReason::BadResume { owner: name.unwrap_or_default(), source })
     }
 }
 
@@ -356,13 +356,13 @@ fn set(vcpu: &mut dyn Vcpu, state: State, deferred: Option<&mut Deferred>) -> hy
 }
 
 #[cold]
-fn link_reason(error: LinkError, owner: &str, access: Option<&Access>) -> StopReason {
+fn link_reason(error: LinkError, owner: &str, access: Option<&Access>) -> Box<StopReason> {
     let owner = owner.to_string();
-    match (error, access) {
+    Box::new(match (error, access) {
         (LinkError::Stopped, _) => StopReason::Asked,
         (LinkError::TimedOut, Some(access)) => StopReason::TimedOut { owner, access: *access },
         (LinkError::HungUp, _) => StopReason::HungUp { owner },
         (LinkError::Fault(source), _) => StopReason::Fault { owner, source },
         (error @ LinkError::TimedOut, None) => StopReason::Fault { owner, source: Box::new(error) },
-    }
+    })
 }

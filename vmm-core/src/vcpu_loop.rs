@@ -57,7 +57,15 @@ pub(crate) struct Shared {
     pub(crate) cgroup: Option<Arc<Cgroup>>,
 }
 
-pub(crate) type Result<T> = std::result::Result<T, StopReason>;
+/// The error is boxed: it is rare, and large.
+pub(crate) type Result<T> = std::result::Result<T, Box<StopReason>>;
+
+impl From<hypervisor::Error> for Box<StopReason> {
+    #[cold]
+    fn from(error: hypervisor::Error) -> Self {
+        Self::new(error.into())
+    }
+}
 
 impl VcpuLoop {
     /// Runs until the vCPU stops for good, and tells why.
@@ -66,7 +74,7 @@ impl VcpuLoop {
         let report = Report { notifier: self.shared.notifier.clone(), id, reason: None };
         let reason = match self.live() {
             Ok(never) => match never {},
-            Err(reason) => reason,
+            Err(reason) => *reason,
         };
         // The vCPU is gone before anyone hears that it has stopped.
         drop(self);
@@ -75,7 +83,7 @@ impl VcpuLoop {
 
     fn live(&mut self) -> Result<Infallible> {
         if let Some(cgroup) = &self.shared.cgroup {
-            cgroup.join().map_err(StopReason::Thread)?;
+            cgroup.join().map_err(|error| Box::new(StopReason::Thread(error)))?;
         }
         for index in 0..self.owners.len() {
             self.stand_still(OwnerId::new(index), Event::Init)?;
@@ -116,12 +124,12 @@ impl VcpuLoop {
                 }
                 Ok(())
             }
-            exit => Err(final_reason(exit)),
+            exit => Err(final_reason(exit).into()),
         }
     }
 
     fn check_stop(&self) -> Result<()> {
-        if self.shared.stop.is_set() { Err(StopReason::Asked) } else { Ok(()) }
+        if self.shared.stop.is_set() { Err(StopReason::Asked.into()) } else { Ok(()) }
     }
 
     /// Delivers the pauses that wait. Called only at safe points, where no access is pending.
