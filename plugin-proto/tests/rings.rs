@@ -88,7 +88,7 @@ proptest! {
         for (seed, length) in lengths.into_iter().enumerate() {
             reader.read(&mut incoming, &mut Patient { spins }).unwrap();
             prop_assert_eq!(incoming.header.kind, ToVmm::Request as u16);
-            prop_assert_eq!(&incoming.payload, &message(length, seed as u8));
+            prop_assert_eq!(&incoming.payload(), &message(length, seed as u8));
         }
         thread.join().unwrap();
     }
@@ -106,7 +106,7 @@ proptest! {
         for (word, value) in scribbles.into_iter().chain(near) {
             rustix::io::pwrite(&memfd, &value.to_ne_bytes(), word as u64 * 8).unwrap();
             let _ = reader.read(&mut incoming, &mut Impatient);
-            prop_assert!(incoming.payload.len() <= MAX_PAYLOAD);
+            prop_assert!(incoming.payload().len() <= MAX_PAYLOAD);
             let _ = writer.write(&Outgoing::bare(Header::default()), &mut Impatient);
         }
     }
@@ -149,7 +149,7 @@ fn a_record_longer_than_allowed_is_a_fault() {
     let mut incoming = Incoming::default();
     let fault = reader.read(&mut incoming, &mut Patient { spins: 0 });
     assert_eq!(fault, Err(Fault::BadLength { kind: 2, length: 1 }));
-    assert_eq!(incoming.payload.len(), MAX_PAYLOAD);
+    assert_eq!(incoming.payload().len(), MAX_PAYLOAD);
     mapping.close();
     let _ = thread.join().unwrap();
 }
@@ -164,7 +164,7 @@ fn bytes_of_a_payload_are_never_a_record() {
     for _ in 0..2 * SLOTS {
         writer.write(&Outgoing::message(2, &forged), &mut Impatient).unwrap();
         reader.read(&mut incoming, &mut Impatient).unwrap();
-        assert_eq!(incoming.payload, forged);
+        assert_eq!(incoming.payload(), forged);
         assert_eq!(reader.read(&mut incoming, &mut Impatient), Err(Fault::Closed));
     }
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use hypervisor::{Access, AddressSpace, Direction};
 use plugin_proto::messages::VcpuResponse;
-use plugin_proto::ring::{self, Body, Flags, Header, Incoming, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer};
+use plugin_proto::ring::{
+    self, Body, Flags, Header, Incoming, Outgoing, REGS_BYTES, Reader, ToPlugin, ToVmm, Waiter, Writer,
+};
 use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
 use rustix::io::Errno as OsErrno;
 use rustix::thread::{ClockId, futex};
@@ -29,6 +31,9 @@ use crate::vcpu_words::{
 
 /// How long a wait lasts at most where the kernel cannot wait on two words: so late a stop may be seen.
 const BOUND: Duration = Duration::from_millis(50);
+
+/// General registers alone.
+const REGS: Looks = Looks { regs: true, sregs: false, debug_regs: false };
 
 /// One vCPU's pump.
 pub(crate) struct RingPump {
@@ -88,6 +93,15 @@ impl RingPump {
         written
     }
 
+    /// Writes the record of an access with general registers, which are what most plugins look at.
+    #[inline(never)]
+    fn write_regs(&mut self, header: Header, attached: &Registers, deadline: Option<Instant>) -> Result<()> {
+        let Some(regs) = attached.regs() else { return Ok(()) };
+        let header = Header { flags: header.flags | Flags::REGS, payload: REGS_BYTES as u32, ..header };
+        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+        self.writer.write_part(&header, regs.as_bytes(), &mut wait).map_err(WaitError::into_link_error)
+    }
+
     /// Writes the record of an access that is more than the header.
     #[inline(never)]
     fn write_more(
@@ -137,7 +151,7 @@ impl RingPump {
         match ToVmm::try_from(self.incoming.header.kind).map_err(Fault::Ring)? {
             ToVmm::Request | ToVmm::Resume => {}
         }
-        let request = decode_vcpu_request(&self.incoming.payload).map_err(Fault::Decode)?;
+        let request = decode_vcpu_request(self.incoming.payload()).map_err(Fault::Decode)?;
         let setting = request.message.as_ref().and_then(setting_of);
         match command(request, &mut self.exchange)? {
             Asked::Vcpu(command) => {
@@ -190,7 +204,9 @@ impl Pump for RingPump {
                     Direction::Write => ToPlugin::Write,
                 };
                 let header = header(kind, &access);
-                if exchange.attached.there().any() || access.has_long_data() {
+                if exchange.attached.there() == REGS && !access.has_long_data() {
+                    self.write_regs(header, &exchange.attached, deadline)?;
+                } else if exchange.attached.there().any() || access.has_long_data() {
                     self.write_more(header, exchange.written(&access), &exchange.attached, deadline)?;
                 } else {
                     self.write_header(&header, deadline)?;
@@ -233,7 +249,7 @@ fn resume(incoming: &Incoming, exchange: &mut Exchange) -> Result<()> {
     if !body.data.is_empty() {
         exchange.data = Bytes::from_slice(body.data);
     }
-    if !incoming.payload.is_empty() {
+    if incoming.header.payload > 0 {
         set_registers(&body, &mut exchange.set);
     }
     let flags = incoming.header.flags;

@@ -62,11 +62,9 @@ impl Registers {
         Ok(())
     }
 
-    /// Whether any wait to be set.
-    pub(crate) fn has_to_set(&self) -> bool {
-        matches!(self.regs, Known::Set(_))
-            || matches!(self.sregs, Known::Set(_))
-            || matches!(self.debugregs, Known::Set(_))
+    /// Whether special or debug registers wait to be set.
+    pub(crate) fn has_special_to_set(&self) -> bool {
+        matches!(self.sregs, Known::Set(_)) || matches!(self.debugregs, Known::Set(_))
     }
 
     /// State of this kind, which came with the event, was looked at.

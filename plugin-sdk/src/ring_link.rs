@@ -108,13 +108,8 @@ impl RingLink {
 
     pub(crate) fn resume(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {
         let mut header = Header { kind: ToVmm::Resume as u16, flags: registers.seen, ..Header::default() };
-        if !registers.has_to_set() && header.put_inline(data) {
-            if self.wait.mapping.is_closed() {
-                return Err(Error::HungUp);
-            }
-            self.writer.write_header(&header, &mut self.wait)?;
-            self.writer.touch_next();
-            return Ok(());
+        if !registers.has_special_to_set() && header.put_inline(data) {
+            return self.resume_simply(header, registers.regs.to_set());
         }
         let body = Body {
             data,
@@ -123,6 +118,24 @@ impl RingLink {
             debug_regs: part(&registers.debugregs),
         };
         self.write(&Outgoing::with_body(header, body))
+    }
+
+    /// Most resumes: what a read returns lies in the header, and at most general registers, as bytes, go with it.
+    #[inline]
+    fn resume_simply(&mut self, mut header: Header, regs: &[u8]) -> Result<(), Error> {
+        if self.wait.mapping.is_closed() {
+            return Err(Error::HungUp);
+        }
+        if regs.is_empty() {
+            self.writer.write_header(&header, &mut self.wait)?;
+        } else {
+            header.flags |= Flags::REGS;
+            // `REGS_BYTES`.
+            header.payload = regs.len() as u32;
+            self.writer.write_part(&header, regs, &mut self.wait)?;
+        }
+        self.writer.touch_next();
+        Ok(())
     }
 
     /// Sends a request that is answered at once, and takes the answer.
@@ -134,7 +147,7 @@ impl RingLink {
         self.encoded = encoded;
         self.read()?;
         match ToPlugin::try_from(self.incoming.header.kind)? {
-            ToPlugin::Response => Ok(decode_vcpu_response(&self.incoming.payload)?),
+            ToPlugin::Response => Ok(decode_vcpu_response(self.incoming.payload())?),
             other => Err(Error::unexpected(format!("{other:?} in place of an answer"))),
         }
     }

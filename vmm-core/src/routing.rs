@@ -218,8 +218,11 @@ impl VcpuLoop {
             return Ok(Box::default());
         };
         match link.ask(event, deadline) {
-            Ok(Command::Resume(exchange)) if !attached.any() => {
+            Ok(Command::Resume(exchange)) => {
                 link.tells_looks = exchange.seen.is_some();
+                if attached.any() {
+                    self.learn(access, attached, exchange.seen.unwrap_or_default(), deferred);
+                }
                 Ok(exchange)
             }
             Ok(command) => self.converse(owner, command, access, attached, deferred, deadline),
@@ -244,12 +247,8 @@ impl VcpuLoop {
             let answer = match command {
                 Command::Resume(exchange) => {
                     link.tells_looks = exchange.seen.is_some();
-                    if let Some(access) = access.filter(|_| attached.any()) {
-                        let seen = exchange.seen.unwrap_or_default().or(asked);
-                        self.predictions.told(access, attached, seen);
-                        if let Some(deferred) = deferred {
-                            deferred.forget_unseen(attached, seen);
-                        }
+                    if attached.any() {
+                        self.learn(access, attached, exchange.seen.unwrap_or_default().or(asked), deferred);
                     }
                     return Ok(exchange);
                 }
@@ -271,6 +270,17 @@ impl VcpuLoop {
                 Command::Fail(error) => return Err(link_reason(error, name, access)),
             };
             command = link.ask(answer, deadline).map_err(|error| link_reason(error, name, access))?;
+        }
+    }
+
+    /// Takes note of what an owner has looked at of that which came with an access unasked.
+    #[inline(never)]
+    fn learn(&mut self, access: Option<&Access>, attached: Looks, seen: Looks, deferred: Option<&mut Deferred>) {
+        if let Some(access) = access {
+            self.predictions.told(access, attached, seen);
+        }
+        if let Some(deferred) = deferred {
+            deferred.forget_unseen(attached, seen);
         }
     }
 

@@ -108,6 +108,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes a record with one part behind its header, as `header.payload` says: at most [`MAX_FRAGMENT`] bytes, a multiple of 8.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    #[inline]
+    pub fn write_part<W: Waiter>(&mut self, header: &Header, part: &[u8], waiter: &mut W) -> Result<(), W::Error> {
+        debug_assert_eq!((header.payload as usize, part.len() % size_of::<u64>()), (part.len(), 0));
+        self.put(header, &[part], waiter)
+    }
+
     /// Writes what fits one slot.
     fn put<W: Waiter>(&mut self, header: &Header, parts: &[&[u8]], waiter: &mut W) -> Result<(), W::Error> {
         let bytes = header.payload.next_multiple_of(size_of::<u64>() as u32);
@@ -208,7 +218,8 @@ impl Reader {
     /// A [`Fault`], or what the waiter says. The ring is of no use after it.
     #[inline(always)]
     pub fn read<W: Waiter>(&mut self, incoming: &mut Incoming, waiter: &mut W) -> Result<(), W::Error> {
-        incoming.payload.clear();
+        incoming.words.clear();
+        incoming.bytes = 0;
         self.take(incoming, waiter)?;
         if incoming.header.flags & Flags::MORE == 0 { Ok(()) } else { self.read_on(incoming, waiter) }
     }
@@ -222,7 +233,7 @@ impl Reader {
             self.take(incoming, waiter)?;
         }
         // It does not grow beyond `MAX_PAYLOAD`.
-        header.payload = incoming.payload.len() as u32;
+        header.payload = incoming.bytes as u32;
         incoming.header = header;
         Ok(())
     }
@@ -253,16 +264,19 @@ impl Reader {
 
     #[inline(never)]
     fn take_payload(&mut self, incoming: &mut Incoming) -> Result<(), Fault> {
-        let Incoming { header, payload } = incoming;
+        let Incoming { header, words, bytes } = incoming;
         let length = header.payload as usize;
         let is_cut = header.flags & Flags::MORE != 0 && length != MAX_FRAGMENT;
-        if is_cut || length > MAX_FRAGMENT || payload.len().saturating_add(length) > MAX_PAYLOAD {
+        if is_cut || length > MAX_FRAGMENT || bytes.saturating_add(length) > MAX_PAYLOAD {
             return Err(Fault::BadLength { kind: header.kind, length: header.payload });
         }
-        self.mapping.copy_out(self.direction, self.position, length, payload);
-        let bytes = header.payload.next_multiple_of(size_of::<u64>() as u32);
-        self.position = self.position.wrapping_add(bytes);
-        self.unreleased = self.unreleased.wrapping_add(bytes);
+        let count = length.div_ceil(size_of::<u64>());
+        self.mapping.copy_out(self.direction, self.position, count, words);
+        *bytes = bytes.saturating_add(length);
+        // At most `MAX_FRAGMENT`, which is a multiple of 8.
+        let taken = header.payload.next_multiple_of(size_of::<u64>() as u32);
+        self.position = self.position.wrapping_add(taken);
+        self.unreleased = self.unreleased.wrapping_add(taken);
         Ok(())
     }
 

@@ -113,31 +113,33 @@ impl Mapping {
     pub(super) fn copy_in(&self, direction: Direction, position: u32, bytes: &[u8]) {
         let (words, rest) = bytes.as_chunks::<8>();
         let (behind, before) = self.payload_from(direction, position);
-        let (first, second) = words.split_at(words.len().min(behind.len()));
-        for (words, to) in [(first, behind), (second, before)] {
+        let copy = |words: &[[u8; 8]], to: &[AtomicU64]| {
             let words = words.iter().map(|word| u64::from_ne_bytes(*word));
             words.zip(to).for_each(|(word, to)| to.store(word, Ordering::Relaxed));
+        };
+        if rest.is_empty() && words.len() <= behind.len() {
+            return copy(words, behind);
         }
+        let (first, second) = words.split_at(words.len().min(behind.len()));
+        copy(first, behind);
+        copy(second, before);
+        let mut last = [0; 8];
+        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
         if !rest.is_empty() {
-            let mut last = [0; 8];
-            last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
             let to = behind.get(words.len()).or_else(|| before.get(second.len()));
             to.into_iter().for_each(|to| to.store(u64::from_ne_bytes(last), Ordering::Relaxed));
         }
     }
 
-    /// Copies `length` bytes out from `position` on, to the end of `out`.
-    pub(super) fn copy_out(&self, direction: Direction, position: u32, length: usize, out: &mut Vec<u8>) {
-        let begin = out.len();
-        let end = begin.saturating_add(length);
-        out.resize(begin.saturating_add(length.next_multiple_of(size_of::<u64>())), 0);
-        let (words, _) = out.get_mut(begin..).unwrap_or_default().as_chunks_mut::<8>();
+    /// Copies `count` words out from `position` on, around the end, to the end of `out`.
+    pub(super) fn copy_out(&self, direction: Direction, position: u32, count: usize, out: &mut Vec<u64>) {
         let (behind, before) = self.payload_from(direction, position);
-        let (first, second) = words.split_at_mut(words.len().min(behind.len()));
-        for (words, from) in [(first, behind), (second, before)] {
-            words.iter_mut().zip(from).for_each(|(word, from)| *word = from.load(Ordering::Relaxed).to_ne_bytes());
+        let first = behind.get(..count).unwrap_or(behind);
+        out.extend(first.iter().map(|word| word.load(Ordering::Relaxed)));
+        let second = count.saturating_sub(first.len());
+        if second > 0 {
+            out.extend(before.iter().take(second).map(|word| word.load(Ordering::Relaxed)));
         }
-        out.truncate(end);
     }
 
     /// The words of the payload from `position` to their end, and those from their beginning up to there, which follow them.

@@ -230,18 +230,26 @@ fn part<'a, const N: usize>(is_there: bool, rest: &mut &'a [u8], bad: Fault) -> 
 pub struct Incoming {
     /// The header.
     pub header: Header,
-    /// What followed it.
-    pub payload: Vec<u8>,
+    /// What followed it, in the words that it came in.
+    pub(super) words: Vec<u64>,
+    /// How many bytes of those are meant.
+    pub(super) bytes: usize,
 }
 
 impl Incoming {
+    /// What followed the header.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.words.as_bytes().get(..self.bytes).unwrap_or_default()
+    }
+
     /// Its body, as [`Header::body`] says.
     ///
     /// # Errors
     /// As there.
     #[inline]
     pub fn body(&self) -> Result<Body<'_>, Fault> {
-        self.header.body(&self.payload)
+        self.header.body(self.payload())
     }
 }
 

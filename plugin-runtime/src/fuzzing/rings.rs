@@ -111,7 +111,7 @@ impl Ring {
     fn read(&mut self) {
         let mut incoming = Incoming::default();
         let read = self.reader.read(&mut incoming, &mut Impatient);
-        let Incoming { header, payload } = &incoming;
+        let (header, payload) = (&incoming.header, incoming.payload());
         assert!(payload.len() <= MAX_PAYLOAD);
         if read.is_ok() {
             assert_eq!(payload.len(), header.payload as usize);
@@ -124,7 +124,7 @@ impl Ring {
         match &mut self.queue {
             None => {}
             Some(queue) => match (queue.pop_front(), read) {
-                (Some((kind, expected)), Ok(())) => assert_eq!((header.kind, payload), (kind, &expected)),
+                (Some((kind, expected)), Ok(())) => assert_eq!((header.kind, payload), (kind, &expected[..])),
                 (None, Err(Fault::Closed)) => {}
                 (expected, read) => panic!("{read:?} in place of {expected:?}"),
             },

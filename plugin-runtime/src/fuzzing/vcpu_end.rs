@@ -138,7 +138,7 @@ impl RingEnd {
         match ToPlugin::try_from(incoming.header.kind) {
             Ok(ToPlugin::Response) if self.is_mine_to_blame => Came::Fault,
             Ok(ToPlugin::Response) => {
-                let response = decode_vcpu_response(&incoming.payload).expect("the VMM's messages are good");
+                let response = decode_vcpu_response(incoming.payload()).expect("the VMM's messages are good");
                 Came::Response(Box::new(response))
             }
             Ok(kind) => {
