@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use plugin_proto::ring::{Mapping, turn};
+use plugin_proto::ring::{Mapping, between_looks, turn};
 
 /// Microseconds that are looked for at most where nothing else was asked for: some times what waking a sleeper takes.
 const DEFAULT_US: u32 = 50;
@@ -10,7 +10,7 @@ const DEFAULT_US: u32 = 50;
 /// processor has come by then.
 const YIELD_US: u32 = 4;
 /// The part of a microsecond that is let pass before the first look: a cache line goes to another processor and back in that time.
-const FIRST_LOOK: u32 = 8;
+const FIRST_LOOK: u32 = 12;
 /// Vain waits in a row after which there is a rest.
 const STRIKES: u32 = 4;
 /// Waits without looking, after that.
@@ -64,7 +64,7 @@ impl Budget {
     pub(crate) fn hold_back(&self) {
         if self.polling.spins > 0 && self.rest == 0 {
             for _ in 0..self.polling.spins_a_microsecond / FIRST_LOOK {
-                std::hint::spin_loop();
+                between_looks();
             }
         }
     }
@@ -89,7 +89,7 @@ impl Budget {
         if yields {
             rustix::thread::sched_yield();
         } else {
-            std::hint::spin_loop();
+            between_looks();
         }
         yields
     }
@@ -107,7 +107,7 @@ fn measure() -> u32 {
     const LOOKS: u32 = 2000;
     let begun = Instant::now();
     for _ in 0..LOOKS {
-        std::hint::spin_loop();
+        between_looks();
     }
     let nanoseconds = begun.elapsed().as_nanos().max(1);
     u32::try_from(u128::from(LOOKS).saturating_mul(1000) / nanoseconds).unwrap_or(u32::MAX).clamp(1, 1000)

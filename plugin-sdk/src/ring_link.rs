@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU32;
 
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
 use plugin_proto::ring::{
-    Body, Direction, Fault, Flags, Header, Incoming, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer, turn,
+    Body, Direction, Fault, Flags, Header, Incoming, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer,
+    between_looks, turn,
 };
 use plugin_proto::{decode_vcpu_response, encode_vcpu_request};
 use rustix::io::Errno;
@@ -214,7 +215,7 @@ impl Waiter for Wait {
         if looks & self.turn == self.turn {
             rustix::thread::sched_yield();
         } else {
-            std::hint::spin_loop();
+            between_looks();
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::thread::futex;
 
 use super::index::{ASLEEP, ReaderIndex, WriterIndex, arm, disarm, slot};
+use super::looking::between_looks;
 use super::{CAPACITY, Direction, Fault, Flags, Header, Incoming, MAX_FRAGMENT, MAX_PAYLOAD, Mapping, Outgoing, SLOTS};
 
 /// How one side waits for the other.
@@ -25,7 +26,7 @@ pub trait Waiter {
     /// As [`sleep`](Self::sleep): where others are let run, time passes.
     fn relax(&mut self, looks: u32) -> Result<(), Self::Error> {
         let _ = looks;
-        std::hint::spin_loop();
+        between_looks();
         Ok(())
     }
 
@@ -34,12 +35,6 @@ pub trait Waiter {
     /// # Errors
     /// Where there is no use in waiting on.
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Self::Error>;
-}
-
-/// A mask for about every `period`th look: that whose number has all of its bits.
-#[must_use]
-pub fn turn(period: u32) -> u32 {
-    period.checked_next_power_of_two().unwrap_or(1 << 31).saturating_sub(1)
 }
 
 /// Looks for a record between two for the ring's end.

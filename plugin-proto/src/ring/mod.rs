@@ -13,12 +13,16 @@ mod end;
 mod fault;
 mod index;
 #[cfg(not(loom))]
+mod looking;
+#[cfg(not(loom))]
 mod mapping;
 mod record;
 
 #[cfg(not(loom))]
-pub use end::{Reader, Waiter, Writer, turn, wake};
+pub use end::{Reader, Waiter, Writer, wake};
 pub use fault::Fault;
+#[cfg(not(loom))]
+pub use looking::{between_looks, turn};
 #[cfg(not(loom))]
 pub use mapping::{Direction, Mapping};
 pub use record::{Body, DEBUG_REGS_BYTES, Flags, Header, Incoming, Outgoing, REGS_BYTES, SREGS_BYTES, ToPlugin, ToVmm};
