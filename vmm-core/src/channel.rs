@@ -12,16 +12,16 @@ use crate::exchange::Exchange;
 /// From a vCPU to the owner of what happened.
 #[derive(Debug)]
 pub enum Event {
-    /// The vCPU exists and has executed nothing. It waits for a [`Resume`].
+    /// The vCPU exists and has executed nothing. It waits for a [resume](Command::Resume).
     Init,
-    /// The guest accessed something of the owner's. The vCPU waits for a [`Resume`].
+    /// The guest accessed something of the owner's. The vCPU waits for a [resume](Command::Resume).
     Access {
         /// The access.
         access: Access,
         /// What is told with it. The box goes back with the resume.
         exchange: Box<Exchange>,
     },
-    /// The guest called Hyper-V. The vCPU waits for a [`Resume`] whose data is the call's result, 8 bytes.
+    /// The guest called Hyper-V. The vCPU waits for a [resume](Command::Resume) whose data is the call's result, 8 bytes.
     HypervCall {
         /// The call's code and flags.
         input: u64,
@@ -30,7 +30,7 @@ pub enum Event {
         /// In which the result comes back.
         exchange: Box<Exchange>,
     },
-    /// The guest has set up Hyper-V's synthetic interrupt controller. The vCPU waits for a [`Resume`].
+    /// The guest has set up Hyper-V's synthetic interrupt controller. The vCPU waits for a [resume](Command::Resume).
     HypervSynic {
         /// The MSR it wrote.
         msr: u32,
@@ -48,7 +48,7 @@ pub enum Event {
         /// What the guest wrote, where that is more than lies in the access: see [`written`](Self::written).
         long: Box<[u8]>,
     },
-    /// The vCPU stands still as the owner asked. It waits for a [`Resume`].
+    /// The vCPU stands still as the owner asked. It waits for a [resume](Command::Resume).
     Paused {
         /// The number the owner gave with its wish.
         user: u64,
