@@ -129,6 +129,27 @@ fn a_writer_waits_for_room() {
     assert_eq!(reader.read(&mut incoming, &mut Impatient), Err(Fault::Closed));
 }
 
+/// Also not in a full ring, where the next slot holds the oldest record.
+#[test]
+fn a_slot_that_is_touched_ahead_is_no_record_and_spoils_none() {
+    let mapping = mapping();
+    let (mut writer, mut reader) = ends(&mapping);
+    let mut incoming = Incoming::default();
+    writer.touch_next();
+    assert_eq!(reader.read(&mut incoming, &mut Impatient), Err(Fault::Closed));
+    for round in 0..3 {
+        for number in 0..u64::from(SLOTS) {
+            let header = Header { kind: 1, words: [number + round; 5], ..Header::default() };
+            writer.write_header(&header, &mut Impatient).unwrap();
+            writer.touch_next();
+        }
+        for number in 0..u64::from(SLOTS) {
+            reader.read(&mut incoming, &mut Impatient).unwrap();
+            assert_eq!(incoming.header.words, [number + round; 5]);
+        }
+    }
+}
+
 #[test]
 fn a_sleeping_reader_is_woken_by_the_end() {
     let mapping = mapping();

@@ -169,6 +169,58 @@ fn a_threaded_pump_answers_each_vcpu() {
     device_serves_both(Stepping::Threaded);
 }
 
+#[test]
+fn an_exchange_comes_to_each_access_without_what_was_said_at_the_one_before() {
+    let vm = Mock::new(Script::once([1, 2, 3].into_iter().flat_map(mov_out))).create_vm().unwrap();
+    let (mut machine, notices) = Machine::new(vm, &config(1)).unwrap();
+    let owner = machine
+        .attach("device", Stepping::Inline, |_| {
+            Box::new(|event: Event| match event {
+                Event::Access { exchange, access } if exchange.written(&access) == [3] => Command::Stop,
+                Event::Access { mut exchange, .. } => {
+                    assert!(exchange.data.is_empty() && exchange.seen.is_none());
+                    assert!(!exchange.attached.there().any() && !exchange.set.there().any());
+                    exchange.data = vmm_core::Bytes::from_slice(&[1]);
+                    exchange.set.regs_mut().rflags = 2;
+                    Command::Resume(exchange)
+                }
+                _ => Command::Resume(Box::default()),
+            })
+        })
+        .unwrap();
+    machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
+    machine.start().unwrap();
+    assert!(matches!(stop_reason(&notices), StopReason::Released { .. }));
+    machine.join();
+}
+
+#[test]
+fn an_inline_pump_without_a_command_for_an_access_has_hung_up() {
+    struct Speechless;
+    impl Pump for Speechless {
+        fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Option<Command>, LinkError> {
+            Ok(matches!(event, Event::Init).then(|| Command::Resume(Box::default())))
+        }
+    }
+    let vm = Mock::new(Script::once(mov_out(1))).create_vm().unwrap();
+    let (mut machine, notices) = Machine::new(vm, &config(1)).unwrap();
+    let owner = machine.attach("serial", Stepping::Inline, |_| Box::new(Speechless)).unwrap();
+    machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
+    machine.start().unwrap();
+    assert_eq!(stop_reason(&notices).to_string(), "serial hung up");
+    machine.join();
+}
+
+/// Why the machine's vCPU stopped.
+fn stop_reason(notices: &vmm_core::Notices) -> StopReason {
+    loop {
+        let notice = notices.channel.recv_timeout(test_utils::wait::LIMIT).unwrap();
+        if let vmm_core::Notice::Stopped(_, reason) = notice {
+            return reason;
+        }
+    }
+}
+
 /// A pump that fails at the first access.
 struct Broken(Option<LinkError>);
 
@@ -195,13 +247,7 @@ fn a_pump_that_fails_stops_its_vcpu_with_the_owners_name() {
             let owner = machine.attach("serial", stepping, |_| Box::new(Broken(error.take()))).unwrap();
             machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
             machine.start().unwrap();
-            loop {
-                let notice = notices.channel.recv_timeout(test_utils::wait::LIMIT).unwrap();
-                if let vmm_core::Notice::Stopped(_, reason) = notice {
-                    assert_eq!(reason.to_string(), expected);
-                    break;
-                }
-            }
+            assert_eq!(stop_reason(&notices).to_string(), expected);
         }
     }
 }
