@@ -37,8 +37,8 @@ pub trait Waiter {
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Self::Error>;
 }
 
-/// Looks for a record between two for the ring's end.
-const LOOKS_BETWEEN_ENDS: u32 = 64;
+/// A mask for the looks for a record that one for the ring's end follows.
+const LOOKS_BETWEEN_ENDS: u32 = 63;
 
 /// Wakes whoever sleeps on `word`, in whatever process.
 pub fn wake(word: &AtomicU32) {
@@ -239,7 +239,10 @@ impl Reader {
         let at = slot(self.index.read());
         let first = match self.look(at) {
             Some(first) => first,
-            None => self.await_record(at, waiter)?,
+            None => match self.look_for_a_while(at, waiter)? {
+                Some(first) => first,
+                None => self.sleep_until(at, waiter)?,
+            },
         };
         let mut line = [first; 8];
         let [_, to @ ..] = &mut line;
@@ -294,20 +297,28 @@ impl Reader {
         }
     }
 
-    /// Waits for the record in slot `at`: its first word.
-    fn await_record<W: Waiter>(&mut self, at: usize, waiter: &mut W) -> Result<u64, W::Error> {
+    /// Looks for the record in slot `at` as often as the waiter wants: its first word.
+    #[inline(always)]
+    fn look_for_a_while<W: Waiter>(&mut self, at: usize, waiter: &mut W) -> Result<Option<u64>, W::Error> {
         self.release();
-        let words = self.mapping.words(self.direction);
         for looks in 0..waiter.spins() {
             waiter.relax(looks)?;
             if let Some(first) = self.look(at) {
-                return Ok(first);
+                return Ok(Some(first));
             }
             // Looking may take long where others are let run.
-            if looks % LOOKS_BETWEEN_ENDS == 0 && words.is_closed() {
+            if looks & LOOKS_BETWEEN_ENDS == LOOKS_BETWEEN_ENDS && self.mapping.words(self.direction).is_closed() {
                 break;
             }
         }
+        Ok(None)
+    }
+
+    /// Sleeps until the record in slot `at` is there: its first word.
+    #[cold]
+    #[inline(never)]
+    fn sleep_until<W: Waiter>(&mut self, at: usize, waiter: &mut W) -> Result<u64, W::Error> {
+        let words = self.mapping.words(self.direction);
         loop {
             arm(&words.reader_sleeps);
             if self.look(at).is_none() {
