@@ -271,6 +271,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn data_of_a_write_lies_inline_up_to_eight_bytes() {
+        let short = Access::write(AddressSpace::Pio, 0, &[1, 2]).unwrap();
+        assert!(!short.has_long_data());
+        assert_eq!(short.inline_word().to_ne_bytes(), [1, 2, 0, 0, 0, 0, 0, 0]);
+        let new = |direction, count| Access::new(AddressSpace::Pio, 0, direction, 1, count).unwrap();
+        assert!(!new(Direction::Write, 8).has_long_data());
+        assert!(new(Direction::Write, 9).has_long_data());
+        assert!(!new(Direction::Read, 9).has_long_data());
+        assert_eq!(new(Direction::Read, 9).inline_word(), 0);
+    }
+
+    #[test]
     fn an_access_has_at_least_one_byte_and_at_most_a_page() {
         let new = |width, count| Access::new(AddressSpace::Pio, 0, Direction::Read, width, count);
         assert!(new(0, 1).is_none());

@@ -148,9 +148,7 @@ impl RingPump {
     /// The command of a record that is no resume; `None` where the vCPU has not to hear of it, and it is answered.
     #[cold]
     fn requested(&mut self, deadline: Option<Instant>) -> Result<Option<Command>> {
-        match ToVmm::try_from(self.incoming.header.kind).map_err(Fault::Ring)? {
-            ToVmm::Request | ToVmm::Resume => {}
-        }
+        ToVmm::try_from(self.incoming.header.kind).map_err(Fault::Ring)?;
         let request = decode_vcpu_request(self.incoming.payload()).map_err(Fault::Decode)?;
         let setting = request.message.as_ref().and_then(setting_of);
         match command(request, &mut self.exchange)? {
@@ -172,6 +170,7 @@ impl RingPump {
     #[cold]
     fn tell(&mut self, event: Event, deadline: Option<Instant>) -> Result<()> {
         match event {
+            // They were told of where they came.
             Event::Access { .. } | Event::Posted { .. } => Ok(()),
             Event::Init => self.bare(ToPlugin::Init, 0, [0; 5], deadline),
             Event::Paused { user } => self.bare(ToPlugin::Paused, user, [0; 5], deadline),
@@ -263,15 +262,14 @@ fn resume(incoming: &Incoming, exchange: &mut Exchange) -> Result<()> {
 
 #[inline(never)]
 fn set_registers(body: &Body<'_>, set: &mut Registers) {
-    // The sizes are the structures' own.
     if let Some(bytes) = body.regs {
-        set.regs_mut().as_mut_bytes().copy_from_slice(bytes);
+        set.put_regs(&zerocopy::transmute!(*bytes));
     }
     if let Some(bytes) = body.sregs {
-        set.sregs_mut().as_mut_bytes().copy_from_slice(bytes);
+        set.put_sregs(&zerocopy::transmute!(*bytes));
     }
     if let Some(bytes) = body.debug_regs {
-        set.debug_regs_mut().as_mut_bytes().copy_from_slice(bytes);
+        set.put_debug_regs(&zerocopy::transmute!(*bytes));
     }
 }
 

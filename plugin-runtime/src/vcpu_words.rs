@@ -123,13 +123,13 @@ pub(crate) fn resume_from_wire(resume: &vcpu_request::Resume, exchange: &mut Exc
     let wrong = |what| move |_: Errno| LinkError::from(Fault::ResumeSize(what));
     exchange.data = Bytes::from_slice(&resume.data);
     if !resume.regs.is_empty() {
-        *exchange.set.regs_mut() = from_bytes(&resume.regs).map_err(wrong("regs"))?;
+        exchange.set.put_regs(&from_bytes(&resume.regs).map_err(wrong("regs"))?);
     }
     if !resume.sregs.is_empty() {
-        *exchange.set.sregs_mut() = from_bytes(&resume.sregs).map_err(wrong("sregs"))?;
+        exchange.set.put_sregs(&from_bytes(&resume.sregs).map_err(wrong("sregs"))?);
     }
     if !resume.debugregs.is_empty() {
-        *exchange.set.debug_regs_mut() = from_bytes(&resume.debugregs).map_err(wrong("debugregs"))?;
+        exchange.set.put_debug_regs(&from_bytes(&resume.debugregs).map_err(wrong("debugregs"))?);
     }
     Ok(())
 }

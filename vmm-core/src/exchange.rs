@@ -38,7 +38,7 @@ impl Exchange {
     #[must_use]
     pub fn with_regs(regs: &kvm_regs) -> Box<Self> {
         let mut exchange = Box::<Self>::default();
-        *exchange.set.regs_mut() = *regs;
+        exchange.set.put_regs(regs);
         exchange
     }
 
@@ -93,22 +93,25 @@ impl Registers {
         self.there.debug_regs.then_some(&self.debug_regs)
     }
 
-    /// General registers, which are there from now on.
-    pub fn regs_mut(&mut self) -> &mut kvm_regs {
+    /// Puts general registers there, all of them: what was in the box before is never seen.
+    #[inline]
+    pub fn put_regs(&mut self, regs: &kvm_regs) {
         self.there.regs = true;
-        &mut self.regs
+        self.regs = *regs;
     }
 
-    /// Segment and control registers, which are there from now on.
-    pub fn sregs_mut(&mut self) -> &mut kvm_sregs {
+    /// Puts segment and control registers there.
+    #[inline]
+    pub fn put_sregs(&mut self, sregs: &kvm_sregs) {
         self.there.sregs = true;
-        &mut self.sregs
+        self.sregs = *sregs;
     }
 
-    /// Debug registers, which are there from now on.
-    pub fn debug_regs_mut(&mut self) -> &mut kvm_debugregs {
+    /// Puts debug registers there.
+    #[inline]
+    pub fn put_debug_regs(&mut self, debug_regs: &kvm_debugregs) {
         self.there.debug_regs = true;
-        &mut self.debug_regs
+        self.debug_regs = *debug_regs;
     }
 
     fn clear(&mut self) {
@@ -126,9 +129,9 @@ mod tests {
     fn nothing_of_one_exchange_is_left_for_the_next() {
         let mut exchange = Exchange::answer(&[1]);
         exchange.long.push(2);
-        exchange.attached.regs_mut().rax = 3;
-        exchange.set.sregs_mut().cr0 = 4;
-        exchange.set.debug_regs_mut().dr7 = 5;
+        exchange.attached.put_regs(&kvm_regs { rax: 3, ..Default::default() });
+        exchange.set.put_sregs(&kvm_sregs { cr0: 4, ..Default::default() });
+        exchange.set.put_debug_regs(&kvm_debugregs { dr7: 5, ..Default::default() });
         exchange.seen = Some(Looks::default());
         exchange.clear();
         let read = Access::read(AddressSpace::Pio, 1, 1).unwrap();

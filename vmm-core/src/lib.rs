@@ -1,8 +1,8 @@
 //! A running machine, whoever its devices belong to.
 //!
 //! A [`Machine`] is a VM, its vCPU threads, and the [`AddressMap`] that says whose each port and each piece of unbacked
-//! memory is. Every exit goes to its owner over a pair of crossbeam channels, one pair for each vCPU and owner; requests
-//! on the stopped vCPU come back over the same pair, and at last the [resume](Command::Resume) that lets it run on.
+//! memory is. Every exit goes to its owner over a crossbeam channel, one for each vCPU and owner. Requests on the stopped vCPU
+//! come back, over a channel too where another thread gives them, and at last the [resume](Command::Resume) that lets it run on.
 //!
 //! At the channels' far ends stands a [`Pump`]: what carries an exit to where it is answered. It is stepped by the
 //! vCPU's own thread or by one of its own ([`Stepping`]); a test may stand at the [`FarEnd`]s itself. This crate does

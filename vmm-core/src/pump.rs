@@ -13,7 +13,7 @@ use crate::stop_signal::StopSignal;
 /// Every closure that gives a command for an event is a pump: an in-process device.
 pub trait Pump: Send {
     /// Carries `event` to the owner, and brings the command it gives next; `None` where the event
-    /// [wants none](Event::wants_command).
+    /// [wants none](Event::wants_command). Who brings none for one that wants it has hung up.
     ///
     /// It may block, but must return [`LinkError::Stopped`] soon after the machine's
     /// [`StopSignal`](crate::StopSignal) was set, and [`LinkError::TimedOut`] at the deadline.

@@ -158,13 +158,13 @@ impl VcpuLoop {
     ) -> hypervisor::Result<()> {
         let attached = &mut exchange.attached;
         if which.regs {
-            *attached.regs_mut() = current_regs(&*self.vcpu, deferred.as_deref_mut())?;
+            attached.put_regs(&current_regs(&*self.vcpu, deferred.as_deref_mut())?);
         }
         if which.sregs {
-            *attached.sregs_mut() = *current_sregs(&*self.vcpu, deferred.as_deref_mut())?;
+            attached.put_sregs(&*current_sregs(&*self.vcpu, deferred.as_deref_mut())?);
         }
         if which.debug_regs {
-            *attached.debug_regs_mut() = *current_debug_regs(&*self.vcpu, deferred)?;
+            attached.put_debug_regs(&*current_debug_regs(&*self.vcpu, deferred)?);
         }
         Ok(())
     }
@@ -181,11 +181,11 @@ impl VcpuLoop {
     /// Tells of the writes that were coalesced up to here: they came before the exit that is looked at next.
     #[inline]
     pub(crate) fn tell_coalesced(&mut self) -> Result<()> {
-        if self.shared.coalesced.any() { self.tell_them() } else { Ok(()) }
+        if self.shared.coalesced.any() { self.post_coalesced() } else { Ok(()) }
     }
 
     #[inline(never)]
-    fn tell_them(&mut self) -> Result<()> {
+    fn post_coalesced(&mut self) -> Result<()> {
         let mut writes = std::mem::take(&mut self.coalesced);
         self.shared.coalesced.take(&mut writes);
         for (owner, access) in writes.drain(..) {

@@ -22,7 +22,7 @@ fn in_out() -> [Step; 3] {
 
 fn resume_with(rig: &Rig, data: &[u8], regs: kvm_regs) {
     let mut exchange = Exchange::answer(data);
-    *exchange.set.regs_mut() = regs;
+    exchange.set.put_regs(&regs);
     rig.send(0, Command::Resume(exchange));
 }
 
@@ -81,7 +81,7 @@ fn segment_registers_set_within_a_read_hold() {
     let Event::State(Ok(State::Sregs(mut sregs))) = rig.event(0) else { panic!("no sregs") };
     sregs.ds.base = 0x1230;
     let mut exchange = Exchange::answer(&[1]);
-    *exchange.set.sregs_mut() = *sregs;
+    exchange.set.put_sregs(&sregs);
     rig.send(0, Command::Resume(exchange));
     rig.expect_write(0, &[1, 0x55, 0, 0]);
     rig.send(0, Command::Get(StateKind::Sregs));
@@ -106,7 +106,7 @@ fn resume_telling(rig: &Rig, data: &[u8], regs: Option<kvm_regs>, looked: bool) 
     let mut exchange = Exchange::answer(data);
     exchange.seen = Some(Looks { regs: looked, ..Looks::default() });
     if let Some(regs) = regs {
-        *exchange.set.regs_mut() = regs;
+        exchange.set.put_regs(&regs);
     }
     rig.send(0, Command::Resume(exchange));
 }
@@ -160,7 +160,7 @@ fn of_debug_registers_set_in_two_fragments_of_a_read_the_later_hold() {
     let debug_regs = |address| Box::new(kvm_debugregs { db: [address, 0, 0, 0], ..Default::default() });
     rig.expect_access(0);
     let mut exchange = Exchange::answer(&[1, 2]);
-    *exchange.set.debug_regs_mut() = *debug_regs(0x1000);
+    exchange.set.put_debug_regs(&debug_regs(0x1000));
     rig.send(0, Command::Resume(exchange));
     rig.expect_access(0);
     assert_eq!(debug_address(&rig), 0x1000, "seen as set, though not applied yet");

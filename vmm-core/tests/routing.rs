@@ -181,7 +181,7 @@ fn an_exchange_comes_to_each_access_without_what_was_said_at_the_one_before() {
                     assert!(exchange.data.is_empty() && exchange.seen.is_none());
                     assert!(!exchange.attached.there().any() && !exchange.set.there().any());
                     exchange.data = vmm_core::Bytes::from_slice(&[1]);
-                    exchange.set.regs_mut().rflags = 2;
+                    exchange.set.put_regs(&hypervisor::kvm_regs { rflags: 2, ..Default::default() });
                     Command::Resume(exchange)
                 }
                 _ => Command::Resume(Box::default()),
@@ -449,7 +449,7 @@ fn registers_attached_to_a_read_count_as_seen() {
     rig.machine.set_call_hint(Some(hint));
     rig.start_running();
     let Event::Access { mut exchange, .. } = rig.event(0) else { panic!("no access") };
-    *exchange.set.regs_mut() = hypervisor::kvm_regs { rbx: 3, ..*exchange.attached.regs().unwrap() };
+    exchange.set.put_regs(&hypervisor::kvm_regs { rbx: 3, ..*exchange.attached.regs().unwrap() });
     exchange.data = vmm_core::Bytes::from_slice(&[0x77]);
     rig.send(0, Command::Resume(exchange));
     rig.expect_write(0, &[0x77, 0x55]);

@@ -9,13 +9,10 @@
 /// have to be taken back.
 #[inline]
 pub fn between_looks() {
-    #[cfg(target_arch = "x86_64")]
     // SAFETY: it needs SSE2, which every x86-64 processor has.
     unsafe {
         std::arch::x86_64::_mm_lfence();
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    std::hint::spin_loop();
 }
 
 /// A mask for about every `period`th look: that whose number has all of its bits.

@@ -226,7 +226,7 @@ impl Stage {
             ..Default::default()
         };
         let mut exchange = Exchange::with_regs(&regs);
-        *exchange.set.sregs_mut() = *sregs;
+        exchange.set.put_sregs(&sregs);
         self.send(vcpu, Command::Resume(exchange));
     }
 

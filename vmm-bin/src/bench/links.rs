@@ -194,7 +194,7 @@ impl Device {
             Event::State(Ok(State::Sregs(mut sregs))) => {
                 guest::enter_real_mode(&mut sregs);
                 let mut exchange = Exchange::with_regs(&guest::regs());
-                *exchange.set.sregs_mut() = *sregs;
+                exchange.set.put_sregs(&sregs);
                 Command::Resume(exchange)
             }
             Event::Posted { .. } => {
@@ -218,7 +218,7 @@ impl Device {
             Event::State(Ok(State::Regs(mut regs))) => {
                 guest::change(&mut regs);
                 let mut exchange = self.exchange.take().unwrap_or_default();
-                *exchange.set.regs_mut() = *regs;
+                exchange.set.put_regs(&regs);
                 Command::Resume(exchange)
             }
             _ => Command::Resume(Box::default()),
