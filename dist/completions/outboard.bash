@@ -94,7 +94,7 @@ _outboard() {
                     return 0
                     ;;
                 --link)
-                    COMPREPLY=($(compgen -W "bare channel-inline channel-thread pipe-unjailed pipe ring-sleep ring-poll" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "bare line channel-inline channel-thread pipe-unjailed pipe ring-sleep ring-poll" -- "${cur}"))
                     return 0
                     ;;
                 --pin)

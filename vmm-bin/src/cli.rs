@@ -50,8 +50,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Measure what an exit costs on each way to the one who answers it
     ///
-    /// Seven links are compared: `bare`, answered where the vCPU is run; `channel-inline` and `channel-thread`, answered
-    /// in this process behind the channels of a machine, on the vCPU's own thread or on another; `pipe`, answered by a
+    /// Eight links are compared: `bare`, answered where the vCPU is run; `line`, the same when a cache line has gone to
+    /// another thread and back, the least that shared memory costs; `channel-inline` and `channel-thread`, answered in this process behind the channels of a machine, on the vCPU's own thread or on another; `pipe`, answered by a
     /// plugin process in its jail over pipes, `pipe-unjailed` by one without; `ring-sleep` and `ring-poll`, by one in its
     /// jail over rings in shared memory whose waiters sleep at once, or look first. `start` is the time until such a
     /// process makes its first request; its ratio is to a start without a jail. A time is from one guest entry to the

@@ -19,8 +19,8 @@ on_each_backend! {
 }
 
 const CASES: [&str; 6] = ["sync-write", "sync-read", "regs", "regs-read", "posted", "coalesced"];
-const LINKS: [&str; 7] =
-    ["bare", "channel-inline", "channel-thread", "pipe-unjailed", "pipe", "ring-sleep", "ring-poll"];
+const LINKS: [&str; 8] =
+    ["bare", "line", "channel-inline", "channel-thread", "pipe-unjailed", "pipe", "ring-sleep", "ring-poll"];
 
 fn bench(backend: Backend, args: &[&str]) -> Ended {
     let fixed = ["bench", "-n", "50", "--blocks", "1", "--starts", "1", "--hypervisor", backend.name()];

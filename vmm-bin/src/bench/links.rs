@@ -12,6 +12,7 @@ use vmm_core::{
 };
 
 use super::guest::{self, Case, Posts};
+use super::line::Line;
 use crate::error::Failure;
 
 /// A way of an exit to the one who answers it.
@@ -19,6 +20,8 @@ use crate::error::Failure;
 pub(crate) enum Link {
     /// None: the answer is given where the vCPU is run
     Bare,
+    /// None, but a cache line goes to another thread and back before the answer: the least that shared memory costs on this host
+    Line,
     /// The channels of a machine, answered on the vCPU's own thread
     ChannelInline,
     /// The channels of a machine, answered on another thread
@@ -61,8 +64,9 @@ pub(super) fn other_ranges(reservations: u32) -> impl Iterator<Item = (u64, u64)
 
 impl Link {
     /// All, beginning with the one the others are compared with.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Bare,
+        Self::Line,
         Self::ChannelInline,
         Self::ChannelThread,
         Self::PipeUnjailed,
@@ -79,6 +83,7 @@ impl Link {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::Line => "line",
             Self::ChannelInline => "channel-inline",
             Self::ChannelThread => "channel-thread",
             Self::PipeUnjailed => "pipe-unjailed",
@@ -90,18 +95,19 @@ impl Link {
 
     /// Whether a plugin process answers.
     pub(super) fn has_plugin(self) -> bool {
-        !matches!(self, Self::Bare | Self::ChannelInline | Self::ChannelThread)
+        !matches!(self, Self::Bare | Self::Line | Self::ChannelInline | Self::ChannelThread)
     }
 
     /// Whether writes that may be coalesced are.
     pub(super) fn coalesces(self) -> bool {
-        self != Self::Bare
+        !matches!(self, Self::Bare | Self::Line)
     }
 
     /// Runs a VM behind this link, until the guest shuts down.
     pub(super) fn run(self, hypervisor: &dyn Hypervisor, setup: Setup) -> Result<(), Failure> {
         match self {
-            Self::Bare => bare(hypervisor, setup.case),
+            Self::Bare => bare(hypervisor, setup.case, None),
+            Self::Line => bare(hypervisor, setup.case, Some(Line::new(setup.plugin_core)?)),
             Self::ChannelInline => channel(hypervisor, setup, Stepping::Inline),
             Self::ChannelThread => channel(hypervisor, setup, Stepping::Threaded),
             Self::PipeUnjailed => process(hypervisor, setup, Sandbox::None, Transport::Pipe, None),
@@ -112,7 +118,7 @@ impl Link {
     }
 }
 
-fn bare(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
+fn bare(hypervisor: &dyn Hypervisor, case: Case, mut line: Option<Line>) -> Result<(), Failure> {
     let vm = hypervisor.create_vm()?;
     case.load(&*vm)?;
     let mut vcpu = vm.create_vcpu(VcpuId(0))?;
@@ -123,6 +129,9 @@ fn bare(hypervisor: &dyn Hypervisor, case: Case) -> Result<(), Failure> {
     loop {
         match vcpu.run()? {
             Exit::Access(access) => {
+                if let Some(line) = &mut line {
+                    line.there_and_back();
+                }
                 if access.direction() == Direction::Read {
                     vcpu.answer(&[guest::ANSWER])?;
                     if case.sets_registers() {
@@ -265,7 +274,7 @@ mod tests {
     use super::*;
     use crate::bench::meter::Metered;
 
-    const IN_THIS_PROCESS: [Link; 3] = [Link::Bare, Link::ChannelInline, Link::ChannelThread];
+    const IN_THIS_PROCESS: [Link; 4] = [Link::Bare, Link::Line, Link::ChannelInline, Link::ChannelThread];
 
     #[test]
     fn every_link_in_this_process_carries_blocks_and_ends_when_nobody_asks_for_more() {

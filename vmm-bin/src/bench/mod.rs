@@ -6,6 +6,7 @@ pub(crate) mod guest;
 mod idle;
 mod jail_cost;
 mod jail_report;
+mod line;
 pub(crate) mod links;
 mod meter;
 pub(crate) mod plugin;
