@@ -84,7 +84,7 @@ regs-read\t'Reads a byte from a port; the registers are got and set within'
 posted\t'Writes bytes to a port without waiting, and after 255 one that it waits for'
 coalesced\t'Writes bytes to a port whose writes are coalesced, and after 169 one that it waits for'"
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l link -d 'A link; without it, all that make sense. May be given more than once; ratios are to the first' -r -f -a "bare\t'None: the answer is given where the vCPU is run'
-line\t'None, but a cache line goes to another thread and back before the answer: the least that shared memory costs on this host'
+line\t'None, but a cache line goes to another thread and back before an answer that is waited for: the least that shared memory costs on this host'
 channel-inline\t'The channels of a machine, answered on the vCPU\'s own thread'
 channel-thread\t'The channels of a machine, answered on another thread'
 pipe-unjailed\t'The channels of a machine, and from there the pipes to a plugin process without a jail'

@@ -51,11 +51,13 @@ pub(crate) enum Command {
     /// Measure what an exit costs on each way to the one who answers it
     ///
     /// Eight links are compared: `bare`, answered where the vCPU is run; `line`, the same when a cache line has gone to
-    /// another thread and back, the least that shared memory costs; `channel-inline` and `channel-thread`, answered in this process behind the channels of a machine, on the vCPU's own thread or on another; `pipe`, answered by a
-    /// plugin process in its jail over pipes, `pipe-unjailed` by one without; `ring-sleep` and `ring-poll`, by one in its
-    /// jail over rings in shared memory whose waiters sleep at once, or look first. `start` is the time until such a
-    /// process makes its first request; its ratio is to a start without a jail. A time is from one guest entry to the
-    /// next. Rounds of one block a link, in rotating order, keep what disturbs the host from hitting one link alone.
+    /// another thread and back, the least that an answer over shared memory costs; `channel-inline` and
+    /// `channel-thread`, answered in this process behind the channels of a machine, on the vCPU's own thread or on
+    /// another; `pipe`, answered by a plugin process in its jail over pipes, `pipe-unjailed` by one without;
+    /// `ring-sleep` and `ring-poll`, by one in its jail over rings in shared memory whose waiters sleep at once, or look
+    /// first. `start` is the time until such a process makes its first request; its ratio is to a start without a jail.
+    /// A time is from one guest entry to the next. Rounds of one block a link, in rotating order, keep what disturbs the
+    /// host from hitting one link alone.
     ///
     /// `median` is that of the blocks' medians; its `noise` is where it would come to lie again, 19 times of 20. The ratio is the
     /// median over rounds of the block's median against that of the first link in the same round. Time on processors is

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use clap::ValueEnum;
-use hypervisor::{GuestAddress, GuestMemoryRegion, Vm, kvm_regs, kvm_sregs};
+use hypervisor::{Access, GuestAddress, GuestMemoryRegion, Vm, kvm_regs, kvm_sregs};
 use plugin_sdk::GuestMemory;
 
 use crate::error::Failure;
@@ -77,6 +77,11 @@ impl Case {
     /// Whether the one who answers looks at the registers and sets them.
     pub(super) fn sets_registers(self) -> bool {
         matches!(self, Self::Regs | Self::RegsRead)
+    }
+
+    /// Whether the guest waits for the answer to this access: it is neither posted nor coalesced, where that can be.
+    pub(super) fn waits_for(access: &Access) -> bool {
+        ![POSTED_PORT, COALESCED_PORT].map(u64::from).contains(&access.address())
     }
 
     /// How many posted writes come before each exit that is waited for.
@@ -187,6 +192,8 @@ pub(super) fn change(regs: &mut kvm_regs) {
 
 #[cfg(test)]
 mod tests {
+    use hypervisor::AddressSpace;
+
     use super::*;
 
     #[test]
@@ -194,5 +201,12 @@ mod tests {
         for case in Case::value_variants() {
             assert_eq!(Case::from_str(case.name(), false), Ok(*case));
         }
+    }
+
+    #[test]
+    fn a_guest_waits_for_all_but_posted_and_coalesced_writes() {
+        let waits = |port: u8| Case::waits_for(&Access::write(AddressSpace::Pio, port.into(), &[0]).unwrap());
+        assert!(waits(PORT) && !waits(POSTED_PORT) && !waits(COALESCED_PORT));
+        assert!(Case::waits_for(&Access::write(AddressSpace::Mmio, ADDRESS.into(), &[0]).unwrap()));
     }
 }

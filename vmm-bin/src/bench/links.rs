@@ -20,7 +20,8 @@ use crate::error::Failure;
 pub(crate) enum Link {
     /// None: the answer is given where the vCPU is run
     Bare,
-    /// None, but a cache line goes to another thread and back before the answer: the least that shared memory costs on this host
+    /// None, but a cache line goes to another thread and back before an answer that is waited for: the least that shared
+    /// memory costs on this host
     Line,
     /// The channels of a machine, answered on the vCPU's own thread
     ChannelInline,
@@ -129,7 +130,10 @@ fn bare(hypervisor: &dyn Hypervisor, case: Case, mut line: Option<Line>) -> Resu
     loop {
         match vcpu.run()? {
             Exit::Access(access) => {
-                if let Some(line) = &mut line {
+                // The others need not be answered before the guest runs on.
+                if let Some(line) = &mut line
+                    && Case::waits_for(&access)
+                {
                     line.there_and_back();
                 }
                 if access.direction() == Direction::Read {
