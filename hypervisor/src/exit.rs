@@ -158,16 +158,7 @@ pub enum Exit {
         params: [u64; 2],
     },
     /// The guest has set up Hyper-V's synthetic interrupt controller. Nothing is pending.
-    HypervSynic {
-        /// The MSR it wrote.
-        msr: u32,
-        /// The controller's control register, as are the next two after the write.
-        control: u64,
-        /// The event flags page.
-        evt_page: u64,
-        /// The message page.
-        msg_page: u64,
-    },
+    HypervSynic(SynicWrite),
     /// A kick or a signal ended the run. No access is pending: the vCPU's state is whole.
     Interrupted,
     /// The guest halted where the backend does not wait for an interrupt itself.
@@ -180,6 +171,19 @@ pub enum Exit {
     EntryFailed(u64),
     /// A reason this program does not know, by the kernel's number.
     Unknown(u32),
+}
+
+/// A guest's write to an MSR of Hyper-V's synthetic interrupt controller, and the controller's registers after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SynicWrite {
+    /// The MSR it wrote.
+    pub msr: u32,
+    /// The control register.
+    pub control: u64,
+    /// The event flags page.
+    pub evt_page: u64,
+    /// The message page.
+    pub msg_page: u64,
 }
 
 /// What a backend says of an internal error (`KVM_EXIT_INTERNAL_ERROR`).

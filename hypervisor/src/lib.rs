@@ -35,7 +35,7 @@ pub use backend::{
 #[cfg(feature = "mockall")]
 pub use backend::{MockHypervisor, MockVcpu, MockVm};
 pub use error::{Error, MemoryProblem, ReadProblem, Result};
-pub use exit::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES};
+pub use exit::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES, SynicWrite};
 pub use ioevent::IoEvent;
 pub use kick::Kick;
 pub use kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;

@@ -1,7 +1,7 @@
 //! The mock conforms: where it executes guest code, and where it follows scripts.
 
 use hypervisor::mock::{Mock, Script, Step};
-use hypervisor::{Error, Exit, Hypervisor, ReadProblem, Vcpu, VcpuId};
+use hypervisor::{Error, Exit, Hypervisor, ReadProblem, SynicWrite, Vcpu, VcpuId};
 use test_utils::guest::Program;
 
 mod guest_code {
@@ -47,7 +47,7 @@ fn a_hyperv_call_is_answered_by_its_result() {
 
 #[test]
 fn a_synic_exit_leaves_nothing_to_answer() {
-    let exit = Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 };
+    let exit = Exit::HypervSynic(SynicWrite { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 });
     let mut vcpu = vcpu([Step::Exit(exit), Step::Exit(Exit::Shutdown)]);
     assert_eq!(vcpu.run().unwrap(), exit);
     assert!(vcpu.answer(&[0; 8]).is_err());

@@ -17,6 +17,7 @@ mod fpu_bytes;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hold;
 pub mod jail;
 mod log_budget;
 mod main_requests;

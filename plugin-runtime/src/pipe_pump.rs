@@ -55,9 +55,7 @@ impl Pump for PipePump {
                 self.exchange = Some(exchange);
                 self.respond(&hyperv_call_response(input, params), deadline)?;
             }
-            Event::HypervSynic { msr, control, evt_page, msg_page } => {
-                self.respond(&hyperv_synic_response(msr, control, evt_page, msg_page), deadline)?;
-            }
+            Event::HypervSynic(write) => self.respond(&hyperv_synic_response(write), deadline)?,
             Event::Posted { ref access, .. } => {
                 self.respond(&posted_response(access, event.written()), deadline)?;
                 return Ok(None);

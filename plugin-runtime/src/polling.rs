@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use plugin_proto::ring::{Mapping, between_looks, turn};
 
+use crate::hold::Hold;
+
 /// Microseconds that are looked for at most where nothing else was asked for: some times what waking a sleeper takes.
 const DEFAULT_US: u32 = 50;
 /// Microseconds after which, again and again, a look is followed by letting others run: an answer that comes from another
 /// processor has come by then.
 const YIELD_US: u32 = 4;
-/// The part of a microsecond that is let pass before the first look: a cache line goes to another processor and back in that time.
-const FIRST_LOOK: u32 = 12;
 /// Vain waits in a row after which there is a rest.
 const STRIKES: u32 = 4;
 /// Waits without looking, after that.
@@ -51,19 +51,25 @@ pub(crate) struct Budget {
     turn: u32,
     strikes: u32,
     rest: u32,
+    hold: Hold,
 }
 
 impl Budget {
     pub(crate) fn new(polling: Polling) -> Self {
-        Self { turn: turn(polling.spins_a_microsecond.saturating_mul(YIELD_US)), polling, strikes: 0, rest: 0 }
+        Self {
+            turn: turn(polling.spins_a_microsecond.saturating_mul(YIELD_US)),
+            strikes: 0,
+            rest: 0,
+            hold: Hold::new(polling.spins_a_microsecond),
+            polling,
+        }
     }
 
-    /// Lets the time pass in which no answer can come from another processor. Who looks before takes the cache line from the one
-    /// who is about to write it.
+    /// Lets the time pass in which no answer comes.
     #[inline]
     pub(crate) fn hold_back(&self) {
         if self.polling.spins > 0 && self.rest == 0 {
-            for _ in 0..self.polling.spins_a_microsecond / FIRST_LOOK {
+            for _ in 0..self.hold.looks() {
                 between_looks();
             }
         }
@@ -94,10 +100,16 @@ impl Budget {
         yields
     }
 
-    /// Whether the wait that ended came to sleep.
-    pub(crate) fn waited(&mut self, slept: bool) {
+    /// Whether the wait that ended came to sleep, and how many looks followed the first.
+    #[inline]
+    pub(crate) fn waited(&mut self, slept: bool, looks: u32) {
         if self.rest == 0 {
-            self.strikes = if slept { self.strikes.saturating_add(1) } else { 0 };
+            if slept {
+                self.strikes = self.strikes.saturating_add(1);
+            } else {
+                self.strikes = 0;
+                self.hold.learn(looks);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use hypervisor::{Access, AddressSpace, Direction};
+use hypervisor::{Access, AddressSpace, Direction, SynicWrite};
 use plugin_proto::messages::VcpuResponse;
 use plugin_proto::ring::{
     self, Body, Flags, Header, Incoming, Outgoing, REGS_BYTES, Reader, ToPlugin, ToVmm, Waiter, Writer,
@@ -68,13 +68,13 @@ impl RingPump {
     }
 
     fn write(&mut self, record: &Outgoing<'_>, deadline: Option<Instant>) -> Result<()> {
-        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false, looks: 0 };
         self.writer.write(record, &mut wait).map_err(WaitError::into_link_error)
     }
 
     #[inline]
     fn write_header(&mut self, header: &Header, deadline: Option<Instant>) -> Result<()> {
-        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false, looks: 0 };
         match self.writer.write_header(header, &mut wait) {
             Ok(()) => Ok(()),
             Err(error) => Err(error.into_link_error()),
@@ -98,7 +98,7 @@ impl RingPump {
     fn write_regs(&mut self, header: Header, attached: &Registers, deadline: Option<Instant>) -> Result<()> {
         let Some(regs) = attached.regs() else { return Ok(()) };
         let header = Header { flags: header.flags | Flags::REGS, payload: REGS_BYTES as u32, ..header };
-        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false, looks: 0 };
         self.writer.write_part(&header, regs.as_bytes(), &mut wait).map_err(WaitError::into_link_error)
     }
 
@@ -122,25 +122,27 @@ impl RingPump {
         self.write(&record, deadline)
     }
 
-    /// The plugin's next command.
+    /// The plugin's next command, in the type that a step returns: whoever turns one result into another moves it.
     #[inline]
-    fn next(&mut self, deadline: Option<Instant>) -> Result<Command> {
+    fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Command>> {
         loop {
             self.budget.hold_back();
-            let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+            let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false, looks: 0 };
             let read = self.reader.read(&mut self.incoming, &mut wait);
-            let slept = wait.slept;
+            let (slept, looks) = (wait.slept, wait.looks);
             if let Err(error) = read {
                 return Err(error.into_link_error());
             }
-            self.budget.waited(slept);
+            self.budget.waited(slept, looks);
             if self.incoming.header.kind == ToVmm::Resume as u16 {
                 let mut exchange = self.exchange.take().unwrap_or_default();
-                resume(&self.incoming, &mut exchange)?;
-                return Ok(Command::Resume(exchange));
+                return match resume(&self.incoming, &mut exchange) {
+                    Ok(()) => Ok(Some(Command::Resume(exchange))),
+                    Err(error) => Err(error),
+                };
             }
             if let Some(command) = self.requested(deadline)? {
-                return Ok(command);
+                return Ok(Some(command));
             }
         }
     }
@@ -158,7 +160,7 @@ impl RingPump {
             }
             Asked::Nothing { answer } => {
                 // Who only asks for what is refused says no more than one who is silent.
-                let wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false };
+                let wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false, looks: 0 };
                 wait.time_left().map_err(WaitError::into_link_error)?;
                 self.respond(&answer, deadline)?;
                 Ok(None)
@@ -178,7 +180,7 @@ impl RingPump {
                 self.exchange = Some(exchange);
                 self.bare(ToPlugin::HypervCall, input, [first, second, 0, 0, 0], deadline)
             }
-            Event::HypervSynic { msr, control, evt_page, msg_page } => {
+            Event::HypervSynic(SynicWrite { msr, control, evt_page, msg_page }) => {
                 let words = [control, evt_page, msg_page, 0, 0];
                 self.bare(ToPlugin::HypervSynic, msr.into(), words, deadline)
             }
@@ -223,7 +225,7 @@ impl Pump for RingPump {
             }
             event => self.tell(event, deadline)?,
         }
-        self.next(deadline).map(Some)
+        self.next(deadline)
     }
 }
 
@@ -302,6 +304,8 @@ struct Wait<'a> {
     budget: &'a mut Budget,
     deadline: Option<Instant>,
     slept: bool,
+    /// Looks that followed the first.
+    looks: u32,
 }
 
 impl Wait<'_> {
@@ -329,6 +333,7 @@ impl Waiter for Wait<'_> {
     }
 
     fn relax(&mut self, looks: u32) -> std::result::Result<(), WaitError> {
+        self.looks = looks.saturating_add(1);
         if self.budget.relax(looks) { self.time_left().map(drop) } else { Ok(()) }
     }
 

@@ -8,7 +8,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use hypervisor::{Access, Capability, Direction, kvm_cpuid_entry2, kvm_msr_entry};
+use hypervisor::{Access, Capability, Direction, SynicWrite, kvm_cpuid_entry2, kvm_msr_entry};
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request, vcpu_response};
 use rustix::io::Errno as OsErrno;
@@ -174,8 +174,9 @@ pub(crate) fn hyperv_call_response(input: u64, [params0, params1]: [u64; 2]) -> 
     response
 }
 
-pub(crate) fn hyperv_synic_response(msr: u32, control: u64, evt_page: u64, msg_page: u64) -> VcpuResponse {
+pub(crate) fn hyperv_synic_response(write: SynicWrite) -> VcpuResponse {
     let mut response = VcpuResponse::new();
+    let SynicWrite { msr, control, evt_page, msg_page } = write;
     let synic = vcpu_response::wait::HypervSynic { msr, control, evt_page, msg_page, ..Default::default() };
     response.mut_wait().set_hyperv_synic(synic);
     response

@@ -108,10 +108,23 @@ impl RingLink {
     }
 
     pub(crate) fn resume(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {
-        let mut header = Header { kind: ToVmm::Resume as u16, flags: registers.seen, ..Header::default() };
-        if !registers.has_special_to_set() && header.put_inline(data) {
-            return self.resume_simply(header, registers.regs.to_set());
-        }
+        let Some(word) = word(data).filter(|_| !registers.has_special_to_set()) else {
+            return self.resume_fully(data, registers);
+        };
+        let header = Header {
+            kind: ToVmm::Resume as u16,
+            flags: registers.seen,
+            // At most 8.
+            data: data.len() as u32,
+            words: [word, 0, 0, 0, 0],
+            ..Header::default()
+        };
+        self.resume_simply(header, registers.regs.to_set())
+    }
+
+    #[inline(never)]
+    fn resume_fully(&mut self, data: &[u8], registers: &Registers) -> Result<(), Error> {
+        let header = Header { kind: ToVmm::Resume as u16, flags: registers.seen, ..Header::default() };
         let body = Body {
             data,
             regs: part(&registers.regs),
@@ -121,7 +134,7 @@ impl RingLink {
         self.write(&Outgoing::with_body(header, body))
     }
 
-    /// Most resumes: what a read returns lies in the header, and at most general registers, as bytes, go with it.
+    /// Most resumes: what a read returns lies in one word, and at most general registers, as bytes, go with it.
     #[inline]
     fn resume_simply(&mut self, mut header: Header, regs: &[u8]) -> Result<(), Error> {
         if self.wait.mapping.is_closed() {
@@ -151,6 +164,21 @@ impl RingLink {
             ToPlugin::Response => Ok(decode_vcpu_response(self.incoming.payload())?),
             other => Err(Error::unexpected(format!("{other:?} in place of an answer"))),
         }
+    }
+}
+
+/// Up to 8 bytes in the first of a header's words, put together in a register: what is stored in parts and loaded as a whole at
+/// once makes a processor wait.
+#[inline]
+fn word(data: &[u8]) -> Option<u64> {
+    match *data {
+        [] => Some(0),
+        [byte] => Some(byte.into()),
+        [a, b] => Some(u16::from_le_bytes([a, b]).into()),
+        [a, b, c, d] => Some(u32::from_le_bytes([a, b, c, d]).into()),
+        [a, b, c, d, e, f, g, h] => Some(u64::from_le_bytes([a, b, c, d, e, f, g, h])),
+        // Of an access that straddles a page there are odd numbers.
+        _ => None,
     }
 }
 
@@ -229,6 +257,24 @@ impl Waiter for Wait {
                 _ => Ok(()),
             },
             Err(errno) => Err(Error::system("waiting for a vCPU's ring", errno)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_holds_the_bytes_in_their_order_or_there_is_none() {
+        let bytes: Vec<u8> = (1..=9).collect();
+        for length in 0..=bytes.len() {
+            let mut padded = [0; 8];
+            let expected = [0, 1, 2, 4, 8].contains(&length).then(|| {
+                padded[..length].copy_from_slice(&bytes[..length]);
+                u64::from_ne_bytes(padded)
+            });
+            assert_eq!(word(&bytes[..length]), expected, "{length} bytes");
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use crossbeam_channel::{Receiver, Sender};
 use hypervisor::{
-    Access, Capability, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    Access, Capability, SynicWrite, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state,
+    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 
 use crate::error::LinkError;
@@ -31,16 +31,7 @@ pub enum Event {
         exchange: Box<Exchange>,
     },
     /// The guest has set up Hyper-V's synthetic interrupt controller. The vCPU waits for a [resume](Command::Resume).
-    HypervSynic {
-        /// The MSR it wrote.
-        msr: u32,
-        /// The controller's control register.
-        control: u64,
-        /// The event flags page.
-        evt_page: u64,
-        /// The message page.
-        msg_page: u64,
-    },
+    HypervSynic(SynicWrite),
     /// The guest wrote to a range whose writes are posted, and has run on. It wants no command.
     Posted {
         /// The access.

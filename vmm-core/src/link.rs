@@ -10,75 +10,97 @@ use crate::pump::Pump;
 use crate::stop_signal::StopSignal;
 
 pub(crate) struct Link {
-    events: Sender<Event>,
-    answers: Answers,
+    way: Way,
     stop: StopSignal,
     /// Whether the owner's last resume told what it had looked at.
     pub(crate) tells_looks: bool,
 }
 
-/// Where the owner's commands come from.
-enum Answers {
-    /// A pump that the vCPU's own thread steps with what has come to the far end.
-    Inline(Receiver<Event>, Box<dyn Pump>),
-    /// Another thread, which stands at the far end.
-    Threaded(Receiver<Command>),
+/// How events get to the owner, and commands back.
+enum Way {
+    Inline(Inline),
+    /// To another thread, which stands at the far end.
+    Threaded(Sender<Event>, Receiver<Command>),
 }
+
+/// To a pump that the vCPU's own thread steps with what has come to the far end.
+struct Inline {
+    near: Sender<Message>,
+    far: Receiver<Message>,
+    /// The one message there is, unless it is under way.
+    spare: Option<Message>,
+    pump: Box<dyn Pump>,
+}
+
+/// An event in a box that is used again and again: a channel moves its messages several times, and a pointer is moved at no cost.
+type Message = Box<Option<Event>>;
 
 impl Link {
     pub(crate) fn inline(pump: Box<dyn Pump>, stop: StopSignal) -> Self {
-        // It is stepped whenever something was said.
-        let (events, far) = crossbeam_channel::bounded(1);
-        Self { events, answers: Answers::Inline(far, pump), stop, tells_looks: false }
+        let (near, far) = crossbeam_channel::bounded(1);
+        Self { way: Way::Inline(Inline { near, far, spare: None, pump }), stop, tells_looks: false }
     }
 
     /// A link at whose far end another thread stands.
     pub(crate) fn threaded(stop: StopSignal) -> (Self, FarEnd) {
         let (events, commands, far) = pair();
-        (Self { events, answers: Answers::Threaded(commands), stop, tells_looks: false }, far)
+        (Self { way: Way::Threaded(events, commands), stop, tells_looks: false }, far)
     }
 
     /// Sends an event that wants no command, and sees that it is carried.
     pub(crate) fn post(&mut self, event: Event, deadline: Option<Instant>) -> Result<(), LinkError> {
-        self.send(event)?;
-        match &mut self.answers {
-            Answers::Inline(far, pump) => step(far, &mut **pump, deadline).map(drop),
-            Answers::Threaded(_) => Ok(()),
+        match &mut self.way {
+            Way::Inline(inline) => inline.step(event, deadline).map(drop),
+            Way::Threaded(events, _) => send(events, &self.stop, event),
         }
     }
 
-    /// Sends an event, and waits for the command that the owner gives for it.
+    /// Sends an event, and waits for the command that the owner gives for it: `None` where it is gone.
     #[inline(always)]
-    pub(crate) fn ask(&mut self, event: Event, deadline: Option<Instant>) -> Result<Command, LinkError> {
-        self.send(event)?;
-        match &mut self.answers {
-            Answers::Inline(far, pump) => {
+    pub(crate) fn ask(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>, LinkError> {
+        match &mut self.way {
+            Way::Inline(inline) => {
                 check_wait(&self.stop, deadline)?;
-                step(far, &mut **pump, deadline)?.ok_or(LinkError::HungUp)
+                inline.step(event, deadline)
             }
-            Answers::Threaded(commands) => receive(commands, &self.stop, deadline),
+            Way::Threaded(events, commands) => {
+                send(events, &self.stop, event)?;
+                receive(commands, &self.stop, deadline).map(Some)
+            }
         }
     }
+}
 
+impl Inline {
+    /// Sends an event, and steps the pump with it.
     #[inline(always)]
-    fn send(&self, event: Event) -> Result<(), LinkError> {
-        match self.events.try_send(event) {
-            Ok(()) => Ok(()),
-            Err(error) => self.send_later(error),
+    fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>, LinkError> {
+        let mut message = self.spare.take().unwrap_or_default();
+        *message = Some(event);
+        // There is room: what was sent before was taken out at once.
+        if self.near.try_send(message).is_err() {
+            return Err(LinkError::HungUp);
+        }
+        let Ok(mut message) = self.far.try_recv() else { return Err(LinkError::HungUp) };
+        let event = message.take();
+        self.spare = Some(message);
+        match event {
+            Some(event) => self.pump.step(event, deadline),
+            None => Err(LinkError::HungUp),
         }
     }
+}
 
-    /// Sends what could not be sent at once.
-    #[cold]
-    #[inline(never)]
-    fn send_later(&self, error: TrySendError<Event>) -> Result<(), LinkError> {
-        match error {
-            TrySendError::Disconnected(_) => Err(LinkError::HungUp),
-            TrySendError::Full(event) => select! {
-                send(self.events, event) -> sent => sent.map_err(|_| LinkError::HungUp),
-                recv(self.stop.channel()) -> _ => Err(LinkError::Stopped),
-            },
-        }
+/// Sends to another thread, waiting for room.
+#[inline(never)]
+fn send(events: &Sender<Event>, stop: &StopSignal, event: Event) -> Result<(), LinkError> {
+    match events.try_send(event) {
+        Ok(()) => Ok(()),
+        Err(TrySendError::Disconnected(_)) => Err(LinkError::HungUp),
+        Err(TrySendError::Full(event)) => select! {
+            send(events, event) -> sent => sent.map_err(|_| LinkError::HungUp),
+            recv(stop.channel()) -> _ => Err(LinkError::Stopped),
+        },
     }
 }
 
@@ -93,19 +115,6 @@ fn receive(commands: &Receiver<Command>, stop: &StopSignal, deadline: Option<Ins
         }
         check_wait(stop, deadline)?;
         wait(commands, stop, deadline)?;
-    }
-}
-
-/// Steps the pump with the event that was sent last: a vCPU does so only when it has said something.
-#[inline(always)]
-fn step(
-    events: &Receiver<Event>,
-    pump: &mut dyn Pump,
-    deadline: Option<Instant>,
-) -> Result<Option<Command>, LinkError> {
-    match events.try_recv() {
-        Ok(event) => pump.step(event, deadline),
-        Err(_) => Err(LinkError::HungUp),
     }
 }
 

@@ -218,14 +218,15 @@ impl VcpuLoop {
             return Ok(Box::default());
         };
         match link.ask(event, deadline) {
-            Ok(Command::Resume(exchange)) => {
+            Ok(Some(Command::Resume(exchange))) => {
                 link.tells_looks = exchange.seen.is_some();
                 if attached.any() {
                     self.learn(access, attached, exchange.seen.unwrap_or_default(), deferred);
                 }
                 Ok(exchange)
             }
-            Ok(command) => self.converse(owner, command, access, attached, deferred, deadline),
+            Ok(Some(command)) => self.converse(owner, command, access, attached, deferred, deadline),
+            Ok(None) => Err(link_reason(LinkError::HungUp, name, access)),
             Err(error) => Err(link_reason(error, name, access)),
         }
     }
@@ -269,7 +270,10 @@ impl VcpuLoop {
                 Command::Stop => return Err(StopReason::Released { owner: name.to_string() }.into()),
                 Command::Fail(error) => return Err(link_reason(error, name, access)),
             };
-            command = link.ask(answer, deadline).map_err(|error| link_reason(error, name, access))?;
+            command = link
+                .ask(answer, deadline)
+                .and_then(|command| command.ok_or(LinkError::HungUp))
+                .map_err(|error| link_reason(error, name, access))?;
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{MMIO, PIO, PORT, Rig, claim, config, mov_out, timeout};
 use hypervisor::mock::{Mock, Script, Step};
-use hypervisor::{AddressSpace, Exit, Hypervisor, InternalError};
+use hypervisor::{AddressSpace, Exit, Hypervisor, InternalError, SynicWrite};
 use vmm_core::{CallHint, Command, Event, Exchange, HintDetail, LinkError, Machine, Pump, Stepping, StopReason};
 
 #[test]
@@ -473,14 +473,12 @@ fn a_hyperv_call_goes_to_the_first_owner_whose_answer_is_its_result() {
 
 #[test]
 fn a_synic_exit_is_resumed_without_an_answer() {
-    let synic = Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 };
-    let mut rig = Rig::new(1, [vec![Step::Exit(synic)], mov_out(4).to_vec()].concat());
+    let synic = SynicWrite { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 };
+    let mut rig = Rig::new(1, [vec![Step::Exit(Exit::HypervSynic(synic))], mov_out(4).to_vec()].concat());
     rig.reserve(PIO, PORT.into(), 1);
     rig.start_running();
     match rig.event(0) {
-        Event::HypervSynic { msr, control, evt_page, msg_page } => {
-            assert_eq!((msr, control, evt_page, msg_page), (0x4000_0080, 1, 0x5001, 0x6001));
-        }
+        Event::HypervSynic(told) => assert_eq!(told, synic),
         other => panic!("{other:?}"),
     }
     rig.resume(0);

@@ -16,7 +16,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES, PAGE_SIZE};
+use crate::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES, PAGE_SIZE, SynicWrite};
 
 /// A vCPU's `kvm_run` page and the data page behind it.
 pub(super) struct RunPage {
@@ -149,12 +149,12 @@ impl RunPage {
             KVM_EXIT_HYPERV_SYNIC => {
                 // SAFETY: the type says that this member was written.
                 let synic = unsafe { hyperv.u.synic };
-                Some(Exit::HypervSynic {
+                Some(Exit::HypervSynic(SynicWrite {
                     msr: synic.msr,
                     control: synic.control,
                     evt_page: synic.evt_page,
                     msg_page: synic.msg_page,
-                })
+                }))
             }
             _ => None,
         }
@@ -330,7 +330,7 @@ mod tests {
             run.__bindgen_anon_1.hyperv.u.synic.evt_page = 0x5001;
             run.__bindgen_anon_1.hyperv.u.synic.msg_page = 0x6001;
         });
-        let exit = Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 };
+        let exit = Exit::HypervSynic(SynicWrite { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 });
         assert_eq!(page.exit(), exit);
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::{Access, AddressSpace, Direction, Exit, Gsi};
+use crate::{Access, AddressSpace, Direction, Exit, Gsi, SynicWrite};
 
 /// One thing a guest does. Values pass through RAX, as they do in `in`, `out` and `mov` to and from the accumulator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,12 +156,12 @@ fn step(words: &[&str]) -> std::result::Result<Step, String> {
         ["store", address, width] => Step::Store { address: number(address)?, width: number(width)? },
         ["ack", gsi] => Step::Acknowledge { gsi: Gsi(number(gsi)?) },
         ["hypercall", input, a, b] => Step::HypervCall { input: number(input)?, params: [number(a)?, number(b)?] },
-        ["synic", msr, control, events, messages] => Step::Exit(Exit::HypervSynic {
+        ["synic", msr, control, events, messages] => Step::Exit(Exit::HypervSynic(SynicWrite {
             msr: number(msr)?,
             control: number(control)?,
             evt_page: number(events)?,
             msg_page: number(messages)?,
-        }),
+        })),
         ["shutdown"] => Step::Exit(Exit::Shutdown),
         [name, ..] if STEPS.contains(name) => {
             return Err(format!("`{name}` has {} operands", words.len() - 1));
@@ -212,7 +212,12 @@ mod tests {
             Step::Store { address: 0xd0000, width: 8 },
             Step::Acknowledge { gsi: Gsi(5) },
             Step::HypervCall { input: 0x1005c, params: [1, 2] },
-            Step::Exit(Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0x5001, msg_page: 0x6001 }),
+            Step::Exit(Exit::HypervSynic(SynicWrite {
+                msr: 0x4000_0080,
+                control: 1,
+                evt_page: 0x5001,
+                msg_page: 0x6001,
+            })),
             Step::Exit(Exit::Shutdown),
         ];
         for (index, step) in expected.iter().enumerate() {

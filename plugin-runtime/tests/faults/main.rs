@@ -12,7 +12,7 @@ use std::thread;
 
 use hypervisor::Hypervisor;
 use hypervisor::mock::{Mock, Script, Step};
-use hypervisor::{Exit, VcpuId};
+use hypervisor::{Exit, SynicWrite, VcpuId};
 use plugin_runtime::{Config, PluginCommand, Sandbox, Transport, run};
 use test_utils::fake::Plugin;
 use test_utils::faults::syscalls::{Call, Silent, Whose, failing_of};
@@ -151,7 +151,7 @@ fn scripted() -> Mock {
             Step::Out { port: life::POSTED, width: 1 },
             Step::Out { port: life::HINTED, width: 1 },
             Step::HypervCall { input: 1, params: [2, 3] },
-            Step::Exit(Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0, msg_page: 0 }),
+            Step::Exit(Exit::HypervSynic(SynicWrite { msr: 0x4000_0080, control: 1, evt_page: 0, msg_page: 0 })),
             Step::Out { port: life::DONE, width: 1 },
         ];
         Script::once(steps.into_iter().filter(|_| vcpu == VcpuId(0)))

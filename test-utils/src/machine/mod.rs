@@ -267,8 +267,8 @@ impl Stage {
                     self.exits.push((vcpu, Seen::HypervCall(input, params)));
                     self.resume(index, &[]);
                 }
-                Event::HypervSynic { msr, .. } => {
-                    self.exits.push((vcpu, Seen::HypervSynic(msr)));
+                Event::HypervSynic(write) => {
+                    self.exits.push((vcpu, Seen::HypervSynic(write.msr)));
                     self.resume(index, &[]);
                 }
                 other => panic!("vCPU {vcpu} said {other:?} unasked"),

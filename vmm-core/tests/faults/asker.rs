@@ -98,7 +98,7 @@ impl Pump for Asker {
                     self.resume.set = exchange.attached.clone();
                 }
             }
-            Event::HypervCall { .. } | Event::HypervSynic { .. } => self.begin([], Box::default()),
+            Event::HypervCall { .. } | Event::HypervSynic(_) => self.begin([], Box::default()),
             Event::Paused { .. } => {
                 self.set_back = false;
                 self.begin([Command::Get(StateKind::Regs)], Box::default());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{
     AddressSpace, Direction, EventFd, Exit, Gsi, GuestAddress, GuestMemoryRegion, Hypervisor, IoEvent, Pic, Route,
-    SlotId, VcpuId, Vm,
+    SlotId, SynicWrite, VcpuId, Vm,
 };
 use test_utils::memory;
 use test_utils::wait::LIMIT;
@@ -40,7 +40,7 @@ pub(crate) fn scripted() -> Mock {
             Step::Out { port: HINTED, width: 1 },
             Step::In { port: HINTED, width: 1 },
             Step::HypervCall { input: 1, params: [2, 3] },
-            Step::Exit(Exit::HypervSynic { msr: 0x4000_0080, control: 1, evt_page: 0, msg_page: 0 }),
+            Step::Exit(Exit::HypervSynic(SynicWrite { msr: 0x4000_0080, control: 1, evt_page: 0, msg_page: 0 })),
             Step::Exit(Exit::Shutdown),
         ];
         Script::once(port.into_iter().chain(more.into_iter().filter(|_| vcpu == VcpuId(0))))
