@@ -22,6 +22,9 @@ pub(crate) struct Polling {
     spins: u32,
     spins_a_microsecond: u32,
     adapts: bool,
+    /// Whether others are let run once, and then a look follows: where there are more threads than processors that is less than
+    /// to sleep and to be woken, and the answer is often there.
+    yields: bool,
 }
 
 impl Polling {
@@ -33,7 +36,8 @@ impl Polling {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let fits = vcpus.saturating_mul(2) <= processors;
         let us = poll_us.unwrap_or(if fits { DEFAULT_US } else { 0 });
-        Self { spins: us.saturating_mul(spins_a_microsecond), spins_a_microsecond, adapts: poll_us.is_none() }
+        let adapts = poll_us.is_none();
+        Self { spins: us.saturating_mul(spins_a_microsecond), spins_a_microsecond, adapts, yields: adapts && !fits }
     }
 
     /// Lets the plugin's side know.
@@ -77,6 +81,9 @@ impl Budget {
 
     /// How many times to look now.
     pub(crate) fn spins(&mut self) -> u32 {
+        if self.polling.yields {
+            return 1;
+        }
         if self.rest > 0 {
             self.rest = self.rest.saturating_sub(1);
             return 0;
@@ -91,7 +98,7 @@ impl Budget {
 
     /// Spends the time between two looks: whether others were let run, so that any time may have passed.
     pub(crate) fn relax(&self, looks: u32) -> bool {
-        let yields = looks & self.turn == self.turn;
+        let yields = self.polling.yields || looks & self.turn == self.turn;
         if yields {
             rustix::thread::sched_yield();
         } else {
@@ -123,4 +130,29 @@ fn measure() -> u32 {
     }
     let nanoseconds = begun.elapsed().as_nanos().max(1);
     u32::try_from(u128::from(LOOKS).saturating_mul(1000) / nanoseconds).unwrap_or(u32::MAX).clamp(1, 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than have processors anywhere.
+    const MANY: u32 = 1 << 30;
+
+    #[test]
+    fn many_vcpus_let_others_run_once_before_they_sleep() {
+        let mut budget = Budget::new(Polling::new(MANY, None));
+        for _ in 0..3 * REST {
+            assert_eq!(budget.spins(), 1);
+            assert!(budget.relax(0));
+            budget.waited(true, 1);
+        }
+    }
+
+    #[test]
+    fn who_asks_for_no_looks_gets_none() {
+        for vcpus in [1, MANY] {
+            assert_eq!(Budget::new(Polling::new(vcpus, Some(0))).spins(), 0);
+        }
+    }
 }

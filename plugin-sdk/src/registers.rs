@@ -19,52 +19,63 @@ pub(crate) struct Registers {
     pub(crate) seen: u16,
 }
 
-/// What is known of one set without asking.
-#[derive(Debug, Default)]
-pub(crate) enum Known<T> {
-    #[default]
+/// What is known of one set without asking. The registers themselves are in a box that is kept: most events look at none, and find
+/// what they look at in one cache line.
+#[derive(Debug)]
+pub(crate) struct Known<T> {
+    what: What,
+    registers: Option<Box<T>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
     Nothing,
-    /// It came with the event.
-    Attached(T),
-    /// The plugin has set it in this event, and the VMM has not been told.
-    Set(T),
+    /// They came with the event.
+    Attached,
+    /// The plugin has set them in this event, and the VMM has not been told.
+    Set,
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self { what: What::Nothing, registers: None }
+    }
 }
 
 impl Registers {
     pub(crate) fn attached(io: &Io) -> Result<Self, Error> {
-        Ok(Self {
-            regs: Known::attached(&io.regs)?,
-            sregs: Known::attached(&io.sregs)?,
-            debugregs: Known::attached(&io.debugregs)?,
-            seen: 0,
-        })
+        let mut registers = Self::default();
+        registers.regs.attach(&io.regs)?;
+        registers.sregs.attach(&io.sregs)?;
+        registers.debugregs.attach(&io.debugregs)?;
+        Ok(registers)
     }
 
     /// Forgets all.
     pub(crate) fn clear(&mut self) {
-        self.regs = Known::Nothing;
-        self.sregs = Known::Nothing;
-        self.debugregs = Known::Nothing;
+        self.regs.forget();
+        self.sregs.forget();
+        self.debugregs.forget();
         self.seen = 0;
     }
 
     /// Takes what came with an event.
     pub(crate) fn attach(&mut self, body: &Body<'_>) -> Result<(), Error> {
         if let Some(bytes) = body.regs {
-            self.regs = Known::attached(bytes)?;
+            self.regs.attach(bytes)?;
         }
         if let Some(bytes) = body.sregs {
-            self.sregs = Known::attached(bytes)?;
+            self.sregs.attach(bytes)?;
         }
         if let Some(bytes) = body.debug_regs {
-            self.debugregs = Known::attached(bytes)?;
+            self.debugregs.attach(bytes)?;
         }
         Ok(())
     }
 
     /// Whether special or debug registers wait to be set.
     pub(crate) fn has_special_to_set(&self) -> bool {
-        matches!(self.sregs, Known::Set(_)) || matches!(self.debugregs, Known::Set(_))
+        self.sregs.what == What::Set || self.debugregs.what == What::Set
     }
 
     /// State of this kind, which came with the event, was looked at.
@@ -78,17 +89,46 @@ impl Registers {
     }
 }
 
+impl<T> Known<T> {
+    fn put(&mut self, what: What, registers: T) {
+        self.what = what;
+        match &mut self.registers {
+            Some(place) => **place = registers,
+            None => self.registers = Some(Box::new(registers)),
+        }
+    }
+
+    /// The plugin sets them.
+    pub(crate) fn set(&mut self, registers: T) {
+        self.put(What::Set, registers);
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.what = What::Nothing;
+    }
+
+    /// What came with the event.
+    pub(crate) fn attached(&self) -> Option<&T> {
+        self.registers.as_deref().filter(|_| self.what == What::Attached)
+    }
+
+    /// What waits to be set.
+    pub(crate) fn waiting(&self) -> Option<&T> {
+        self.registers.as_deref().filter(|_| self.what == What::Set)
+    }
+}
+
 impl<T: FromBytes + IntoBytes + Immutable> Known<T> {
-    /// No bytes are no registers.
-    fn attached(bytes: &[u8]) -> Result<Self, Error> {
-        if bytes.is_empty() { Ok(Self::Nothing) } else { parse(bytes).map(Self::Attached) }
+    /// Takes what came with an event: no bytes are no registers.
+    fn attach(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if !bytes.is_empty() {
+            self.put(What::Attached, parse(bytes)?);
+        }
+        Ok(())
     }
 
     /// The bytes for a resume: none where nothing waits to be set.
     pub(crate) fn to_set(&self) -> &[u8] {
-        match self {
-            Self::Nothing | Self::Attached(_) => &[],
-            Self::Set(value) => value.as_bytes(),
-        }
+        self.waiting().map_or(&[], IntoBytes::as_bytes)
     }
 }

@@ -46,13 +46,17 @@ impl RingLink {
     pub(crate) fn new(memfd: &OwnedFd, lifeline: Arc<OwnedFd>) -> Result<Self, Error> {
         let mapping =
             Arc::new(Mapping::new(memfd.as_fd()).map_err(|source| Error::system("mapping a vCPU's rings", source))?);
-        let asked = std::env::var(POLL_VARIABLE).ok().and_then(|text| text.parse().ok());
+        let asked: Option<u32> = std::env::var(POLL_VARIABLE).ok().and_then(|text| text.parse().ok());
+        // The VMM has said so before it hands rings out.
+        let (spins, looks) = (mapping.spins(), mapping.spins_a_microsecond());
+        let spins = asked.map_or(spins, |us| us.saturating_mul(looks));
+        let turn = turn(looks.saturating_mul(YIELD_US));
         Ok(Self {
             writer: Writer::new(Arc::clone(&mapping), Direction::ToVmm),
             reader: Reader::new(Arc::clone(&mapping), Direction::ToPlugin),
             incoming: Incoming::default(),
             encoded: Vec::new(),
-            wait: Wait { mapping, lifeline, asked, turn: 0, slept: false, strikes: 0, rest: 0 },
+            wait: Wait { mapping, lifeline, spins, rests: asked.is_none(), turn, slept: false, strikes: 0, rest: 0 },
         })
     }
 
@@ -204,7 +208,10 @@ impl From<Fault> for Error {
 struct Wait {
     mapping: Arc<Mapping>,
     lifeline: Arc<OwnedFd>,
-    asked: Option<u32>,
+    /// How many times to look.
+    spins: u32,
+    /// Whether looking in vain is followed by a rest.
+    rests: bool,
     /// At which looks others are let run: those with all of these bits.
     turn: u32,
     slept: bool,
@@ -231,12 +238,7 @@ impl Waiter for Wait {
     type Error = Error;
 
     fn spins(&mut self) -> u32 {
-        self.turn = turn(self.mapping.spins_a_microsecond().saturating_mul(YIELD_US));
-        match self.asked {
-            Some(us) => us.saturating_mul(self.mapping.spins_a_microsecond()),
-            None if self.rest > 0 => 0,
-            None => self.mapping.spins(),
-        }
+        if self.rests && self.rest > 0 { 0 } else { self.spins }
     }
 
     fn relax(&mut self, looks: u32) -> Result<(), Error> {

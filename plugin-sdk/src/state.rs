@@ -47,7 +47,7 @@ impl State<'_> {
 
     /// Sets the general registers when the event is resumed.
     pub fn set_regs(&mut self, regs: &kvm_regs) {
-        self.vcpu.stop.registers.regs = Known::Set(*regs);
+        self.vcpu.stop.registers.regs.set(*regs);
     }
 
     /// The special registers: segments, control registers and the like.
@@ -60,7 +60,7 @@ impl State<'_> {
 
     /// Sets the special registers when the event is resumed.
     pub fn set_sregs(&mut self, sregs: &kvm_sregs) {
-        self.vcpu.stop.registers.sregs = Known::Set(*sregs);
+        self.vcpu.stop.registers.sregs.set(*sregs);
     }
 
     /// The debug registers.
@@ -73,7 +73,7 @@ impl State<'_> {
 
     /// Sets the debug registers when the event is resumed.
     pub fn set_debugregs(&mut self, debugregs: &kvm_debugregs) {
-        self.vcpu.stop.registers.debugregs = Known::Set(*debugregs);
+        self.vcpu.stop.registers.debugregs.set(*debugregs);
     }
 
     /// The registers of x87 and SSE.
@@ -212,16 +212,14 @@ impl State<'_> {
     where
         T: FromBytes + IntoBytes + Immutable + Copy,
     {
-        match *known(&mut self.vcpu.stop.registers) {
-            Known::Attached(value) => {
-                self.vcpu.stop.registers.note(set);
-                return Ok(value);
-            }
-            Known::Set(value) => {
-                *known(&mut self.vcpu.stop.registers) = Known::Nothing;
-                self.set(set, &value)?;
-            }
-            Known::Nothing => {}
+        let known = known(&mut self.vcpu.stop.registers);
+        if let Some(&registers) = known.attached() {
+            self.vcpu.stop.registers.note(set);
+            return Ok(registers);
+        }
+        if let Some(&registers) = known.waiting() {
+            known.forget();
+            self.set(set, &registers)?;
         }
         self.get(set)
     }

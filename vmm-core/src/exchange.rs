@@ -59,13 +59,14 @@ impl Exchange {
     }
 }
 
-/// The registers that may come with an access and go with a resume, each kind there or not.
+/// The registers that may come with an access and go with a resume, each kind there or not. They lie in boxes that are kept: most
+/// accesses come without, and find what they look at in one cache line.
 #[derive(Clone, Debug, Default)]
 pub struct Registers {
     there: Looks,
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    debug_regs: kvm_debugregs,
+    regs: Option<Box<kvm_regs>>,
+    sregs: Option<Box<kvm_sregs>>,
+    debug_regs: Option<Box<kvm_debugregs>>,
 }
 
 impl Registers {
@@ -78,40 +79,40 @@ impl Registers {
     /// General registers.
     #[must_use]
     pub fn regs(&self) -> Option<&kvm_regs> {
-        self.there.regs.then_some(&self.regs)
+        self.regs.as_deref().filter(|_| self.there.regs)
     }
 
     /// Segment and control registers.
     #[must_use]
     pub fn sregs(&self) -> Option<&kvm_sregs> {
-        self.there.sregs.then_some(&self.sregs)
+        self.sregs.as_deref().filter(|_| self.there.sregs)
     }
 
     /// Debug registers.
     #[must_use]
     pub fn debug_regs(&self) -> Option<&kvm_debugregs> {
-        self.there.debug_regs.then_some(&self.debug_regs)
+        self.debug_regs.as_deref().filter(|_| self.there.debug_regs)
     }
 
     /// Puts general registers there, all of them: what was in the box before is never seen.
     #[inline]
     pub fn put_regs(&mut self, regs: &kvm_regs) {
         self.there.regs = true;
-        self.regs = *regs;
+        **self.regs.get_or_insert_default() = *regs;
     }
 
     /// Puts segment and control registers there.
     #[inline]
     pub fn put_sregs(&mut self, sregs: &kvm_sregs) {
         self.there.sregs = true;
-        self.sregs = *sregs;
+        **self.sregs.get_or_insert_default() = *sregs;
     }
 
     /// Puts debug registers there.
     #[inline]
     pub fn put_debug_regs(&mut self, debug_regs: &kvm_debugregs) {
         self.there.debug_regs = true;
-        self.debug_regs = *debug_regs;
+        **self.debug_regs.get_or_insert_default() = *debug_regs;
     }
 
     fn clear(&mut self) {

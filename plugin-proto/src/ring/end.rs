@@ -40,6 +40,13 @@ pub trait Waiter {
 /// A mask for the looks for a record that one for the ring's end follows.
 const LOOKS_BETWEEN_ENDS: u32 = 63;
 
+/// Slots that are given back at once.
+const RELEASED_SLOTS: u32 = SLOTS / 4;
+/// Bytes of payload that are given back at once.
+const RELEASED_BYTES: u32 = CAPACITY / 4;
+// A reader that waits has not given back fewer than those. Beside them any record has room, so no writer waits for them.
+const _: () = assert!(RELEASED_SLOTS < SLOTS && MAX_FRAGMENT as u32 + RELEASED_BYTES <= CAPACITY);
+
 /// Wakes whoever sleeps on `word`, in whatever process.
 pub fn wake(word: &AtomicU32) {
     // The word lies in mapped memory, so this cannot fail.
@@ -253,8 +260,8 @@ impl Reader {
             self.take_payload(incoming)?;
         }
         self.index.advance();
-        // Else the room comes back when there is time, before the next wait.
-        if self.index.unreleased() >= SLOTS / 4 || self.unreleased >= CAPACITY / 4 {
+        // Else the writer has room all the same, for any record, as soon as the reader has none: see below.
+        if self.index.unreleased() >= RELEASED_SLOTS || self.unreleased >= RELEASED_BYTES {
             self.release_many();
         }
         Ok(())
@@ -300,7 +307,6 @@ impl Reader {
     /// Looks for the record in slot `at` as often as the waiter wants: its first word.
     #[inline(always)]
     fn look_for_a_while<W: Waiter>(&mut self, at: usize, waiter: &mut W) -> Result<Option<u64>, W::Error> {
-        self.release();
         for looks in 0..waiter.spins() {
             waiter.relax(looks)?;
             if let Some(first) = self.look(at) {
