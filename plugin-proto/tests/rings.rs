@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use plugin_proto::ring::{
-    Body, Direction, Fault, Header, Incoming, MAX_PAYLOAD, Mapping, Outgoing, Reader, SIZE, SLOTS, ToVmm, Waiter,
-    Writer,
+    Body, Direction, Fault, Header, Incoming, MAX_FRAGMENT, MAX_PAYLOAD, Mapping, Outgoing, Reader, SIZE, SLOTS, ToVmm,
+    Waiter, Writer,
 };
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -108,6 +108,22 @@ proptest! {
             let _ = reader.read(&mut incoming, &mut Impatient);
             prop_assert!(incoming.payload().len() <= MAX_PAYLOAD);
             let _ = writer.write(&Outgoing::bare(Header::default()), &mut Impatient);
+        }
+    }
+
+    /// A reader gives room back late: never so late that a writer waits for one that waits itself.
+    #[test]
+    fn any_record_has_room_when_all_before_it_were_read(
+        lengths in prop::collection::vec(prop_oneof![Just(0), 1..=MAX_FRAGMENT, Just(MAX_FRAGMENT)], 0..200),
+    ) {
+        let mapping = mapping();
+        let (mut writer, mut reader) = ends(&mapping);
+        let mut incoming = Incoming::default();
+        for length in lengths {
+            let bytes = vec![7; length];
+            writer.write(&Outgoing::message(ToVmm::Request as u16, &bytes), &mut Impatient).unwrap();
+            reader.read(&mut incoming, &mut Impatient).unwrap();
+            prop_assert_eq!(incoming.payload(), bytes);
         }
     }
 }

@@ -178,9 +178,9 @@ fn word(data: &[u8]) -> Option<u64> {
     match *data {
         [] => Some(0),
         [byte] => Some(byte.into()),
-        [a, b] => Some(u16::from_le_bytes([a, b]).into()),
-        [a, b, c, d] => Some(u32::from_le_bytes([a, b, c, d]).into()),
-        [a, b, c, d, e, f, g, h] => Some(u64::from_le_bytes([a, b, c, d, e, f, g, h])),
+        [a, b] => Some(u16::from_ne_bytes([a, b]).into()),
+        [a, b, c, d] => Some(u32::from_ne_bytes([a, b, c, d]).into()),
+        [a, b, c, d, e, f, g, h] => Some(u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
         // Of an access that straddles a page there are odd numbers.
         _ => None,
     }
