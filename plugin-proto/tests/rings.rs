@@ -30,6 +30,21 @@ fn ends(mapping: &Arc<Mapping>) -> (Writer, Reader) {
     (Writer::new(Arc::clone(mapping), Direction::ToVmm), Reader::new(Arc::clone(mapping), Direction::ToVmm))
 }
 
+#[test]
+fn a_plugin_says_no_processor_until_it_does_and_may_say_any_number() {
+    let memfd = memfd();
+    let [vmm, plugin] = [(); 2].map(|()| Mapping::new(memfd.as_fd()).unwrap());
+    assert_eq!(vmm.processor(), None);
+    for processor in [0, 1, 1023, u32::MAX - 1] {
+        plugin.set_processor(processor);
+        assert_eq!(vmm.processor(), Some(processor));
+        // The word that the protocol's table names.
+        let mut word = [0; 4];
+        rustix::io::pread(&memfd, &mut word[..], 0x480).unwrap();
+        assert_eq!(u32::from_ne_bytes(word), processor + 1);
+    }
+}
+
 /// Sleeps until it is woken.
 struct Patient {
     spins: u32,

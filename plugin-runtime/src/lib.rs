@@ -13,6 +13,7 @@ mod descriptor_limit;
 mod end;
 mod errno;
 mod error;
+mod follow;
 mod fpu_bytes;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -34,6 +35,7 @@ mod signals;
 mod stderr_log;
 mod supervisor;
 mod tap;
+mod turns;
 mod unread;
 mod vcpu_links;
 mod vcpu_pipes;

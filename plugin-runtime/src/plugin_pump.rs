@@ -42,6 +42,7 @@ impl PluginPump {
         }
     }
 
+    /// On the thread that steps from then on.
     fn choose(&self) -> Option<Chosen> {
         if let Some(rings) = self.links.rings() {
             let ring = Arc::clone(rings.get(self.vcpu)?);

@@ -22,9 +22,9 @@ pub(crate) struct Polling {
     spins: u32,
     spins_a_microsecond: u32,
     adapts: bool,
-    /// Whether others are let run once, and then a look follows: where there are more threads than processors that is less than
-    /// to sleep and to be woken, and the answer is often there.
-    yields: bool,
+    /// Whether there are more threads than processors, and nothing else was asked for. Then others are let run once before a
+    /// sleep, and a look follows: that is less than to sleep and to be woken, and the answer is often there.
+    shares: bool,
 }
 
 impl Polling {
@@ -37,7 +37,12 @@ impl Polling {
         let fits = vcpus.saturating_mul(2) <= processors;
         let us = poll_us.unwrap_or(if fits { DEFAULT_US } else { 0 });
         let adapts = poll_us.is_none();
-        Self { spins: us.saturating_mul(spins_a_microsecond), spins_a_microsecond, adapts, yields: adapts && !fits }
+        Self { spins: us.saturating_mul(spins_a_microsecond), spins_a_microsecond, adapts, shares: adapts && !fits }
+    }
+
+    /// Whether the vCPUs' threads and the plugin's run in turn on few processors.
+    pub(crate) fn shares_processors(&self) -> bool {
+        self.shares
     }
 
     /// Lets the plugin's side know.
@@ -81,7 +86,7 @@ impl Budget {
 
     /// How many times to look now.
     pub(crate) fn spins(&mut self) -> u32 {
-        if self.polling.yields {
+        if self.polling.shares {
             return 1;
         }
         if self.rest > 0 {
@@ -98,7 +103,7 @@ impl Budget {
 
     /// Spends the time between two looks: whether others were let run, so that any time may have passed.
     pub(crate) fn relax(&self, looks: u32) -> bool {
-        let yields = self.polling.yields || looks & self.turn == self.turn;
+        let yields = self.polling.shares || looks & self.turn == self.turn;
         if yields {
             rustix::thread::sched_yield();
         } else {

@@ -23,7 +23,9 @@ use rustix::time::{Timespec, clock_gettime};
 use vmm_core::{Bytes, Command, Event, Exchange, LinkError, Looks, Pump, Registers, StopSignal};
 use zerocopy::IntoBytes;
 
+use crate::follow::Follow;
 use crate::polling::{Budget, Polling};
+use crate::turns::Turns;
 use crate::vcpu_ring::VcpuRing;
 use crate::vcpu_words::{
     Asked, Fault, Setting, command, cpuid_response, done_response, msrs_response, setting_of, state_response,
@@ -46,13 +48,27 @@ pub(crate) struct RingPump {
     setting: Option<Setting>,
     /// What the access came in that the plugin is to answer.
     exchange: Option<Box<Exchange>>,
-    /// Kept open as long as the vCPU runs.
-    _ring: Arc<VcpuRing>,
+    /// Where threads share processors.
+    sharing: Option<Sharing>,
+    ring: Arc<VcpuRing>,
+}
+
+/// What a thread sees to that shares processors with others.
+struct Sharing {
+    follow: Follow,
+    turns: Turns,
+}
+
+impl Sharing {
+    fn of_this_thread() -> Self {
+        Self { follow: Follow::new(), turns: Turns::of_this_thread() }
+    }
 }
 
 type Result<T> = std::result::Result<T, LinkError>;
 
 impl RingPump {
+    /// For the calling thread to step.
     pub(crate) fn new(ring: Arc<VcpuRing>, polling: Polling, stop: StopSignal) -> Self {
         Self {
             writer: Writer::new(Arc::clone(&ring.mapping), ring::Direction::ToPlugin),
@@ -63,7 +79,8 @@ impl RingPump {
             outgoing: Vec::new(),
             setting: None,
             exchange: None,
-            _ring: ring,
+            sharing: polling.shares_processors().then(Sharing::of_this_thread),
+            ring,
         }
     }
 
@@ -134,6 +151,10 @@ impl RingPump {
                 return Err(error.into_link_error());
             }
             self.budget.waited(slept, looks);
+            if let Some(Sharing { follow, turns }) = &mut self.sharing {
+                follow.answered(!slept && looks == 0, || self.ring.mapping.processor());
+                turns.answered();
+            }
             if self.incoming.header.kind == ToVmm::Resume as u16 {
                 let mut exchange = self.exchange.take().unwrap_or_default();
                 return match resume(&self.incoming, &mut exchange) {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
 use plugin_proto::ring::{
     Body, Direction, Fault, Flags, Header, Incoming, Mapping, Outgoing, Reader, ToPlugin, ToVmm, Waiter, Writer,
-    between_looks, turn,
+    between_looks, current_processor, turn,
 };
 use plugin_proto::{decode_vcpu_response, encode_vcpu_request};
 use rustix::io::Errno;
@@ -252,7 +252,11 @@ impl Waiter for Wait {
 
     fn sleep(&mut self, word: &AtomicU32, expected: u32) -> Result<(), Error> {
         self.slept = true;
-        match futex::wait(word, futex::Flags::empty(), expected, Some(&BOUND)) {
+        let slept = futex::wait(word, futex::Flags::empty(), expected, Some(&BOUND));
+        if let Some(processor) = current_processor() {
+            self.mapping.set_processor(processor);
+        }
+        match slept {
             Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(Errno::TIMEDOUT) => match rustix::io::read(&self.lifeline, &mut [0; 1][..]) {
                 Ok(0) => Err(Error::HungUp),

@@ -62,8 +62,10 @@ fn every_case_is_measured_on_every_link(backend: Backend) {
         if text(row, "case") != "start" {
             assert!(row["vmm_cpu_s"].as_f64().unwrap() > 0.0, "{row}");
             let plugin = row["plugin_cpu_s"].as_f64().unwrap() > 0.0;
-            // So few coalesced writes are one exit, in which the plugin may not be seen at work.
-            assert!(plugin == has_plugin || has_plugin && text(row, "case") == "coalesced", "{row}");
+            // So few coalesced writes are one exit, in which the plugin may not be seen at work; and of a thread that never
+            // sleeps the kernel counts the time at its ticks.
+            let may_be_unseen = text(row, "case") == "coalesced" || text(row, "link") == "ring-poll";
+            assert!(plugin == has_plugin || has_plugin && may_be_unseen, "{row}");
         }
     }
 }

@@ -28,6 +28,7 @@ pub enum Direction {
 struct Head {
     hints: Hints,
     rings: [Words; 2],
+    whereabouts: Whereabouts,
 }
 
 /// What the VMM lets the plugin know, on lines that change rarely.
@@ -37,6 +38,13 @@ pub(super) struct Hints {
     spins: AtomicU32,
     /// About how many of those take a microsecond.
     spins_a_microsecond: AtomicU32,
+}
+
+/// What the plugin lets the VMM know, on lines that change rarely.
+#[repr(C, align(128))]
+struct Whereabouts {
+    /// The processor that it woke up on last, counted from 1; 0 where it does not say.
+    processor: AtomicU32,
 }
 
 const WORDS_OF_DATA: usize = CAPACITY as usize / size_of::<AtomicU64>();
@@ -168,6 +176,21 @@ impl Mapping {
     /// Sets that. The VMM's to do.
     pub fn set_spins_a_microsecond(&self, spins: u32) {
         self.head().hints.spins_a_microsecond.store(spins, Ordering::Relaxed);
+    }
+
+    /// The number of the processor on which the plugin's side woke up last, if it says. It may be any number.
+    pub fn processor(&self) -> Option<u32> {
+        self.head().whereabouts.processor.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Sets that. The plugin's to do.
+    pub fn set_processor(&self, processor: u32) {
+        let word = &self.head().whereabouts.processor;
+        let processor = processor.saturating_add(1);
+        // Who only reads shares the line.
+        if word.load(Ordering::Relaxed) != processor {
+            word.store(processor, Ordering::Relaxed);
+        }
     }
 
     /// Whether the VMM has closed the rings.

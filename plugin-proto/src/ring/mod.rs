@@ -4,7 +4,7 @@
 //! other: each keeps its own position to itself, holds the other's against what is possible, and copies a record out
 //! before it looks at it. `docs/protocol.md` tells the layout and the order of things.
 //!
-//! - [`Mapping`] is the memory, and the one place with unsafe code;
+//! - [`Mapping`] is the memory, and where nearly all unsafe code is;
 //! - [`Writer`] and [`Reader`] are the ends of one direction; how they wait is their [`Waiter`]'s business;
 //! - [`Header`] begins every record, [`Body`] is what follows it.
 
@@ -16,6 +16,7 @@ mod index;
 mod looking;
 #[cfg(not(loom))]
 mod mapping;
+mod processor;
 mod record;
 
 #[cfg(not(loom))]
@@ -25,6 +26,7 @@ pub use fault::Fault;
 pub use looking::{between_looks, turn};
 #[cfg(not(loom))]
 pub use mapping::{Direction, Mapping};
+pub use processor::current_processor;
 pub use record::{Body, DEBUG_REGS_BYTES, Flags, Header, Incoming, Outgoing, REGS_BYTES, SREGS_BYTES, ToPlugin, ToVmm};
 
 /// The version of the ring protocol, which `negotiate` agrees on.

@@ -49,6 +49,9 @@ pub const TO_PLUGIN: Layout =
 pub const TO_VMM: Layout =
     Layout { head: 0x280, reader_sleeps: 0x300, writer_sleeps: 0x380, closed: 0x400, slots: 0xd000, payload: 0x11000 };
 
+/// Where the plugin says on which processor it woke up, counted from 1.
+pub const PROCESSOR: usize = 0x480;
+
 impl Layout {
     /// The slot of the record after `before` others.
     pub fn slot(&self, before: u32) -> usize {

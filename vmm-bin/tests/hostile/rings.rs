@@ -1,6 +1,8 @@
 //! What a plugin can do to the rings that it shares with the VMM: each side writes into memory that the other reads.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,7 @@ use rustix::process::Signal;
 use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_ring::{
-    MORE, Record, RingMemory, SIZE, SLOTS, TO_PLUGIN, TO_VMM, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind,
+    MORE, PROCESSOR, Record, RingMemory, SIZE, SLOTS, TO_PLUGIN, TO_VMM, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind,
 };
 use test_utils::raw::{self, VcpuRing, vcpu_request};
 
@@ -27,6 +29,7 @@ on_each_backend! {
     requests_in_other_clothes_and_changed_at_random
     a_reader_that_lies_about_where_it_is
     sleep_words_that_lie
+    a_plugin_that_lies_about_its_processor
     the_memory_can_neither_shrink_nor_grow_and_holes_do_no_harm
     a_plugin_that_dies_is_noticed_asleep_and_looking
     a_plugin_that_stops_is_noticed_asleep_and_looking
@@ -288,6 +291,36 @@ fn sleep_words_that_lie(backend: Backend) {
         driven.signal(Signal::TERM);
         driven.obey(&event).assert_success().assert_took(Duration::ZERO..Duration::from_secs(10));
     }
+}
+
+/// A vCPU's thread may go where the plugin says it is, but stays as free as it was.
+fn a_plugin_that_lies_about_its_processor(backend: Backend) {
+    let mut tally = Tally::new(format!("{} wrong processors", backend.name()));
+    // As many as there may be: more than have processors.
+    let (driven, mut rings, event) = talking(backend, &["-c", "64"]);
+    let ring = &mut rings[0];
+    ring.expect(kind::POSTED);
+    ring.await_access();
+    let lies = [0, 1, 2, 3, 64, 1023, 1024, 1025, 1 << 31, u32::MAX];
+    for lie in lies.iter().cycle().take(1000) {
+        ring.memory().word(PROCESSOR).store(*lie, Ordering::SeqCst);
+        ring.resume();
+        ring.await_access();
+        ring.answer(&[1]);
+        ring.expect(kind::POSTED);
+        ring.await_access();
+        tally.count();
+    }
+    let pid = driven.running.pid().as_raw_nonzero();
+    let allowed = |thread: &Path| {
+        let status = std::fs::read_to_string(thread.join("status")).unwrap();
+        status.lines().find(|line| line.starts_with("Cpus_allowed:")).unwrap().to_owned()
+    };
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path());
+    let masks: BTreeSet<_> = threads.map(|thread| allowed(&thread)).collect();
+    assert_eq!(masks, BTreeSet::from([allowed(Path::new("/proc/self"))]));
+    driven.signal(Signal::TERM);
+    driven.obey(&event).assert_success();
 }
 
 fn the_memory_can_neither_shrink_nor_grow_and_holes_do_no_harm(backend: Backend) {
