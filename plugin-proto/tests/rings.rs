@@ -27,7 +27,7 @@ fn mapping() -> Arc<Mapping> {
 }
 
 fn ends(mapping: &Arc<Mapping>) -> (Writer, Reader) {
-    (Writer::new(Arc::clone(mapping), Direction::ToVmm), Reader::new(Arc::clone(mapping), Direction::ToVmm))
+    (Writer::new(Arc::clone(mapping), Direction::ToVmm, true), Reader::new(Arc::clone(mapping), Direction::ToVmm))
 }
 
 #[test]
@@ -177,6 +177,28 @@ fn a_slot_that_is_touched_ahead_is_no_record_and_spoils_none() {
         for number in 0..u64::from(SLOTS) {
             reader.read(&mut incoming, &mut Impatient).unwrap();
             assert_eq!(incoming.header.words, [number + round; 5]);
+        }
+    }
+}
+
+proptest! {
+    /// Neither the payload that is still to be read, nor that of the record before, with which it may share a line.
+    #[test]
+    fn payload_that_is_touched_ahead_spoils_none(rounds in prop::collection::vec((1_u32..60, 1_u32..40, 0..MAX_FRAGMENT as u32), 1..40)) {
+        let mapping = mapping();
+        let (mut writer, mut reader) = ends(&mapping);
+        let mut incoming = Incoming::default();
+        for (records, words, touched) in rounds {
+            let part = |number: u32| number.to_ne_bytes().repeat(2 * words as usize);
+            for number in 0..records {
+                let header = Header { kind: 1, payload: 8 * words, ..Header::default() };
+                writer.write_part(&header, &part(number), &mut Impatient).unwrap();
+                writer.touch_next_payload(touched.next_multiple_of(8));
+            }
+            for number in 0..records {
+                reader.read(&mut incoming, &mut Impatient).unwrap();
+                prop_assert_eq!(incoming.payload(), part(number));
+            }
         }
     }
 }

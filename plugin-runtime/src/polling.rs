@@ -45,6 +45,11 @@ impl Polling {
         self.shares
     }
 
+    /// Whether both sides look before they sleep, each on a processor of its own.
+    pub(crate) fn looks(&self) -> bool {
+        self.spins > 0
+    }
+
     /// Lets the plugin's side know.
     pub(crate) fn tell(&self, mapping: &Mapping) {
         mapping.set_spins(self.spins);
@@ -77,7 +82,7 @@ impl Budget {
     /// Lets the time pass in which no answer comes.
     #[inline]
     pub(crate) fn hold_back(&self) {
-        if self.polling.spins > 0 && self.rest == 0 {
+        if self.polling.looks() && self.rest == 0 {
             for _ in 0..self.hold.looks() {
                 between_looks();
             }

@@ -71,7 +71,7 @@ impl RingPump {
     /// For the calling thread to step.
     pub(crate) fn new(ring: Arc<VcpuRing>, polling: Polling, stop: StopSignal) -> Self {
         Self {
-            writer: Writer::new(Arc::clone(&ring.mapping), ring::Direction::ToPlugin),
+            writer: Writer::new(Arc::clone(&ring.mapping), ring::Direction::ToPlugin, polling.looks()),
             reader: Reader::new(Arc::clone(&ring.mapping), ring::Direction::ToVmm),
             stop,
             budget: Budget::new(polling),
@@ -98,6 +98,13 @@ impl RingPump {
         }
     }
 
+    /// Writes the record of a posted write, which nothing is waited for behind.
+    #[inline]
+    fn post(&mut self, header: &Header, deadline: Option<Instant>) -> Result<()> {
+        let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false, looks: 0 };
+        self.writer.post_header(header, &mut wait).map_err(WaitError::into_link_error)
+    }
+
     fn bare(&mut self, kind: ToPlugin, address: u64, words: [u64; 5], deadline: Option<Instant>) -> Result<()> {
         self.write_header(&Header { kind: kind as u16, address, words, ..Header::default() }, deadline)
     }
@@ -116,7 +123,9 @@ impl RingPump {
         let Some(regs) = attached.regs() else { return Ok(()) };
         let header = Header { flags: header.flags | Flags::REGS, payload: REGS_BYTES as u32, ..header };
         let mut wait = Wait { stop: &self.stop, budget: &mut self.budget, deadline, slept: false, looks: 0 };
-        self.writer.write_part(&header, regs.as_bytes(), &mut wait).map_err(WaitError::into_link_error)
+        self.writer.write_part(&header, regs.as_bytes(), &mut wait).map_err(WaitError::into_link_error)?;
+        self.writer.touch_next_payload(header.payload);
+        Ok(())
     }
 
     /// Writes the record of an access that is more than the header.
@@ -240,7 +249,7 @@ impl Pump for RingPump {
                 if access.has_long_data() {
                     self.write_more(header, long, &Registers::default(), deadline)?;
                 } else {
-                    self.write_header(&header, deadline)?;
+                    self.post(&header, deadline)?;
                 }
                 return Ok(None);
             }

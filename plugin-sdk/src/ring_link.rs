@@ -52,7 +52,7 @@ impl RingLink {
         let spins = asked.map_or(spins, |us| us.saturating_mul(looks));
         let turn = turn(looks.saturating_mul(YIELD_US));
         Ok(Self {
-            writer: Writer::new(Arc::clone(&mapping), Direction::ToVmm),
+            writer: Writer::new(Arc::clone(&mapping), Direction::ToVmm, spins > 0),
             reader: Reader::new(Arc::clone(&mapping), Direction::ToPlugin),
             incoming: Incoming::default(),
             encoded: Vec::new(),
@@ -151,6 +151,7 @@ impl RingLink {
             // `REGS_BYTES`.
             header.payload = regs.len() as u32;
             self.writer.write_part(&header, regs, &mut self.wait)?;
+            self.writer.touch_next_payload(header.payload);
         }
         self.writer.touch_next();
         Ok(())

@@ -58,6 +58,8 @@ pub fn wake(word: &AtomicU32) {
 pub struct Writer {
     mapping: Arc<Mapping>,
     direction: Direction,
+    /// Whether the reader looks for records on another processor.
+    is_looked_for: bool,
     index: WriterIndex,
     /// Where the next payload goes: bytes, on past the end of their part of the memory.
     position: u32,
@@ -66,10 +68,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// The writing end of a ring that was not used yet.
+    /// The writing end of a ring that was not used yet. `is_looked_for` says that its reader looks on another processor before it
+    /// sleeps: records are handed over to that at once, then, which would cost time where both sides share one.
     #[must_use]
-    pub fn new(mapping: Arc<Mapping>, direction: Direction) -> Self {
-        Self { mapping, direction, index: WriterIndex::new(), position: 0, ends: Box::new([0; SLOTS as usize]) }
+    pub fn new(mapping: Arc<Mapping>, direction: Direction, is_looked_for: bool) -> Self {
+        let ends = Box::new([0; SLOTS as usize]);
+        Self { mapping, direction, is_looked_for, index: WriterIndex::new(), position: 0, ends }
     }
 
     /// Writes a record, waiting for room where there is none.
@@ -106,7 +110,20 @@ impl Writer {
         if !self.index.has_room() {
             self.make_room(0, waiter)?;
         }
-        self.publish(header);
+        self.publish(header, self.is_looked_for);
+        Ok(())
+    }
+
+    /// The same for one that nothing is waited for behind: it goes over when the reader comes to it, so that the writer goes on sooner.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    #[inline]
+    pub fn post_header<W: Waiter>(&mut self, header: &Header, waiter: &mut W) -> Result<(), W::Error> {
+        if !self.index.has_room() {
+            self.make_room(0, waiter)?;
+        }
+        self.publish(header, false);
         Ok(())
     }
 
@@ -131,13 +148,16 @@ impl Writer {
             // A part is at most `MAX_FRAGMENT` bytes.
             self.position = self.position.wrapping_add(part.len().next_multiple_of(size_of::<u64>()) as u32);
         }
-        self.publish(header);
+        self.publish(header, self.is_looked_for);
+        if bytes > 0 && self.is_looked_for {
+            self.mapping.hand_over(self.direction, self.position.wrapping_sub(bytes), bytes);
+        }
         Ok(())
     }
 
     /// Lets the reader see a record, for which there is room and whose payload is there.
     #[inline]
-    fn publish(&mut self, header: &Header) {
+    fn publish(&mut self, header: &Header, is_looked_for: bool) {
         let at = slot(self.index.written());
         // A slot's number is below their number.
         if let Some(end) = self.ends.get_mut(at) {
@@ -147,7 +167,7 @@ impl Writer {
         let [first, others @ ..] = self.mapping.slot(self.direction, at);
         let [line, rest @ ..] = header.as_line();
         others.iter().zip(rest).for_each(|(to, from)| to.store(from, Ordering::Relaxed));
-        if self.index.publish(first, line, words) {
+        if self.index.publish(first, line, words, is_looked_for) {
             wake(&words.reader_sleeps.0);
         }
     }
@@ -159,6 +179,13 @@ impl Writer {
         if self.index.has_room() {
             let [_, .., last] = self.mapping.slot(self.direction, slot(self.index.written()));
             last.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The same with the next `bytes` of payload.
+    pub fn touch_next_payload(&self, bytes: u32) {
+        if self.has_room(bytes) {
+            self.mapping.touch(self.direction, self.position, bytes);
         }
     }
 

@@ -17,6 +17,7 @@ use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::handing_over::hand_over;
 use super::{Fault, SLOTS};
 
 /// A word on cache lines of its own: processors fetch lines in pairs.
@@ -102,11 +103,15 @@ impl WriterIndex {
     }
 
     /// Lets the reader see the record in the slot that begins with `word`, `first` being what the word is to hold beside the stamp.
-    /// True where the reader is to be woken.
+    /// True where the reader is to be woken. `is_looked_for` says that it looks on another processor.
     #[must_use]
-    pub(super) fn publish(&mut self, word: &AtomicU64, first: u64, words: &Words) -> bool {
+    pub(super) fn publish(&mut self, word: &AtomicU64, first: u64, words: &Words, is_looked_for: bool) -> bool {
         self.written = self.written.wrapping_add(1);
         word.store(first & !STAMP | u64::from(self.written), Ordering::Release);
+        if is_looked_for {
+            // Behind the next step, which waits for the line, it would come too late.
+            hand_over(word);
+        }
         is_to_be_woken(&words.reader_sleeps)
     }
 }
@@ -190,7 +195,7 @@ mod tests {
         let (words, word) = (Words::new(), AtomicU64::new(0));
         let (mut writer, mut reader) = (WriterIndex::new(), ReaderIndex::new());
         assert_eq!(reader.look(&word), None);
-        assert!(!writer.publish(&word, 7 << 32, &words));
+        assert!(!writer.publish(&word, 7 << 32, &words, false));
         assert_eq!(reader.look(&word), Some(7 << 32 | 1));
         reader.advance();
         assert_eq!(reader.look(&word), None);
@@ -203,11 +208,11 @@ mod tests {
         let (words, word) = (Words::new(), AtomicU64::new(0));
         let mut writer = WriterIndex::new();
         arm(&words.reader_sleeps);
-        assert!(writer.publish(&word, 0, &words));
-        assert!(!writer.publish(&word, 0, &words));
+        assert!(writer.publish(&word, 0, &words, false));
+        assert!(!writer.publish(&word, 0, &words, false));
         arm(&words.reader_sleeps);
         disarm(&words.reader_sleeps);
-        assert!(!writer.publish(&word, 0, &words));
+        assert!(!writer.publish(&word, 0, &words, false));
     }
 
     #[test]
@@ -216,7 +221,7 @@ mod tests {
         let mut writer = WriterIndex { written: u32::MAX - 3, done: u32::MAX - 3 };
         for _ in 0..SLOTS {
             assert!(writer.has_room());
-            let _ = writer.publish(&word, 0, &words);
+            let _ = writer.publish(&word, 0, &words, false);
         }
         assert!(!writer.has_room());
         words.head.0.store(u32::MAX - 2, Ordering::Relaxed);
@@ -304,7 +309,7 @@ mod model {
                 *cell = value;
             }
         });
-        if writer.publish(&ring.stamp, 0, &ring.words) {
+        if writer.publish(&ring.stamp, 0, &ring.words, false) {
             ring.wake();
         }
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::handing_over::hand_over;
 use super::index::Words;
 use super::{CAPACITY, SIZE, SLOTS, SLOTS_OFFSET};
 
@@ -137,6 +138,26 @@ impl Mapping {
             let to = behind.get(words.len()).or_else(|| before.get(second.len()));
             to.into_iter().for_each(|to| to.store(u64::from_ne_bytes(last), Ordering::Relaxed));
         }
+    }
+
+    /// Hands the lines over that hold `bytes` from `position` on.
+    pub(super) fn hand_over(&self, direction: Direction, position: u32, bytes: u32) {
+        self.lines(direction, position, bytes).for_each(hand_over);
+    }
+
+    /// Writes a word in each of those lines. The bytes are free.
+    pub(super) fn touch(&self, direction: Direction, position: u32, bytes: u32) {
+        self.lines(direction, position, bytes).for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
+    /// The first word of `bytes` from `position` on in each of their cache lines, around the end.
+    fn lines(&self, direction: Direction, position: u32, bytes: u32) -> impl Iterator<Item = &AtomicU64> {
+        const WORDS_OF_LINE: usize = size_of::<Slot>() / size_of::<AtomicU64>();
+        let payload = &self.records(direction).payload;
+        let first = position as usize / size_of::<AtomicU64>() % WORDS_OF_DATA;
+        let end = first + bytes as usize / size_of::<AtomicU64>();
+        let lines = (first / WORDS_OF_LINE * WORDS_OF_LINE..end).step_by(WORDS_OF_LINE);
+        lines.filter_map(move |line| payload.get(line.max(first) % WORDS_OF_DATA))
     }
 
     /// Copies `count` words out from `position` on, around the end, to the end of `out`.

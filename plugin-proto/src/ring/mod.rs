@@ -11,6 +11,7 @@
 #[cfg(not(loom))]
 mod end;
 mod fault;
+mod handing_over;
 mod index;
 #[cfg(not(loom))]
 mod looking;
@@ -22,6 +23,7 @@ mod record;
 #[cfg(not(loom))]
 pub use end::{Reader, Waiter, Writer, wake};
 pub use fault::Fault;
+pub use handing_over::hand_over;
 #[cfg(not(loom))]
 pub use looking::{between_looks, turn};
 #[cfg(not(loom))]

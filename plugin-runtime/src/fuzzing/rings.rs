@@ -69,7 +69,7 @@ impl Ring {
         let memfd = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&memfd, SIZE as u64).unwrap();
         let mapping = Arc::new(Mapping::new(memfd.as_fd()).unwrap());
-        let writer = Writer::new(Arc::clone(&mapping), direction);
+        let writer = Writer::new(Arc::clone(&mapping), direction, true);
         let reader = Reader::new(Arc::clone(&mapping), direction);
         Self { memfd, mapping, writer, reader, queue: Some(VecDeque::new()) }
     }

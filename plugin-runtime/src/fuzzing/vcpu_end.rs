@@ -113,7 +113,7 @@ pub(super) struct RingEnd {
 impl RingEnd {
     pub(super) fn new(memfd: OwnedFd) -> Self {
         let mapping = Arc::new(Mapping::new(memfd.as_fd()).unwrap());
-        let writer = Writer::new(Arc::clone(&mapping), Direction::ToVmm);
+        let writer = Writer::new(Arc::clone(&mapping), Direction::ToVmm, false);
         let reader = Reader::new(mapping, Direction::ToPlugin);
         Self { memfd, writer, reader, is_mine_to_blame: false }
     }

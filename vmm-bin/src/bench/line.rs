@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use plugin_proto::ring::{between_looks, turn};
+use plugin_proto::ring::{between_looks, hand_over, turn};
 
 use super::processors::pin_this_thread;
 use crate::error::Error;
@@ -56,7 +56,7 @@ impl Line {
                             let _ = core.map(|core| pin_this_thread(&[core]));
                         }
                     });
-                    echo.back.0.store(last, Ordering::Release);
+                    echo.back.set(last);
                 }
             })
             .map_err(Error::system("starting a thread"))?;
@@ -67,7 +67,7 @@ impl Line {
     pub(super) fn there_and_back(&mut self) {
         let last = self.sent;
         self.sent = last.wrapping_add(1);
-        self.words.there.0.store(self.sent, Ordering::Release);
+        self.words.there.set(self.sent);
         self.words.back.next(last, |_| self.wake());
     }
 
@@ -78,7 +78,7 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.words.there.0.store(END, Ordering::Release);
+        self.words.there.set(END);
         self.wake();
         if let Some(other) = self.other.take() {
             // It does not panic.
@@ -88,6 +88,12 @@ impl Drop for Line {
 }
 
 impl Word {
+    /// Sets the number, which the other side looks for.
+    fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Release);
+        hand_over(&self.0);
+    }
+
     /// Looks until the number is another than `last`. Where that takes long, `at_turn` is called again and again, with a count from 1.
     fn next(&self, last: u64, at_turn: impl Fn(u32)) -> u64 {
         let mask = turn(LOOKS);
