@@ -122,6 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn who_is_answered_late_arrives_where_the_answers_come_from() {
+        let allowed = sched_getaffinity(None).unwrap();
+        let mut follow = Follow::new();
+        for processor in (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)) {
+            let here = Some(processor as u32);
+            // Whoever places threads may move it on at any time.
+            let is_here_after = |_| {
+                follow.answered(false, || here);
+                current_processor() == here
+            };
+            assert!((0..MOST).any(is_here_after), "{processor}");
+        }
+    }
+
+    #[test]
     fn a_thread_goes_where_it_may_and_stays_as_free_as_it_was() {
         let before = sched_getaffinity(None).unwrap();
         let allowed = (0..CpuSet::MAX_CPU).filter(|processor| before.is_set(*processor));
