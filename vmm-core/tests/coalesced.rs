@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use common::{PIO, PORT, Rig, claim, config};
 use hypervisor::mock::{Mock, Script, Step};
-use hypervisor::{MockVm, Vm};
+use hypervisor::{Exit, MockVm, Vm};
 use test_utils::faults::{Faults, Faulty};
 use test_utils::wait::LIMIT;
-use vmm_core::{Command, Event, Machine, ReservationProblem};
+use vmm_core::{Command, Event, Machine, ReservationProblem, StopReason};
 
 /// Where what the guest waits for goes.
 const OTHER: u16 = 0x70;
@@ -146,17 +146,48 @@ fn a_release_takes_what_lies_there_for_its_owner_who_is_told_though_no_exit_foll
     let mock = Mock::new(Script::once([Step::Out { port: OTHER, width: 1 }]));
     let inner = hypervisor::Hypervisor::create_vm(&mock).unwrap();
     vm.expect_create_vcpu().returning(move |id| inner.create_vcpu(id));
-    let (mut machine, notices) = Machine::new(Arc::new(vm) as Arc<dyn Vm>, &config(1)).unwrap();
-    let (owner, far) = machine.attach_far_ends("tester").unwrap();
-    machine.map().reserve(PIO, OTHER.into(), 1, claim(owner)).unwrap();
-    machine.reserve_coalesced(PIO, PORT.into(), 1, owner).unwrap();
-    let mut rig = Rig { machine, notices, owner, far };
+    let mut rig = rig_of(vm);
+    rig.reserve(PIO, OTHER.into(), 1);
     rig.start_running();
     rig.expect_access(0);
     rig.resume(0);
     // No exit follows: the guest has come to its end, and stays in it.
-    rig.machine.release(PIO, PORT.into(), owner).unwrap();
+    rig.machine.release(PIO, PORT.into(), rig.owner).unwrap();
     rig.expect_posted(0, &[5]);
+}
+
+#[test]
+fn they_come_before_the_end_that_their_vcpu_makes() {
+    let mut rig = rig(1, write(7).into_iter().chain([Step::Exit(Exit::Shutdown)]).collect());
+    rig.start_running();
+    rig.expect_posted(0, &[7]);
+    assert!(matches!(rig.stop_reason().1, StopReason::Shutdown));
+}
+
+#[test]
+fn they_come_before_the_failure_to_run_their_vcpu() {
+    let mut vm = MockVm::new();
+    vm.expect_coalesce_writes().return_once(|_, _, _| Ok(()));
+    vm.expect_has_coalesced().return_const(true);
+    let written = hypervisor::Access::write(PIO, PORT.into(), &[5]);
+    let mut left = written.into_iter();
+    vm.expect_take_coalesced().times(1..).returning(move |into| into.extend(left.next()));
+    let faults = Faults::nth_of("KVM_RUN", 1, rustix::io::Errno::NOMEM.raw_os_error());
+    let mock = Faulty::new(Mock::new(Script::nothing()), &faults);
+    let inner = hypervisor::Hypervisor::create_vm(&mock).unwrap();
+    vm.expect_create_vcpu().returning(move |id| inner.create_vcpu(id));
+    let mut rig = rig_of(vm);
+    rig.start_running();
+    rig.expect_posted(0, &[5]);
+    assert!(matches!(rig.stop_reason().1, StopReason::Backend(_)));
+}
+
+/// A machine of one vCPU whose writes to the port are coalesced.
+fn rig_of(vm: MockVm) -> Rig {
+    let (mut machine, notices) = Machine::new(Arc::new(vm) as Arc<dyn Vm>, &config(1)).unwrap();
+    let (owner, far) = machine.attach_far_ends("tester").unwrap();
+    machine.reserve_coalesced(PIO, PORT.into(), 1, owner).unwrap();
+    Rig { machine, notices, owner, far }
 }
 
 #[test]
