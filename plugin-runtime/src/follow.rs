@@ -5,33 +5,26 @@ use std::io;
 use plugin_proto::ring::current_processor;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use crate::backoff::Backoff;
+
 /// Answers in a row that were not there when they were first looked for, which says that the two run on two processors: on one,
 /// the plugin's thread runs as soon as it is woken, and has answered when the vCPU's goes on.
 const VAIN: u32 = 2;
-/// Answers between two moves, at least.
-const FEWEST: u32 = 128;
-/// As many where moves do not last.
-const MOST: u32 = 1 << 16;
-/// A move lasts if so many times the least number of answers passes until the next.
-const LASTS: u32 = 8;
-
 /// When to follow. Threads that wait for each other on two processors cost each exit two interrupts between these, and leave to
 /// others what is warm in both. The kernel pulls a pair together only where the processors' loads happen to call for it.
 #[derive(Debug)]
 pub(crate) struct Follow {
     /// Answers in a row that were not there at once.
     vain: u32,
-    /// Answers since the last move.
-    since: u32,
-    /// How many of those there must be before the next.
-    rest: u32,
+    /// Until the next move: they may be undone at once, by whoever places threads.
+    backoff: Backoff,
     /// Whether this thread may not move.
     is_barred: bool,
 }
 
 impl Follow {
     pub(crate) fn new() -> Self {
-        Self { vain: 0, since: 0, rest: FEWEST, is_barred: false }
+        Self { vain: 0, backoff: Backoff::default(), is_barred: false }
     }
 
     /// Learns whether an answer was there at once, and now and then moves the calling thread to the processor that
@@ -47,9 +40,9 @@ impl Follow {
 
     #[inline]
     fn is_due(&mut self, at_once: bool) -> bool {
-        self.since = self.since.saturating_add(1);
+        self.backoff.answered();
         self.vain = if at_once { 0 } else { self.vain.saturating_add(1) };
-        self.vain >= VAIN && self.since >= self.rest && !self.is_barred
+        self.vain >= VAIN && self.backoff.is_over() && !self.is_barred
     }
 
     #[cold]
@@ -57,20 +50,13 @@ impl Follow {
         if current_processor() == Some(processor) {
             return;
         }
-        self.moved();
+        self.backoff.tried();
+        self.vain = 0;
         if let Err(error) = move_to(processor as usize) {
             self.is_barred = true;
             let thread = std::thread::current();
             tracing::debug!(%error, thread = thread.name(), "a vCPU's thread cannot move to its plugin's processor");
         }
-    }
-
-    /// Where moves are undone at once, by whoever places threads, they become rare.
-    fn moved(&mut self) {
-        let lasted = self.since >= self.rest.saturating_mul(LASTS);
-        self.rest = if lasted { FEWEST } else { self.rest.saturating_mul(2).min(MOST) };
-        self.since = 0;
-        self.vain = 0;
     }
 }
 
@@ -95,30 +81,14 @@ fn move_to(processor: usize) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// After how many answers that come late the next move is due.
-    fn until_due(follow: &mut Follow) -> u32 {
-        let answers = (1..).find(|_| follow.is_due(false)).unwrap();
-        follow.moved();
-        answers
-    }
+    /// More answers than have to pass between two moves.
+    const MANY: u32 = 1 << 17;
 
     #[test]
     fn who_is_answered_at_once_every_other_time_does_not_move() {
         let mut follow = Follow::new();
-        assert!((0..10 * MOST).all(|answer| !follow.is_due(answer % 2 == 0)));
-    }
-
-    #[test]
-    fn moves_become_rare_where_they_do_not_last_and_frequent_again_where_one_does() {
-        let mut follow = Follow::new();
-        let mut expected = FEWEST;
-        while expected < MOST {
-            assert_eq!(until_due(&mut follow), expected);
-            expected *= 2;
-        }
-        assert_eq!([until_due(&mut follow), until_due(&mut follow)], [MOST; 2]);
-        assert!((0..LASTS * MOST).all(|_| !follow.is_due(true)));
-        assert_eq!([until_due(&mut follow), until_due(&mut follow)], [VAIN, FEWEST]);
+        assert!((0..MANY).all(|answer| !follow.is_due(answer % 2 == 0)));
+        assert!((0..VAIN).any(|_| follow.is_due(false)));
     }
 
     #[test]
@@ -132,7 +102,7 @@ mod tests {
                 follow.answered(false, || here);
                 current_processor() == here
             };
-            assert!((0..MOST).any(is_here_after), "{processor}");
+            assert!((0..MANY).any(is_here_after), "{processor}");
         }
     }
 

@@ -7,6 +7,7 @@
 //! end, its standard error, signals, and the machine's notices. Exits go from each vCPU's thread straight to the plugin,
 //! over a pair of pipes. Everything that comes from the plugin is checked as if it were hostile.
 
+mod backoff;
 mod confine;
 mod connection;
 mod descriptor_limit;

@@ -22,8 +22,7 @@ pub(crate) struct Polling {
     spins: u32,
     spins_a_microsecond: u32,
     adapts: bool,
-    /// Whether there are more threads than processors, and nothing else was asked for. Then others are let run once before a
-    /// sleep, and a look follows: that is less than to sleep and to be woken, and the answer is often there.
+    /// Whether there are more threads than processors, and nothing else was asked for. Then nobody looks twice.
     shares: bool,
 }
 
@@ -66,6 +65,8 @@ pub(crate) struct Budget {
     strikes: u32,
     rest: u32,
     hold: Hold,
+    /// Whether others are let run once before a sleep, where threads share processors, and a look follows.
+    yields: bool,
 }
 
 impl Budget {
@@ -75,6 +76,7 @@ impl Budget {
             strikes: 0,
             rest: 0,
             hold: Hold::new(polling.spins_a_microsecond),
+            yields: false,
             polling,
         }
     }
@@ -92,7 +94,7 @@ impl Budget {
     /// How many times to look now.
     pub(crate) fn spins(&mut self) -> u32 {
         if self.polling.shares {
-            return 1;
+            return u32::from(self.yields);
         }
         if self.rest > 0 {
             self.rest = self.rest.saturating_sub(1);
@@ -115,6 +117,14 @@ impl Budget {
             between_looks();
         }
         yields
+    }
+
+    /// Whether to let others run once before a sleep, where threads share processors.
+    ///
+    /// Where all of them exit again and again that is less than to sleep and to be woken, and the answer is often there then. Others that
+    /// compute would take a whole time slice.
+    pub(crate) fn set_yields(&mut self, yields: bool) {
+        self.yields = yields;
     }
 
     /// Whether the wait that ended came to sleep, and how many looks followed the first.
@@ -150,12 +160,15 @@ mod tests {
     const MANY: u32 = 1 << 30;
 
     #[test]
-    fn many_vcpus_let_others_run_once_before_they_sleep() {
+    fn many_vcpus_let_others_run_once_before_they_sleep_if_they_are_to() {
         let mut budget = Budget::new(Polling::new(MANY, None));
-        for _ in 0..3 * REST {
-            assert_eq!(budget.spins(), 1);
-            assert!(budget.relax(0));
-            budget.waited(true, 1);
+        for yields in [false, true, false] {
+            budget.set_yields(yields);
+            for _ in 0..3 * REST {
+                assert_eq!(budget.spins(), u32::from(yields));
+                assert!(budget.relax(0));
+                budget.waited(true, 1);
+            }
         }
     }
 

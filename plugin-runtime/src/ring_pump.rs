@@ -161,8 +161,10 @@ impl RingPump {
             }
             self.budget.waited(slept, looks);
             if let Some(Sharing { follow, turns }) = &mut self.sharing {
-                follow.answered(!slept && looks == 0, || self.ring.mapping.processor());
-                turns.answered();
+                let at_once = !slept && looks == 0;
+                follow.answered(at_once, || self.ring.mapping.processor());
+                turns.answered(at_once);
+                self.budget.set_yields(turns.are_long());
             }
             if self.incoming.header.kind == ToVmm::Resume as u16 {
                 let mut exchange = self.exchange.take().unwrap_or_default();
