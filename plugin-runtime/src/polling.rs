@@ -1,6 +1,6 @@
 //! How long to look at a ring before sleeping.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use plugin_proto::ring::{Mapping, between_looks, turn};
 
@@ -15,6 +15,10 @@ const YIELD_US: u32 = 4;
 const STRIKES: u32 = 4;
 /// Waits without looking, after that.
 const REST: u32 = 64;
+/// As many at most where others need the processor.
+const LONGEST_REST: u32 = REST << 6;
+/// Who is let run and comes back later has given a turn to somebody else than the one who answers.
+const TURN: Duration = Duration::from_micros(50);
 
 /// The budget of a VM's links, in looks.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +67,14 @@ pub(crate) struct Budget {
     /// At which looks others are let run.
     turn: u32,
     strikes: u32,
+    /// Waits that do not look from now on.
     rest: u32,
+    /// Whether this is one.
+    rests: bool,
+    /// How long the next rest is where others need the processor.
+    next_rest: u32,
+    /// Whether a turn was given away in this wait.
+    gave_turn: bool,
     hold: Hold,
     /// Whether others are let run once before a sleep, where threads share processors, and a look follows.
     yields: bool,
@@ -75,6 +86,9 @@ impl Budget {
             turn: turn(polling.spins_a_microsecond.saturating_mul(YIELD_US)),
             strikes: 0,
             rest: 0,
+            rests: false,
+            next_rest: REST,
+            gave_turn: false,
             hold: Hold::new(polling.spins_a_microsecond),
             yields: false,
             polling,
@@ -98,25 +112,28 @@ impl Budget {
         }
         if self.rest > 0 {
             self.rest = self.rest.saturating_sub(1);
+            self.rests = true;
             return 0;
         }
-        if self.polling.adapts && self.strikes >= STRIKES {
-            self.strikes = 0;
-            self.rest = REST;
-        }
-        // A wait that does not come to sleep takes it back.
         self.polling.spins
     }
 
     /// Spends the time between two looks: whether others were let run, so that any time may have passed.
-    pub(crate) fn relax(&self, looks: u32) -> bool {
+    pub(crate) fn relax(&mut self, looks: u32) -> bool {
         let yields = self.polling.shares || looks & self.turn == self.turn;
         if yields {
+            let begun = Instant::now();
             rustix::thread::sched_yield();
+            self.others_ran(begun.elapsed());
         } else {
             between_looks();
         }
         yields
+    }
+
+    /// Others were let run for so long.
+    fn others_ran(&mut self, time: Duration) {
+        self.gave_turn |= time > TURN;
     }
 
     /// Whether to let others run once before a sleep, where threads share processors.
@@ -128,15 +145,28 @@ impl Budget {
     }
 
     /// Whether the wait that ended came to sleep, and how many looks followed the first.
+    ///
+    /// Where others need the processor, looking gives them a whole time slice as soon as an answer takes long enough to let anybody run. A
+    /// sleep does not: who is woken goes first.
     #[inline]
     pub(crate) fn waited(&mut self, slept: bool, looks: u32) {
-        if self.rest == 0 {
-            if slept {
-                self.strikes = self.strikes.saturating_add(1);
-            } else {
-                self.strikes = 0;
-                self.hold.learn(looks);
+        let rests = std::mem::take(&mut self.rests) || self.rest > 0;
+        if rests || !self.polling.looks() {
+            return;
+        }
+        let gave_turn = std::mem::take(&mut self.gave_turn);
+        if gave_turn && self.polling.adapts {
+            self.rest = self.next_rest;
+            self.next_rest = self.next_rest.saturating_mul(2).min(LONGEST_REST);
+        } else if slept {
+            self.strikes = self.strikes.saturating_add(1);
+            if self.polling.adapts && self.strikes >= STRIKES {
+                (self.strikes, self.rest) = (0, REST);
             }
+        } else {
+            self.strikes = 0;
+            self.next_rest = REST;
+            self.hold.learn(looks);
         }
     }
 }
@@ -176,6 +206,62 @@ mod tests {
     fn who_asks_for_no_looks_gets_none() {
         for vcpus in [1, MANY] {
             assert_eq!(Budget::new(Polling::new(vcpus, Some(0))).spins(), 0);
+        }
+    }
+
+    /// One that looks, each side having a processor.
+    fn looking(poll_us: Option<u32>) -> Budget {
+        Budget::new(Polling::new(0, poll_us))
+    }
+
+    /// How many of the next waits do not look.
+    fn rests(budget: &mut Budget) -> usize {
+        (0..)
+            .take_while(|_| {
+                let looks = budget.spins() > 0;
+                if !looks {
+                    budget.waited(true, 0);
+                }
+                !looks
+            })
+            .count()
+    }
+
+    #[test]
+    fn waits_that_give_turns_away_are_followed_by_rests_which_become_long_until_one_does_not() {
+        let mut budget = looking(None);
+        for expected in [64, 128, 256, 512, 1024, 2048, 4096, 4096] {
+            budget.others_ran(2 * TURN);
+            budget.waited(false, 1000);
+            assert_eq!(rests(&mut budget), expected);
+        }
+        budget.others_ran(TURN);
+        budget.waited(false, 1000);
+        assert_eq!(rests(&mut budget), 0);
+        budget.others_ran(2 * TURN);
+        budget.waited(true, 1000);
+        assert_eq!(rests(&mut budget), 64);
+    }
+
+    #[test]
+    fn who_is_told_how_long_to_look_does_so_whoever_needs_the_processor() {
+        let mut budget = looking(Some(20));
+        for _ in 0..2 * STRIKES {
+            budget.others_ran(2 * TURN);
+            budget.waited(true, 1000);
+            assert_eq!(rests(&mut budget), 0);
+        }
+    }
+
+    #[test]
+    fn vain_waits_are_followed_by_a_rest() {
+        let mut budget = looking(None);
+        for _ in 0..2 {
+            for _ in 0..STRIKES {
+                assert!(budget.spins() > 0);
+                budget.waited(true, 1000);
+            }
+            assert_eq!(rests(&mut budget), REST as usize);
         }
     }
 }
