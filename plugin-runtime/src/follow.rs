@@ -10,6 +10,7 @@ use crate::backoff::Backoff;
 /// Answers in a row that were not there when they were first looked for, which says that the two run on two processors: on one,
 /// the plugin's thread runs as soon as it is woken, and has answered when the vCPU's goes on.
 const VAIN: u32 = 2;
+
 /// When to follow. Threads that wait for each other on two processors cost each exit two interrupts between these, and leave to
 /// others what is warm in both. The kernel pulls a pair together only where the processors' loads happen to call for it.
 #[derive(Debug)]

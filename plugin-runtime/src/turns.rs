@@ -9,11 +9,11 @@ use crate::backoff::Backoff;
 /// The slice that is asked for, in nanoseconds: twice what Linux gives where there are most processors (`base_slice`: 0.7 ms, times
 /// four from eight processors on).
 const SLICE: u64 = 6_000_000;
-/// Answers that come at once for each that does not, at least, while slices are long.
+/// While slices are long: answers that come at once for each that does not, at least.
 const FOR_ONE: u32 = 4;
-/// Those that are put to the credit of slices which were just asked for.
+/// The credit with which they begin, in such answers.
 const TRIAL: u32 = 16;
-/// Those that are at most.
+/// The most credit.
 const MOST: u32 = 64;
 /// Between two answers so much more time than an exit takes says that others have run.
 const GAP: Duration = Duration::from_micros(50);
@@ -162,15 +162,16 @@ fn slice() -> io::Result<u64> {
     Ok(current()?.sched_runtime)
 }
 
-/// Asks for slices of so many nanoseconds for the calling thread, if it takes turns with others at all. It is a wish: kernels before 6.12
-/// do not heed it.
+/// Asks for slices of so many nanoseconds for the calling thread. It is a wish: kernels before 6.12 do not heed it. Policy and niceness
+/// stay.
 ///
-/// Everything else stays: policy and niceness.
+/// # Errors
+/// Also where the thread's policy is one without such slices.
 fn ask_for(slice: u64) -> io::Result<()> {
     let mut attributes = current()?;
     let is_fair = [libc::SCHED_OTHER, libc::SCHED_BATCH].contains(&attributes.sched_policy.cast_signed());
     if !is_fair {
-        return Ok(());
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "its scheduling policy has no such slices"));
     }
     attributes.sched_runtime = slice;
     // SAFETY: the kernel reads as many bytes as the structure says that it has.
@@ -275,6 +276,23 @@ mod tests {
             turns.are_long()
         });
         assert_eq!(long.count() as u32, 9 * TRIAL / FOR_ONE, "128, 256 and so on up to 32,768 answers between them");
+    }
+
+    #[test]
+    fn a_thread_of_another_policy_keeps_it_and_has_no_long_slices() {
+        // On a thread of its own: who is not privileged may not leave this policy.
+        let thread = std::thread::spawn(|| {
+            let parameters = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the kernel reads the parameters.
+            assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) }, 0);
+            let before = current().unwrap();
+            let mut turns = Turns::of_this_thread();
+            turns.lengthen();
+            let now = current().unwrap();
+            assert_eq!((now.sched_policy, now.sched_runtime), (before.sched_policy, before.sched_runtime));
+            assert!(!turns.are_long());
+        });
+        thread.join().unwrap();
     }
 
     #[test]

@@ -43,7 +43,7 @@ const ALL: [(Who, Whose); 5] = [
 ];
 
 /// Calls whose failure nobody is told of, and why that is right.
-const SILENT: [(Who, &str, &str); 18] = [
+const SILENT: [(Who, &str, &str); 15] = [
     (Who::Vmm, "prlimit64", "more descriptors are wished for: the quotas are what holds"),
     (Who::Vmm, "sendto", "the library for signals tries whether it can wake itself"),
     (Who::Vmm, "fcntl", "a pipe that cannot be made larger is a smaller one; see `is_hint`"),
@@ -52,9 +52,6 @@ const SILENT: [(Who, &str, &str); 18] = [
     (Who::Vmm, "lseek", "as above"),
     (Who::Vmm, "read", "as above; and an eventfd that was not emptied is looked at once more"),
     (Who::Vmm, "sched_getaffinity", "without it one processor counts, and nothing is polled"),
-    (Who::Vmm, "sched_setaffinity", "a vCPU's thread that cannot follow its plugin's stays where it is"),
-    (Who::Vmm, "sched_getattr", "a vCPU's thread that cannot have longer slices keeps its own"),
-    (Who::Vmm, "sched_setattr", "as above"),
     (Who::Vmm, "setsockopt", "a socket's buffer keeps the size that it has"),
     (Who::Vmm, "prctl", "a thread without a name"),
     (Who::Vmm, "epoll_ctl", "what is watched no more is closed next, or stays ready in vain; see `is_hint`"),
