@@ -16,9 +16,8 @@ use hypervisor::{Access, AddressSpace, Vm};
 use parking_lot::Mutex;
 
 use crate::address_map::{AddressMap, Service};
-use crate::control::Control;
 use crate::owner::OwnerId;
-use crate::vcpu_loop::Shared;
+use crate::vcpu::{Shared, VcpuHandle};
 
 /// How long a coalesced write waits at most until some vCPU is fetched from the guest to tell of it.
 const PERIOD: Duration = Duration::from_millis(10);
@@ -119,11 +118,11 @@ impl Coalesced {
 }
 
 /// Fetches the vCPUs from the guest as long as writes wait there that nobody exits behind.
-pub(crate) fn start_timer(shared: Arc<Shared>, controls: Vec<Arc<Control>>) -> io::Result<JoinHandle<()>> {
+pub(crate) fn start_timer(shared: Arc<Shared>, handles: Vec<Arc<VcpuHandle>>) -> io::Result<JoinHandle<()>> {
     let fetch = move || {
         while shared.stop.channel().recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
             if shared.coalesced.any() {
-                controls.iter().for_each(|control| control.kick());
+                handles.iter().for_each(|handle| handle.kick());
             }
         }
     };

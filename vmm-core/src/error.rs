@@ -31,7 +31,7 @@ pub enum Error {
     /// The machine runs already.
     #[error("the machine was started before")]
     AlreadyStarted,
-    /// The operating system gave no thread for a vCPU or its pump.
+    /// The operating system gave no thread for a vCPU or its handler.
     #[error("starting the thread of vCPU {vcpu}: {source}")]
     Thread {
         /// Whose thread.
@@ -74,18 +74,18 @@ pub enum ReservationProblem {
     NotReserved,
 }
 
-/// Why a pump brought no command.
+/// Why a handler gave no action.
 #[derive(Debug, Error)]
 pub enum LinkError {
     /// The machine is being stopped.
     #[error("the machine is being stopped")]
     Stopped,
     /// The deadline came first.
-    #[error("no answer in time")]
+    #[error("no reply in time")]
     TimedOut,
     /// The other side is gone.
-    #[error("the other side hung up")]
-    HungUp,
+    #[error("the other side disconnected")]
+    Disconnected,
     /// The link or what came over it is broken.
     #[error(transparent)]
     Fault(Box<dyn StdError + Send + Sync>),

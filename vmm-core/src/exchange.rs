@@ -1,36 +1,36 @@
-//! What a vCPU that stands still and an owner say to each other of it.
+//! What a stopped vCPU and its handler exchange at an access.
 
 use hypervisor::{Access, kvm_debugregs, kvm_regs, kvm_sregs};
 use smallvec::SmallVec;
 
-use crate::prediction::Looks;
+use crate::register_prefetch::RegisterSet;
 
 /// What a read returns: up to 16 bytes without an allocation, more only for string instructions.
 pub type Bytes = SmallVec<[u8; 16]>;
 
-/// One standstill of a vCPU: what its owner is told with an access, and how the vCPU is to run on.
+/// The registers attached to an access, and how the vCPU resumes.
 ///
-/// It goes to the owner with the access and comes back with the resume, in one box that each vCPU uses again and again: nothing of
-/// it is allocated or moved at an exit. An owner that has none, for what is no access, makes one.
+/// It goes to the handler with the access and returns with the resume, in one box that each vCPU reuses: nothing of it is allocated or
+/// moved at an exit. For an exit without one, the handler makes one.
 #[derive(Debug, Default)]
 pub struct Exchange {
-    /// What the guest writes, where that is more than lies in the access.
+    /// The written data, where the access has no room for it.
     pub(crate) long: Vec<u8>,
-    /// What the owner's [hint](crate::CallHint) asks to be told with the access, or it has been asking for.
+    /// The registers that the [hint](crate::CallHint) of the owner names, or that its handler requested before.
     pub attached: Registers,
-    /// What a read returns: missing bytes are zero, surplus ones are cut.
+    /// The data of a read: missing bytes are zero, surplus bytes are dropped.
     pub data: Bytes,
     /// Registers to set, general ones first, debug registers last.
     pub set: Registers,
-    /// Which of the registers that came with the access the owner has looked at; `None` where it never tells. To one who tells,
-    /// registers come unasked with the accesses in which it has asked for them.
-    pub seen: Option<Looks>,
+    /// Which of the attached registers the handler has accessed; `None` where it never reports that. A handler that reports it gets
+    /// registers attached to the accesses at which it requested them before.
+    pub accessed: Option<RegisterSet>,
 }
 
 impl Exchange {
     /// A resume that returns `data` to a read.
     #[must_use]
-    pub fn answer(data: &[u8]) -> Box<Self> {
+    pub fn read_data(data: &[u8]) -> Box<Self> {
         Box::new(Self { data: Bytes::from_slice(data), ..Self::default() })
     }
 
@@ -42,81 +42,81 @@ impl Exchange {
         exchange
     }
 
-    /// What the guest writes by `access`, with which this came; empty for a read.
+    /// The data that the guest writes with `access`, which this belongs to; empty for a read.
     #[must_use]
-    pub fn written<'a>(&'a self, access: &'a Access) -> &'a [u8] {
+    pub fn write_data<'a>(&'a self, access: &'a Access) -> &'a [u8] {
         access.inline_data().unwrap_or(&self.long)
     }
 
-    /// As new, with the room that it has.
+    /// Empties it, and keeps its allocations.
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.long.clear();
         self.attached.clear();
         self.data.clear();
         self.set.clear();
-        self.seen = None;
+        self.accessed = None;
     }
 }
 
-/// The registers that may come with an access and go with a resume, each kind there or not. They lie in boxes that are kept: most
-/// accesses come without, and find what they look at in one cache line.
+/// The registers of an access or of a resume, each kind present or not. They are in boxes that are kept: most accesses have none, and
+/// then the handler reads one cache line.
 #[derive(Clone, Debug, Default)]
 pub struct Registers {
-    there: Looks,
+    present: RegisterSet,
     regs: Option<Box<kvm_regs>>,
     sregs: Option<Box<kvm_sregs>>,
     debug_regs: Option<Box<kvm_debugregs>>,
 }
 
 impl Registers {
-    /// Which are there.
+    /// Which kinds are present.
     #[must_use]
-    pub fn there(&self) -> Looks {
-        self.there
+    pub fn present(&self) -> RegisterSet {
+        self.present
     }
 
     /// General registers.
     #[must_use]
     pub fn regs(&self) -> Option<&kvm_regs> {
-        self.regs.as_deref().filter(|_| self.there.regs)
+        self.regs.as_deref().filter(|_| self.present.regs)
     }
 
     /// Segment and control registers.
     #[must_use]
     pub fn sregs(&self) -> Option<&kvm_sregs> {
-        self.sregs.as_deref().filter(|_| self.there.sregs)
+        self.sregs.as_deref().filter(|_| self.present.sregs)
     }
 
     /// Debug registers.
     #[must_use]
     pub fn debug_regs(&self) -> Option<&kvm_debugregs> {
-        self.debug_regs.as_deref().filter(|_| self.there.debug_regs)
+        self.debug_regs.as_deref().filter(|_| self.present.debug_regs)
     }
 
-    /// Puts general registers there, all of them: what was in the box before is never seen.
+    /// Puts general registers, all of them: nothing of what was in the box before is left.
     #[inline]
     pub fn put_regs(&mut self, regs: &kvm_regs) {
-        self.there.regs = true;
+        self.present.regs = true;
         **self.regs.get_or_insert_default() = *regs;
     }
 
-    /// Puts segment and control registers there.
+    /// Puts segment and control registers.
     #[inline]
     pub fn put_sregs(&mut self, sregs: &kvm_sregs) {
-        self.there.sregs = true;
+        self.present.sregs = true;
         **self.sregs.get_or_insert_default() = *sregs;
     }
 
-    /// Puts debug registers there.
+    /// Puts debug registers.
     #[inline]
     pub fn put_debug_regs(&mut self, debug_regs: &kvm_debugregs) {
-        self.there.debug_regs = true;
+        self.present.debug_regs = true;
         **self.debug_regs.get_or_insert_default() = *debug_regs;
     }
 
     fn clear(&mut self) {
-        self.there = Looks::default();
+        self.present = RegisterSet::default();
     }
 }
 
@@ -127,26 +127,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_one_exchange_is_left_for_the_next() {
-        let mut exchange = Exchange::answer(&[1]);
+    fn a_cleared_exchange_is_empty() {
+        let mut exchange = Exchange::read_data(&[1]);
         exchange.long.push(2);
         exchange.attached.put_regs(&kvm_regs { rax: 3, ..Default::default() });
         exchange.set.put_sregs(&kvm_sregs { cr0: 4, ..Default::default() });
         exchange.set.put_debug_regs(&kvm_debugregs { dr7: 5, ..Default::default() });
-        exchange.seen = Some(Looks::default());
+        exchange.accessed = Some(RegisterSet::default());
         exchange.clear();
         let read = Access::read(AddressSpace::Pio, 1, 1).unwrap();
-        assert!(exchange.written(&read).is_empty() && exchange.data.is_empty() && exchange.seen.is_none());
-        assert_eq!((exchange.attached.there(), exchange.set.there()), Default::default());
+        assert!(exchange.write_data(&read).is_empty() && exchange.data.is_empty() && exchange.accessed.is_none());
+        assert_eq!((exchange.attached.present(), exchange.set.present()), Default::default());
         assert!(exchange.attached.regs().is_none() && exchange.set.sregs().is_none());
     }
 
     #[test]
-    fn what_is_written_lies_in_the_access_if_it_fits_there() {
+    fn short_write_data_is_in_the_access() {
         let exchange = Exchange { long: vec![7; 12], ..Exchange::default() };
         let short = Access::write(AddressSpace::Pio, 1, &[1, 2]).unwrap();
-        assert_eq!(exchange.written(&short), [1, 2]);
+        assert_eq!(exchange.write_data(&short), [1, 2]);
         let long = Access::new(AddressSpace::Pio, 1, Direction::Write, 4, 3).unwrap();
-        assert_eq!(exchange.written(&long), [7; 12]);
+        assert_eq!(exchange.write_data(&long), [7; 12]);
     }
 }

@@ -1,14 +1,14 @@
-//! A running machine, whoever its devices belong to.
+//! A running machine, independent of where its devices are.
 //!
-//! A [`Machine`] is a VM, its vCPU threads, and the [`AddressMap`] that says whose each port and each piece of unbacked
-//! memory is. Every exit goes to its owner over a crossbeam channel, one for each vCPU and owner. Requests on the stopped vCPU
-//! come back, over a channel too where another thread gives them, and at last the [resume](Command::Resume) that lets it run on.
+//! A [`Machine`] is a VM, its vCPU threads, and the [`AddressMap`] that says which owner has which ports and which unbacked
+//! memory. Every exit crosses a crossbeam channel to its owner, one channel for each vCPU and owner. At the other end an
+//! [`ExitHandler`] handles it: while it does, it reads and sets state by calls on a [`StoppedVcpu`], and it returns the [`Action`]
+//! that resumes the vCPU.
 //!
-//! At the channels' far ends stands a [`Pump`]: what carries an exit to where it is answered. It is stepped by the
-//! vCPU's own thread or by one of its own ([`Stepping`]); a test may stand at the [`FarEnd`]s itself. This crate does
-//! not know whether a pump crosses into another process.
+//! The thread of the vCPU calls the handler, or a thread of its own does ([`HandlerThread`]); a test may take the
+//! [`HandlerEnd`]s itself. This crate does not know whether a handler crosses into another process.
 //!
-//! What is not an exit (a vCPU started, paused, stopped) is told as a [`Notice`].
+//! What is not an exit (a vCPU started, paused, stopped) is reported as a [`Notice`].
 #![cfg_attr(
     not(test),
     deny(
@@ -21,35 +21,34 @@
 )]
 
 mod address_map;
-mod call_hint;
 mod cgroup;
-mod channel;
 mod claim_cache;
 mod coalesced;
-mod control;
-mod deferred;
 mod error;
 mod exchange;
-mod gate;
-mod link;
+mod handler;
 mod machine;
 mod notice;
 mod owner;
-mod prediction;
-mod pump;
-mod routing;
+mod register_hint;
+mod register_prefetch;
+mod state;
 mod stop_signal;
-mod vcpu_loop;
+mod stopped;
+mod vcpu;
+mod vcpu_exit;
 
 pub use address_map::{AddressMap, Claim, Service};
-pub use call_hint::{CallHint, HintDetail};
 pub use cgroup::Cgroup;
-pub use channel::{Command, Event, FarEnd, State, StateKind};
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use exchange::{Bytes, Exchange, Registers};
+pub use handler::{ExitHandler, HandlerEnd, HandlerThread};
 pub use machine::{Config, Machine};
 pub use notice::{Notice, Notices, StopReason};
 pub use owner::OwnerId;
-pub use prediction::Looks;
-pub use pump::{Pump, Stepping};
+pub use register_hint::{CallHint, HintDetail};
+pub use register_prefetch::RegisterSet;
+pub use state::{State, StateKind};
 pub use stop_signal::StopSignal;
+pub use stopped::{CallResult, StoppedVcpu};
+pub use vcpu_exit::{Action, PostedWrite, VcpuExit, VcpuMessage};

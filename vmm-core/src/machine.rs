@@ -10,28 +10,24 @@ use hypervisor::{AddressSpace, VcpuId, Vm};
 use parking_lot::RwLock;
 
 use crate::address_map::{AddressMap, Claim, Service};
-use crate::call_hint::CallHint;
 use crate::cgroup::Cgroup;
-use crate::channel::FarEnd;
 use crate::claim_cache::ClaimCache;
 use crate::coalesced::{self, Coalesced};
-use crate::control::Control;
 use crate::error::{Error, Result};
-use crate::gate::Gate;
-use crate::link::Link;
+use crate::handler::{ExitHandler, HandlerEnd, HandlerThread, Link, handle_until_stopped};
 use crate::notice::{Notices, Notifier};
 use crate::owner::OwnerId;
-use crate::prediction::Predictions;
-use crate::pump::{Pump, Stepping, step_until_stopped};
+use crate::register_hint::CallHint;
+use crate::register_prefetch::RegisterPrefetch;
 use crate::stop_signal::StopSignal;
-use crate::vcpu_loop::{Shared, VcpuLoop};
+use crate::vcpu::{Shared, StartBarrier, VcpuHandle, VcpuThread};
 
 /// What a machine is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// How many vCPUs it has.
     pub vcpus: NonZeroU32,
-    /// How long an owner may take to answer an access; `None` for as long as it likes.
+    /// How long an owner may take to handle an access; `None` for no limit.
     pub exit_timeout: Option<Duration>,
     /// What each vCPU's thread joins before its vCPU runs.
     pub cgroup: Option<Arc<Cgroup>>,
@@ -43,7 +39,7 @@ pub struct Config {
 pub struct Machine {
     vm: Arc<dyn Vm>,
     shared: Arc<Shared>,
-    controls: Vec<Arc<Control>>,
+    handles: Vec<Arc<VcpuHandle>>,
     /// By vCPU, then by owner; taken by the start.
     links: Vec<Vec<(Arc<str>, Link)>>,
     threads: Vec<JoinHandle<()>>,
@@ -63,7 +59,7 @@ impl Machine {
         let shared = Shared {
             coalesced: Coalesced::new(Arc::clone(&vm), Arc::clone(&map)),
             map,
-            gate: Gate::new(vcpus),
+            start: StartBarrier::new(vcpus),
             stop: StopSignal::new()?,
             notifier,
             exit_timeout: config.exit_timeout,
@@ -74,7 +70,7 @@ impl Machine {
         let machine = Self {
             vm,
             shared: Arc::new(shared),
-            controls: (0..vcpus).map(|_| Arc::default()).collect(),
+            handles: (0..vcpus).map(|_| Arc::default()).collect(),
             links: (0..vcpus).map(|_| Vec::new()).collect(),
             threads: Vec::new(),
             started: false,
@@ -104,7 +100,7 @@ impl Machine {
     /// As those of [`AddressMap::reserve`].
     pub fn reserve_coalesced(&self, space: AddressSpace, start: u64, len: u64, owner: OwnerId) -> Result<()> {
         self.shared.map.reserve(space, start, len, Claim { owner, service: Service::PostedWrites })?;
-        let timer = || coalesced::start_timer(Arc::clone(&self.shared), self.controls.clone());
+        let timer = || coalesced::start_timer(Arc::clone(&self.shared), self.handles.clone());
         self.shared.coalesced.add(space, start, len, timer);
         Ok(())
     }
@@ -123,26 +119,26 @@ impl Machine {
         self.shared.map.release(space, start, owner)
     }
 
-    /// The signal that tells pumps to return.
+    /// The signal that makes handlers return.
     pub fn stop_signal(&self) -> &StopSignal {
         &self.shared.stop
     }
 
     /// How many vCPUs it has.
     pub fn vcpus(&self) -> usize {
-        self.controls.len()
+        self.handles.len()
     }
 
-    /// Attaches an owner, called `name` in errors, whose exits the pumps that `make` gives carry, one a vCPU.
+    /// Attaches an owner, called `name` in errors, whose exits are handled by the handlers that `make` returns, one for each vCPU.
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyStarted`]; [`Error::Thread`] where a pump of its own thread gets none: then nobody is attached.
+    /// [`Error::AlreadyStarted`]; [`Error::Thread`] where a handler gets no thread of its own: then nobody is attached.
     pub fn attach(
         &mut self,
         name: &str,
-        stepping: Stepping,
-        mut make: impl FnMut(VcpuId) -> Box<dyn Pump>,
+        thread: HandlerThread,
+        mut make: impl FnMut(VcpuId) -> Box<dyn ExitHandler>,
     ) -> Result<OwnerId> {
         if self.started {
             return Err(Error::AlreadyStarted);
@@ -152,19 +148,18 @@ impl Machine {
         let (mut made, mut threads) = (Vec::new(), Vec::new());
         for vcpu in (0..self.links.len()).map(|index| VcpuId(index as u32)) {
             let stop = self.shared.stop.clone();
-            let pump = make(vcpu);
-            made.push(match stepping {
-                Stepping::Inline => Link::inline(pump, stop),
-                Stepping::Threaded => {
-                    let signal = stop.clone();
-                    let (link, far) = Link::threaded(stop);
+            let handler = make(vcpu);
+            made.push(match thread {
+                HandlerThread::Vcpu => Link::inline(handler, stop),
+                HandlerThread::Own => {
+                    let (link, end) = Link::threaded(stop);
                     let thread = thread::Builder::new()
-                        .name(format!("pump{vcpu}"))
-                        .spawn(move || step_until_stopped(pump, &far, &signal));
+                        .name(format!("handler{vcpu}"))
+                        .spawn(move || handle_until_stopped(handler, &end));
                     match thread {
                         Ok(thread) => threads.push(thread),
                         Err(source) => {
-                            // Without their links the pumps that have begun end.
+                            // The handlers that have started end when their links are dropped.
                             drop(made);
                             join_all(threads);
                             return Err(Error::Thread { vcpu, source });
@@ -181,23 +176,23 @@ impl Machine {
         Ok(owner)
     }
 
-    /// Attaches an owner and hands out the far ends of its channels, one a vCPU, for the caller to stand at.
+    /// Attaches an owner and returns the handler's end of each vCPU's channel: the caller handles the exits itself.
     ///
     /// # Errors
     ///
     /// [`Error::AlreadyStarted`].
-    pub fn attach_far_ends(&mut self, name: &str) -> Result<(OwnerId, Vec<FarEnd>)> {
+    pub fn attach_ends(&mut self, name: &str) -> Result<(OwnerId, Vec<HandlerEnd>)> {
         if self.started {
             return Err(Error::AlreadyStarted);
         }
         let name: Arc<str> = name.into();
         let owner = self.next_owner();
-        let far_ends = self.links.iter_mut().map(|links| {
-            let (link, far) = Link::threaded(self.shared.stop.clone());
+        let ends = self.links.iter_mut().map(|links| {
+            let (link, end) = Link::threaded(self.shared.stop.clone());
             links.push((Arc::clone(&name), link));
-            far
+            end
         });
-        Ok((owner, far_ends.collect()))
+        Ok((owner, ends.collect()))
     }
 
     fn next_owner(&self) -> OwnerId {
@@ -214,27 +209,27 @@ impl Machine {
             return Err(Error::AlreadyStarted);
         }
         self.started = true;
-        let mut loops = Vec::new();
-        for ((id, control), links) in (0..).map(VcpuId).zip(&self.controls).zip(self.links.drain(..)) {
+        let mut vcpus = Vec::new();
+        for ((id, handle), links) in (0..).map(VcpuId).zip(&self.handles).zip(self.links.drain(..)) {
             let vcpu = self.vm.create_vcpu(id)?;
-            control.set_kick(vcpu.kick_handle());
-            let (shared, control) = (Arc::clone(&self.shared), Arc::clone(control));
-            loops.push((
+            handle.set_kick(vcpu.kick_handle());
+            let (shared, handle) = (Arc::clone(&self.shared), Arc::clone(handle));
+            vcpus.push((
                 id,
-                VcpuLoop {
+                VcpuThread {
                     vcpu,
                     owners: links,
                     shared,
-                    control,
+                    handle,
                     claims: ClaimCache::default(),
-                    predictions: Predictions::new(),
+                    prefetch: RegisterPrefetch::new(),
                     spare: None,
                     coalesced: Vec::new(),
                 },
             ));
         }
-        for (vcpu, vcpu_loop) in loops {
-            let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || vcpu_loop.run());
+        for (vcpu, thread) in vcpus {
+            let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || thread.run());
             match thread {
                 Ok(thread) => self.threads.push(thread),
                 Err(source) => {
@@ -246,31 +241,31 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes the vCPUs of `which` stand still for `owner` at their next safe point, with an event that carries `user`.
+    /// Pauses the vCPUs of `which` for `owner` at their next safe point, with an exit that carries `user`.
     /// A pause not yet delivered is replaced. Before the start it is delivered right after the initialisation.
     pub fn pause(&self, owner: OwnerId, which: impl Fn(VcpuId) -> bool, user: u64) {
-        for (id, control) in (0..).map(VcpuId).zip(&self.controls) {
+        for (id, handle) in (0..).map(VcpuId).zip(&self.handles) {
             if which(id) {
-                control.pause(owner, user);
+                handle.pause(owner, user);
             }
         }
-        self.shared.gate.poke();
+        self.shared.start.notify();
     }
 
-    /// Says which access is to come with registers attached, in place of what was said before.
+    /// Sets which access has registers attached, and replaces the last such hint.
     pub fn set_call_hint(&self, hint: Option<CallHint>) {
         let mut shared = self.shared.hint.write();
         self.shared.has_hint.store(hint.is_some(), Ordering::SeqCst);
         *shared = hint.map(Arc::new);
     }
 
-    /// Tells all vCPUs and pumps to end, wherever they wait. None enters the guest again.
+    /// Makes all vCPUs and handlers end, wherever they wait. No vCPU enters the guest again.
     pub fn stop(&self) {
         self.shared.stop.set();
-        for control in &self.controls {
-            control.kick();
+        for handle in &self.handles {
+            handle.kick();
         }
-        self.shared.gate.poke();
+        self.shared.start.notify();
     }
 
     /// Stops, and waits until all threads have ended.
@@ -280,10 +275,10 @@ impl Machine {
     }
 }
 
-/// Waits for the ends of threads of vCPUs or pumps.
+/// Waits for the ends of the threads of vCPUs or handlers.
 fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in threads {
-        // A vCPU's panic was told by its last notice.
+        // The last notice of a vCPU reported its panic.
         let _ = thread.join();
     }
 }

@@ -1,19 +1,20 @@
-//! Telling every thread of a machine that it ends.
+//! The signal that makes every thread of a machine end.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use rustix::thread::futex;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, LinkError, Result};
 
-/// The wish that a machine's threads end, in four forms for those who look, and those who wait on a channel, on a
-/// descriptor or on a word. It is set once and never taken back.
+/// The signal that makes the threads of a machine end. A thread polls it, or waits for it on a channel, on a descriptor or on a
+/// word. It is set once and never cleared.
 #[derive(Clone, Debug)]
 pub struct StopSignal {
     shared: Arc<Shared>,
@@ -42,6 +43,18 @@ impl StopSignal {
     /// Whether the machine ends.
     pub fn is_set(&self) -> bool {
         self.shared.set.load(Ordering::SeqCst) != 0
+    }
+
+    /// Fails where a vCPU must not wait any longer: the machine ends, or the deadline has passed.
+    #[inline]
+    pub(crate) fn check_wait(&self, deadline: Option<Instant>) -> std::result::Result<(), LinkError> {
+        if self.is_set() {
+            return Err(LinkError::Stopped);
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(LinkError::TimedOut);
+        }
+        Ok(())
     }
 
     pub(crate) fn set(&self) {

@@ -1,28 +1,28 @@
-//! The gate at which vCPUs wait until all are there.
+//! The barrier at which vCPUs wait until all are ready to start.
 
 use parking_lot::{Condvar, Mutex};
 
-/// Opens when the last vCPU has arrived, and stays open. It can be broken, which lets all go.
+/// Opens when the last vCPU has arrived, and stays open.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct StartBarrier {
     missing: Mutex<usize>,
     changed: Condvar,
 }
 
-impl Gate {
+impl StartBarrier {
     pub(crate) fn new(vcpus: usize) -> Self {
         Self { missing: Mutex::new(vcpus), changed: Condvar::new() }
     }
 
-    /// Says that one more vCPU is ready to run.
+    /// Notes that one more vCPU is ready to run.
     pub(crate) fn arrive(&self) {
         let mut missing = self.missing.lock();
         *missing = missing.saturating_sub(1);
         self.changed.notify_all();
     }
 
-    /// Waits until all have arrived (true), or until `interrupted` (false), which is asked again after each
-    /// [`poke`](Self::poke).
+    /// Waits until all have arrived (true), or until `interrupted` (false), which is checked again after each
+    /// [`notify`](Self::notify).
     pub(crate) fn wait(&self, interrupted: impl Fn() -> bool) -> bool {
         let mut missing = self.missing.lock();
         while *missing > 0 {
@@ -34,9 +34,9 @@ impl Gate {
         true
     }
 
-    /// Makes those who wait look again at what may interrupt them.
-    pub(crate) fn poke(&self) {
-        // Behind the lock nobody is between looking and waiting.
+    /// Makes the waiting vCPUs check again whether they are interrupted.
+    pub(crate) fn notify(&self) {
+        // With the lock held, no vCPU is between its check and its wait.
         let _missing = self.missing.lock();
         self.changed.notify_all();
     }

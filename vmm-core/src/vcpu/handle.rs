@@ -1,4 +1,4 @@
-//! What other threads hold of a vCPU: its kick, and the pauses it owes.
+//! What other threads have of a vCPU: its kick, and its pending pauses.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -8,18 +8,18 @@ use parking_lot::Mutex;
 
 use crate::owner::OwnerId;
 
-/// The outside of one vCPU. It exists before the vCPU does.
+/// One vCPU for other threads. It exists before the vCPU does.
 #[derive(Debug, Default)]
-pub(crate) struct Control {
+pub(crate) struct VcpuHandle {
     kick: OnceLock<Kick>,
     /// Pauses not yet delivered: one an owner, a newer one in place of the older.
     pauses: Mutex<BTreeMap<OwnerId, u64>>,
 }
 
-impl Control {
-    /// Tells of the vCPU. Called once, before its thread starts.
+impl VcpuHandle {
+    /// Sets the kick of the vCPU. Called once, before its thread starts.
     pub(crate) fn set_kick(&self, kick: Kick) {
-        // A second vCPU for the same control cannot be: machines start once.
+        // There is no second vCPU for the same handle: a machine starts once.
         let _ = self.kick.set(kick);
     }
 
@@ -30,8 +30,8 @@ impl Control {
         }
     }
 
-    /// Wishes the vCPU to stop for `owner` at its next safe point. The wish is written down before the kick, so the
-    /// kick's `Interrupted` finds it; without a kick yet, the vCPU looks before its first run.
+    /// Requests a pause for `owner` at the next safe point. The request is stored before the kick, so it is there when the kick
+    /// interrupts the run; a vCPU without a kick yet checks it before its first run.
     pub(crate) fn pause(&self, owner: OwnerId, user: u64) {
         self.pauses.lock().insert(owner, user);
         self.kick();

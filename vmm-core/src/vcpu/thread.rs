@@ -1,4 +1,4 @@
-//! One vCPU's life: initialised by its owners, then around and around: enter, exit, route, answer.
+//! The thread of one vCPU: its owners initialise it, then it runs: enter the guest, dispatch the exit, enter again.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -9,34 +9,34 @@ use std::time::Duration;
 use hypervisor::{Access, Direction, Exit, Vcpu};
 use parking_lot::RwLock;
 
+use super::dispatch::HYPERV_OWNER;
+use super::handle::VcpuHandle;
+use super::start_barrier::StartBarrier;
 use crate::address_map::AddressMap;
-use crate::call_hint::CallHint;
 use crate::cgroup::Cgroup;
-use crate::channel::Event;
 use crate::claim_cache::ClaimCache;
 use crate::coalesced::Coalesced;
-use crate::control::Control;
 use crate::exchange::Exchange;
-use crate::gate::Gate;
-use crate::link::Link;
+use crate::handler::Link;
 use crate::notice::{Notice, Notifier, StopReason};
 use crate::owner::OwnerId;
-use crate::prediction::{Looks, Predictions};
-use crate::routing::HYPERV_OWNER;
+use crate::register_hint::CallHint;
+use crate::register_prefetch::{RegisterPrefetch, RegisterSet};
 use crate::stop_signal::StopSignal;
+use crate::vcpu_exit::VcpuExit;
 
-/// All that a vCPU's thread has.
-pub(crate) struct VcpuLoop {
+/// All that the thread of a vCPU has.
+pub(crate) struct VcpuThread {
     pub(crate) vcpu: Box<dyn Vcpu>,
     /// By owner.
     pub(crate) owners: Vec<(Arc<str>, Link)>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) control: Arc<Control>,
+    pub(crate) handle: Arc<VcpuHandle>,
     pub(crate) claims: ClaimCache,
-    pub(crate) predictions: Predictions,
-    /// For the next access: what the last resume came in.
+    pub(crate) prefetch: RegisterPrefetch,
+    /// For the next access: the box of the last resume.
     pub(crate) spare: Option<Box<Exchange>>,
-    /// Room for coalesced writes on their way.
+    /// A buffer for coalesced writes.
     pub(crate) coalesced: Vec<(OwnerId, Access)>,
 }
 
@@ -44,21 +44,21 @@ pub(crate) struct VcpuLoop {
 pub(crate) struct Shared {
     pub(crate) map: Arc<AddressMap>,
     pub(crate) coalesced: Coalesced,
-    pub(crate) gate: Gate,
+    pub(crate) start: StartBarrier,
     pub(crate) stop: StopSignal,
     pub(crate) notifier: Notifier,
-    /// How long an owner may take to answer an access.
+    /// How long an owner may take to handle an access.
     pub(crate) exit_timeout: Option<Duration>,
     /// Whether there is a hint.
     pub(crate) has_hint: AtomicBool,
-    /// Which access comes with registers attached.
+    /// Which access has registers attached.
     pub(crate) hint: RwLock<Option<Arc<CallHint>>>,
     /// What each vCPU's thread joins first.
     pub(crate) cgroup: Option<Arc<Cgroup>>,
 }
 
 /// The error is boxed: it is rare, and large.
-pub(crate) type Result<T> = std::result::Result<T, Box<StopReason>>;
+pub(super) type Result<T> = std::result::Result<T, Box<StopReason>>;
 
 impl From<hypervisor::Error> for Box<StopReason> {
     #[cold]
@@ -67,8 +67,8 @@ impl From<hypervisor::Error> for Box<StopReason> {
     }
 }
 
-impl VcpuLoop {
-    /// Runs until the vCPU stops for good, and tells why.
+impl VcpuThread {
+    /// Runs until the vCPU ends, and reports why.
     pub(crate) fn run(mut self) {
         let id = self.vcpu.id();
         let report = Report { notifier: self.shared.notifier.clone(), id, reason: None };
@@ -76,7 +76,7 @@ impl VcpuLoop {
             Ok(never) => match never {},
             Err(reason) => *reason,
         };
-        // The vCPU is gone before anyone hears that it has stopped.
+        // The vCPU is dropped before its end is reported.
         drop(self);
         report.stopped(reason);
     }
@@ -86,12 +86,12 @@ impl VcpuLoop {
             cgroup.join().map_err(|error| Box::new(StopReason::Thread(error)))?;
         }
         for index in 0..self.owners.len() {
-            self.stand_still(OwnerId::new(index), Event::Init)?;
+            self.stop_for(OwnerId::new(index), VcpuExit::Init)?;
         }
         self.deliver_pauses()?;
-        self.shared.gate.arrive();
+        self.shared.start.arrive();
         let shared = Arc::clone(&self.shared);
-        while !shared.gate.wait(|| shared.stop.is_set() || self.control.has_pause()) {
+        while !shared.start.wait(|| shared.stop.is_set() || self.handle.has_pause()) {
             self.check_stop()?;
             self.deliver_pauses()?;
         }
@@ -99,27 +99,27 @@ impl VcpuLoop {
         let mut unknown = BTreeSet::new();
         loop {
             self.check_stop()?;
-            // Looked at where it lies: to move it costs as much as all of this.
+            // Matched in place: moving an exit costs as much as the rest of this loop.
             let ran = self.vcpu.run();
-            self.tell_coalesced()?;
+            self.post_coalesced()?;
             match &ran {
                 Ok(Exit::Access(access)) if access.direction() == Direction::Write => self.write(access)?,
-                Ok(exit @ (Exit::Access(_) | Exit::HypervCall { .. })) => self.see_through(*exit)?,
-                _ => self.heed(ran?, &mut unknown)?,
+                Ok(exit @ (Exit::Access(_) | Exit::HypervCall { .. })) => self.read(*exit)?,
+                _ => self.other_exit(ran?, &mut unknown)?,
             }
         }
     }
 
-    /// Does what follows from an exit that leaves nothing pending. `unknown` are those of a number that was not known.
+    /// Handles an exit that leaves nothing pending. `unknown` are the numbers of unknown exits so far.
     #[cold]
-    fn heed(&mut self, exit: Exit, unknown: &mut BTreeSet<u32>) -> Result<()> {
+    fn other_exit(&mut self, exit: Exit, unknown: &mut BTreeSet<u32>) -> Result<()> {
         match exit {
             Exit::Interrupted => self.deliver_pauses(),
-            Exit::HypervSynic(write) => self.stand_still(HYPERV_OWNER, Event::HypervSynic(write)),
+            Exit::HypervSynic(write) => self.stop_for(HYPERV_OWNER, VcpuExit::HypervSynic(write)),
             Exit::Unknown(reason) => {
                 // A guest can make them without end.
                 if unknown.insert(reason) {
-                    tracing::warn!(vcpu = %self.vcpu.id(), reason, "unknown exit, the vCPU runs on");
+                    tracing::warn!(vcpu = %self.vcpu.id(), reason, "unknown exit, the vCPU resumes");
                 }
                 Ok(())
             }
@@ -131,25 +131,25 @@ impl VcpuLoop {
         if self.shared.stop.is_set() { Err(StopReason::Asked.into()) } else { Ok(()) }
     }
 
-    /// Delivers the pauses that wait. Called only at safe points, where no access is pending.
+    /// Delivers the pending pauses. Called only at safe points, where no access is pending.
     fn deliver_pauses(&mut self) -> Result<()> {
-        while let Some((owner, user)) = self.control.take_pause() {
+        while let Some((owner, user)) = self.handle.take_pause() {
             self.shared.notifier.send(Notice::Paused(self.vcpu.id()));
-            self.stand_still(owner, Event::Paused { user })?;
+            self.stop_for(owner, VcpuExit::Paused { user })?;
         }
         Ok(())
     }
 
-    /// Waits at a safe point for `owner`'s resume.
+    /// Stops at a safe point until `owner` resumes the vCPU.
     #[inline(never)]
-    fn stand_still(&mut self, owner: OwnerId, event: Event) -> Result<()> {
-        let exchange = self.consult(owner, event, None, Looks::default(), None)?;
+    fn stop_for(&mut self, owner: OwnerId, exit: VcpuExit) -> Result<()> {
+        let exchange = self.handle(owner, exit, None, RegisterSet::default(), None)?;
         self.apply(owner, exchange)
     }
 }
 
-/// What an exit that ends the vCPU ends it for.
-pub(crate) fn final_reason(exit: Exit) -> StopReason {
+/// Why an exit ends the vCPU.
+pub(super) fn final_reason(exit: Exit) -> StopReason {
     match exit {
         Exit::Halted => StopReason::Halted,
         Exit::Shutdown => StopReason::Shutdown,
@@ -161,7 +161,7 @@ pub(crate) fn final_reason(exit: Exit) -> StopReason {
     }
 }
 
-/// Tells that the vCPU stopped, also when its thread panics.
+/// Reports that the vCPU ended, also when its thread panics.
 struct Report {
     notifier: Notifier,
     id: hypervisor::VcpuId,
