@@ -228,10 +228,12 @@ fn serve(vcpu: &mut Vcpu, port: &Port) -> Result<(), Box<dyn Error>> {
                 init.resume()?;
             }
             Event::Read(read) => {
-                // The registers have one byte each; of a wider read the rest is 0.
                 let mut answer = vec![0; read.access().length];
                 if let Some(register) = register(read.access().address) {
-                    answer[0] = port.serial().read(register);
+                    // A string instruction reads the register once an item. It has one byte; of a wider item the rest is 0.
+                    for item in answer.chunks_mut(read.width()) {
+                        item[0] = port.serial().read(register);
+                    }
                     port.room.notify_one();
                 }
                 read.answer(&answer)?;
@@ -239,7 +241,9 @@ fn serve(vcpu: &mut Vcpu, port: &Port) -> Result<(), Box<dyn Error>> {
             Event::Write(write) if write.access().address == END => return Ok(()),
             Event::Write(write) => {
                 if let Some(register) = register(write.access().address) {
-                    port.serial().write(register, write.data()[0])?;
+                    for item in write.data().chunks(write.width()) {
+                        port.serial().write(register, item[0])?;
+                    }
                 }
                 write.resume()?;
             }

@@ -261,13 +261,21 @@ int main(void)
 		} else if (event.kind == CROSVM_VCPU_EVENT_KIND_IO_ACCESS) {
 			if (event.io_access.address == END)
 				return 0;
-			/* The registers have one byte each; of a wider read the rest is 0. */
+			/*
+			 * A string instruction accesses the register once an item. It has one byte; of a wider item
+			 * that is read the rest is 0.
+			 */
 			uint64_t reg = event.io_access.address - PORT;
+			uint8_t *item = event.io_access.data;
+			uint32_t width, count;
+			CHECK(outboard_vcpu_get_io_items(vcpu, &width, &count));
 			pthread_mutex_lock(&port.lock);
-			if (event.io_access.is_write)
-				write_register(reg, event.io_access.data[0]);
-			else
-				event.io_access.data[0] = read_register(reg);
+			for (uint32_t i = 0; i < count; i++, item += width) {
+				if (event.io_access.is_write)
+					write_register(reg, *item);
+				else
+					*item = read_register(reg);
+			}
 			pthread_mutex_unlock(&port.lock);
 		}
 		CHECK(crosvm_vcpu_resume(vcpu));

@@ -54,12 +54,13 @@ impl Machine {
         }
     }
 
-    /// A read of `data.len()` ports from `port` on, each a byte; from the ports of streams that many bytes.
-    pub(crate) fn read(&mut self, port: u16, data: &mut [u8]) -> Result<(), Box<dyn Error>> {
+    /// A read of items of `width` bytes each, from as many ports as an item has bytes, the first of them `port`; the ports of
+    /// streams give all bytes.
+    pub(crate) fn read(&mut self, port: u16, width: usize, data: &mut [u8]) -> Result<(), Box<dyn Error>> {
         match (port, &mut self.disk) {
             (fw_cfg::DATA, _) => self.fw_cfg.read(data),
             (ata::DATA, Some(disk)) => disk.read_data(data),
-            _ => return self.read_bytes(port, data),
+            _ => return data.chunks_mut(width).try_for_each(|item| self.read_bytes(port, item)),
         }
         Ok(())
     }
@@ -84,15 +85,28 @@ impl Machine {
         })
     }
 
-    /// A write to `data.len()` ports from `port` on, each a byte; but to a stream, to the selector of [`FwCfg`] and to PCI's
-    /// address it is one of that many bytes.
-    pub(crate) fn write(&mut self, port: u16, data: &[u8]) -> Result<Outcome, Box<dyn Error>> {
-        match (port, data, &mut self.disk) {
-            (ata::DATA, _, Some(disk)) => disk.write_data(data),
-            (fw_cfg::SELECTOR, &[low, high], _) => self.fw_cfg.select(u16::from_le_bytes([low, high])),
+    /// A write of items of `width` bytes each, to as many ports as an item has bytes, the first of them `port`; the disk's
+    /// stream takes all bytes.
+    pub(crate) fn write(&mut self, port: u16, width: usize, data: &[u8]) -> Result<Outcome, Box<dyn Error>> {
+        if let (ata::DATA, Some(disk)) = (port, &mut self.disk) {
+            disk.write_data(data);
+            return Ok(Outcome::GoOn);
+        }
+        for item in data.chunks(width) {
+            if self.write_item(port, item)? == Outcome::Reset {
+                return Ok(Outcome::Reset);
+            }
+        }
+        Ok(Outcome::GoOn)
+    }
+
+    /// Each byte of the item goes to a port of its own, but to the selector of [`FwCfg`] and to PCI's address it is one number.
+    fn write_item(&mut self, port: u16, item: &[u8]) -> Result<Outcome, Box<dyn Error>> {
+        match (port, item) {
+            (fw_cfg::SELECTOR, &[low, high]) => self.fw_cfg.select(u16::from_le_bytes([low, high])),
             // A single byte is for the reset's port, which lies in here.
-            _ if pci::ADDRESS.contains(&port) && data.len() > 1 => self.pci.write(port, data),
-            _ => return self.write_bytes(port, data),
+            _ if pci::ADDRESS.contains(&port) && item.len() > 1 => self.pci.write(port, item),
+            _ => return self.write_bytes(port, item),
         }
         Ok(Outcome::GoOn)
     }

@@ -72,10 +72,10 @@ fn serve(vcpu: &mut Vcpu, cpuid: &[plugin_sdk::kvm_cpuid_entry2], machine: &mut 
             }
             Event::Read(read) => {
                 let mut answer = vec![0; read.access().length];
-                machine.read(port(read.access()), &mut answer)?;
+                machine.read(port(read.access()), read.width(), &mut answer)?;
                 read.answer(&answer)?;
             }
-            Event::Write(write) => match machine.write(port(write.access()), write.data())? {
+            Event::Write(write) => match machine.write(port(write.access()), write.width(), write.data())? {
                 Outcome::GoOn => write.resume()?,
                 Outcome::Reset => return Ok(()),
             },

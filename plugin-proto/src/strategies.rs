@@ -163,6 +163,7 @@ pub fn exit() -> impl Strategy<Value = vcpu_response::wait::Exit> {
             regs: data(),
             sregs: data(),
             debugregs: data(),
+            width: prop_oneof![8 => 0..=9_u32, 1 => any::<u32>()],
         })
         .prop_map(Exit::Io),
         message!(User { user: any::<u64>() }).prop_map(Exit::User),

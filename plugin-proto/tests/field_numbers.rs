@@ -79,7 +79,7 @@ VcpuRequest.EnableCapability: 1 capability u32
 VcpuResponse: 1 errno s32, 2 wait VcpuResponse.Wait, 4 get_state VcpuResponse.GetState, 5 set_state VcpuResponse.SetState, 6 get_msrs VcpuResponse.GetMsrs, 7 set_msrs VcpuResponse.SetMsrs, 8 set_cpuid VcpuResponse.SetCpuid, 9 get_hyperv_cpuid VcpuResponse.CpuidResponse, 10 enable_capability VcpuResponse.EnableCapability
 VcpuResponse.Wait: 1 init VcpuResponse.Wait.Init, 2 io VcpuResponse.Wait.Io, 3 user VcpuResponse.Wait.User, 4 hyperv_call VcpuResponse.Wait.HypervCall, 5 hyperv_synic VcpuResponse.Wait.HypervSynic
 VcpuResponse.Wait.Init:
-VcpuResponse.Wait.Io: 1 space enum, 2 address u64, 3 is_write bool, 4 no_resume bool, 5 data bytes, 6 regs bytes, 7 sregs bytes, 8 debugregs bytes
+VcpuResponse.Wait.Io: 1 space enum, 2 address u64, 3 is_write bool, 4 no_resume bool, 5 data bytes, 6 regs bytes, 7 sregs bytes, 8 debugregs bytes, 200 width u32
 VcpuResponse.Wait.User: 1 user u64
 VcpuResponse.Wait.HypervCall: 1 input u64, 2 params0 u64, 3 params1 u64
 VcpuResponse.Wait.HypervSynic: 1 msr u32, 2 control u64, 3 evt_page u64, 4 msg_page u64

@@ -291,8 +291,13 @@ impl<'h> PluginVm<'h> {
     /// Agrees on what both sides can, beyond version 0.
     fn negotiate(&self, offer: &main_request::Negotiate) -> Outcome {
         let links = self.links.as_ref().ok_or(Errno::PIPE)?;
-        let can = if self.transport == Transport::Pipe { 0 } else { ring::FEATURE_RINGS };
-        let features = if offer.version >= ring::VERSION { offer.features & can } else { 0 };
+        let offered = if offer.version >= ring::VERSION { offer.features } else { 0 };
+        if !self.started {
+            links.report_item_widths(offered & ring::FEATURE_ITEM_WIDTHS != 0);
+        }
+        let rings = if self.transport == Transport::Pipe { 0 } else { ring::FEATURE_RINGS };
+        let item_widths = if links.reports_item_widths() { ring::FEATURE_ITEM_WIDTHS } else { 0 };
+        let features = offered & (rings | item_widths);
         let answer = main_response::Negotiate { version: ring::VERSION, features, ..Default::default() };
         let fds = match features & ring::FEATURE_RINGS {
             0 => Vec::new(),

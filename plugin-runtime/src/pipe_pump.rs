@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use hypervisor::Access;
 use plugin_proto::limits::MAX_REQUEST;
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse};
@@ -30,6 +31,8 @@ use crate::vcpu_words::{
 /// One vCPU's pump. A request of the plugin's is read only while the vCPU waits for it.
 pub(crate) struct PipePump {
     pipes: Arc<VcpuPipes>,
+    /// Whether accesses report the width of their items.
+    item_widths: bool,
     stop: StopSignal,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -48,6 +51,7 @@ impl Pump for PipePump {
             Event::Access { access, exchange } => {
                 let mut response = access_response(&access, exchange.written(&access));
                 attach(&mut response, &exchange.attached);
+                self.put_width(&mut response, &access);
                 self.exchange = Some(exchange);
                 self.respond(&response, deadline)?;
             }
@@ -57,7 +61,9 @@ impl Pump for PipePump {
             }
             Event::HypervSynic(write) => self.respond(&hyperv_synic_response(write), deadline)?,
             Event::Posted { ref access, .. } => {
-                self.respond(&posted_response(access, event.written()), deadline)?;
+                let mut response = posted_response(access, event.written());
+                self.put_width(&mut response, access);
+                self.respond(&response, deadline)?;
                 return Ok(None);
             }
             Event::Paused { user } => self.respond(&paused_response(user), deadline)?,
@@ -90,8 +96,16 @@ impl Pump for PipePump {
 }
 
 impl PipePump {
-    pub(crate) fn new(pipes: Arc<VcpuPipes>, stop: StopSignal) -> Self {
-        Self { pipes, stop, incoming: vec![0; MAX_REQUEST], outgoing: Vec::new(), setting: None, exchange: None }
+    pub(crate) fn new(pipes: Arc<VcpuPipes>, item_widths: bool, stop: StopSignal) -> Self {
+        let (incoming, outgoing) = (vec![0; MAX_REQUEST], Vec::new());
+        Self { pipes, item_widths, stop, incoming, outgoing, setting: None, exchange: None }
+    }
+
+    /// Reports the width of an access's items, if that was negotiated.
+    fn put_width(&self, response: &mut VcpuResponse, access: &Access) {
+        if self.item_widths {
+            response.mut_wait().mut_io().width = access.width().into();
+        }
     }
 
     /// Waits for the plugin's one `wait`, and answers it with `init`.

@@ -44,12 +44,13 @@ impl PluginPump {
 
     /// On the thread that steps from then on.
     fn choose(&self) -> Option<Chosen> {
+        let item_widths = self.links.reports_item_widths();
         if let Some(rings) = self.links.rings() {
             let ring = Arc::clone(rings.get(self.vcpu)?);
-            return Some(Chosen::Ring(RingPump::new(ring, self.links.polling(), self.stop.clone())));
+            return Some(Chosen::Ring(RingPump::new(ring, item_widths, self.links.polling(), self.stop.clone())));
         }
         let pipes = Arc::clone(self.links.pipes.get(self.vcpu)?);
-        Some(Chosen::Pipe(PipePump::new(pipes, self.stop.clone())))
+        Some(Chosen::Pipe(PipePump::new(pipes, item_widths, self.stop.clone())))
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct RingPump {
     writer: Writer,
     reader: Reader,
     stop: StopSignal,
+    /// Which flags of an access's width are written: all, or none where widths were not negotiated.
+    width_mask: u16,
     budget: Budget,
     incoming: Incoming,
     outgoing: Vec<u8>,
@@ -69,11 +71,12 @@ type Result<T> = std::result::Result<T, LinkError>;
 
 impl RingPump {
     /// For the calling thread to step.
-    pub(crate) fn new(ring: Arc<VcpuRing>, polling: Polling, stop: StopSignal) -> Self {
+    pub(crate) fn new(ring: Arc<VcpuRing>, item_widths: bool, polling: Polling, stop: StopSignal) -> Self {
         Self {
             writer: Writer::new(Arc::clone(&ring.mapping), ring::Direction::ToPlugin, polling.looks()),
             reader: Reader::new(Arc::clone(&ring.mapping), ring::Direction::ToVmm),
             stop,
+            width_mask: if item_widths { u16::MAX } else { 0 },
             budget: Budget::new(polling),
             incoming: Incoming::default(),
             outgoing: Vec::new(),
@@ -81,6 +84,21 @@ impl RingPump {
             exchange: None,
             sharing: polling.shares_processors().then(Sharing::of_this_thread),
             ring,
+        }
+    }
+
+    /// The header of an access's record, with the data that it writes if that fits there.
+    #[inline]
+    fn header(&self, kind: ToPlugin, access: &Access) -> Header {
+        let space = if access.space() == AddressSpace::Mmio { Flags::MMIO } else { 0 };
+        Header {
+            kind: kind as u16,
+            flags: space | Flags::of_width(access.width()) & self.width_mask,
+            // At most a page.
+            data: access.len() as u32,
+            address: access.address(),
+            words: [access.inline_word(), 0, 0, 0, 0],
+            ..Header::default()
         }
     }
 
@@ -236,7 +254,7 @@ impl Pump for RingPump {
                     Direction::Read => ToPlugin::Read,
                     Direction::Write => ToPlugin::Write,
                 };
-                let header = header(kind, &access);
+                let header = self.header(kind, &access);
                 if exchange.attached.there() == REGS && !access.has_long_data() {
                     self.write_regs(header, &exchange.attached, deadline)?;
                 } else if exchange.attached.there().any() || access.has_long_data() {
@@ -247,7 +265,7 @@ impl Pump for RingPump {
                 self.exchange = Some(exchange);
             }
             Event::Posted { access, ref long } => {
-                let header = header(ToPlugin::Posted, &access);
+                let header = self.header(ToPlugin::Posted, &access);
                 if access.has_long_data() {
                     self.write_more(header, long, &Registers::default(), deadline)?;
                 } else {
@@ -258,20 +276,6 @@ impl Pump for RingPump {
             event => self.tell(event, deadline)?,
         }
         self.next(deadline)
-    }
-}
-
-/// The header of an access's record, with the data that it writes if that fits there.
-#[inline]
-fn header(kind: ToPlugin, access: &Access) -> Header {
-    Header {
-        kind: kind as u16,
-        flags: if access.space() == AddressSpace::Mmio { Flags::MMIO } else { 0 },
-        // At most a page.
-        data: access.len() as u32,
-        address: access.address(),
-        words: [access.inline_word(), 0, 0, 0, 0],
-        ..Header::default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The channels between a VM's vCPUs and its plugin: pipes, or the rings that it asked for in their place.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -16,6 +17,8 @@ use crate::vcpu_ring::VcpuRing;
 pub(crate) struct VcpuLinks {
     pub(crate) pipes: Vec<Arc<VcpuPipes>>,
     rings: OnceLock<Vec<Arc<VcpuRing>>>,
+    /// Whether an access reports the width of its items: negotiated before the start.
+    item_widths: AtomicBool,
     /// Ends with this process: nobody else has its other end, and nothing is written into it.
     lifeline: OwnedFd,
     _alive: OwnedFd,
@@ -28,7 +31,14 @@ impl VcpuLinks {
         let (lifeline, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(Error::set_up("making the rings' lifeline"))?;
         // The plugin looks at it without waiting.
         fcntl_setfl(&lifeline, OFlags::NONBLOCK).map_err(Error::set_up("making the rings' lifeline non-blocking"))?;
-        Ok(Self { pipes, rings: OnceLock::new(), lifeline, _alive: alive, polling: Polling::new(vcpus, poll_us) })
+        Ok(Self {
+            pipes,
+            rings: OnceLock::new(),
+            item_widths: AtomicBool::new(false),
+            lifeline,
+            _alive: alive,
+            polling: Polling::new(vcpus, poll_us),
+        })
     }
 
     pub(crate) fn lifeline(&self) -> std::io::Result<OwnedFd> {
@@ -52,6 +62,15 @@ impl VcpuLinks {
     /// The rings, if they carry the exits.
     pub(crate) fn rings(&self) -> Option<&[Arc<VcpuRing>]> {
         self.rings.get().map(Vec::as_slice)
+    }
+
+    /// Sets whether accesses report the width of their items. Counts for vCPUs that start later.
+    pub(crate) fn report_item_widths(&self, report: bool) {
+        self.item_widths.store(report, Ordering::Release);
+    }
+
+    pub(crate) fn reports_item_widths(&self) -> bool {
+        self.item_widths.load(Ordering::Acquire)
     }
 
     pub(crate) fn polling(&self) -> Polling {

@@ -17,6 +17,9 @@ use crate::transport::Inheritance;
 use crate::vcpu::Link;
 use crate::{Error, Vcpu, env, transport};
 
+/// What this library knows beyond version 0, as `negotiate` says it.
+const OFFERED: u64 = ring::FEATURE_RINGS | ring::FEATURE_ITEM_WIDTHS;
+
 /// A connection to the VMM.
 ///
 /// A connection has one request under way at a time. A thread that wants to ask while another does needs its own:
@@ -128,10 +131,10 @@ impl Connection {
         }
     }
 
-    /// Asks for rings: the descriptor that tells of the VMM's end, where it has them. One of version 0 does not know the
+    /// Offers what this library knows: the descriptor that tells of the VMM's end, where it has them. One of version 0 does not know the
     /// request.
     fn negotiate(&mut self) -> Result<Option<OwnedFd>, Error> {
-        let offer = Negotiate { version: ring::VERSION, features: ring::FEATURE_RINGS, ..Default::default() };
+        let offer = Negotiate { version: ring::VERSION, features: OFFERED, ..Default::default() };
         match ask!(self, "negotiate", Negotiate(offer)) {
             Ok((answer, fds)) if answer.features & ring::FEATURE_RINGS != 0 => {
                 exactly(fds).map(|[lifeline]| Some(lifeline))

@@ -67,10 +67,26 @@ pub struct Stopped<'v> {
 }
 
 /// A read that waits for its answer.
+///
+/// A string instruction such as `rep insb` reads several items from one port. Each is a read of its own for the device:
+///
+/// ```no_run
+/// # struct Fifo;
+/// # impl Fifo { fn pop(&mut self) -> u8 { 0 } }
+/// # fn serve(read: plugin_sdk::Read<'_>, fifo: &mut Fifo) -> Result<(), plugin_sdk::Error> {
+/// let mut data = vec![0; read.access().length];
+/// for item in data.chunks_mut(read.width()) {
+///     // A register of one byte: the rest of a wider item stays 0.
+///     item[0] = fifo.pop();
+/// }
+/// read.answer(&data)
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Read<'v> {
     state: State<'v>,
     access: Access,
+    width: usize,
 }
 
 /// A write that the guest waits for.
@@ -78,6 +94,7 @@ pub struct Read<'v> {
 pub struct Write<'v> {
     state: State<'v>,
     access: Access,
+    width: usize,
 }
 
 /// A vCPU that was paused.
@@ -131,6 +148,7 @@ pub struct Posted {
     pub access: Access,
     /// What it wrote.
     pub data: Vec<u8>,
+    pub(crate) width: usize,
 }
 
 impl<'v> Event<'v> {
@@ -166,12 +184,12 @@ impl<'v> Event<'v> {
 
     /// The event that `vcpu` stands still for.
     pub(crate) fn of(vcpu: &'v mut Vcpu) -> Self {
-        let reason = vcpu.stop.reason;
+        let (reason, width) = (vcpu.stop.reason, vcpu.stop.width);
         let state = State { vcpu };
         match reason {
             Reason::Init => Self::Init(Stopped { state }),
-            Reason::Read(access) => Self::Read(Read { state, access }),
-            Reason::Write(access) => Self::Write(Write { state, access }),
+            Reason::Read(access) => Self::Read(Read { state, access, width }),
+            Reason::Write(access) => Self::Write(Write { state, access, width }),
             Reason::Paused(user) => Self::Paused(Paused { state, user }),
             Reason::HypervCall(call) => Self::HypervCall(HypervCall { state, call }),
             Reason::HypervSynic(write) => Self::HypervSynic(HypervSynic { state, write }),
@@ -201,6 +219,21 @@ impl<'v> Read<'v> {
         self.access
     }
 
+    /// Returns the bytes of one item, at least 1. `in ax, dx` reads one item of two bytes, `rep insb` with CX = 2 reads two items
+    /// of one byte.
+    ///
+    /// A VMM that does not report it is taken at its length: up to 8 bytes are one item, more are items of one byte.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Returns the number of items, [`width`](Self::width) bytes each: above 1 for string instructions only.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.access.length / self.width
+    }
+
     /// The vCPU's state.
     pub fn state(&mut self) -> &mut State<'v> {
         &mut self.state
@@ -223,6 +256,18 @@ impl<'v> Write<'v> {
     #[must_use]
     pub fn access(&self) -> Access {
         self.access
+    }
+
+    /// Returns the bytes of one item, as [`Read::width`] does.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Returns the number of items, as [`Read::count`] does.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.access.length / self.width
     }
 
     /// What it wrote.
@@ -309,11 +354,23 @@ impl<'v> HypervSynic<'v> {
 }
 
 impl Posted {
+    /// Returns the bytes of one item, as [`Read::width`] does.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Returns the number of items, as [`Read::count`] does.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.access.length / self.width
+    }
+
     pub(crate) fn of(io: Io) -> Result<Self, Error> {
         if !io.is_write {
             return Err(Error::unexpected("a read that cannot be answered"));
         }
         let access = Access::of(&io)?;
-        Ok(Self { access, data: io.data })
+        Ok(Self { access, width: access.item_width(io.width)?, data: io.data })
     }
 }

@@ -98,11 +98,13 @@ impl RingLink {
                 let body = self.incoming.body()?;
                 let space = if header.flags & Flags::MMIO == 0 { AddressSpace::Pio } else { AddressSpace::Mmio };
                 let access = Access { space, address: header.address, length: header.data as usize };
+                let width = access.item_width(Flags::width(header.flags).into())?;
                 match kind {
-                    ToPlugin::Posted => return Ok(Some(Posted { access, data: body.data.to_vec() })),
+                    ToPlugin::Posted => return Ok(Some(Posted { access, data: body.data.to_vec(), width })),
                     ToPlugin::Read => stop.renew(Reason::Read(access)),
                     _ => stop.renew(Reason::Write(access)),
                 }
+                stop.width = width;
                 stop.data.extend_from_slice(body.data);
                 stop.registers.attach(&body)?;
             }

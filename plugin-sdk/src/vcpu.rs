@@ -62,6 +62,8 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Stop {
     pub(crate) reason: Reason,
+    /// Of an access: bytes of one item, at least 1.
+    pub(crate) width: usize,
     /// What the guest wrote.
     pub(crate) data: Vec<u8>,
     pub(crate) registers: Registers,
@@ -79,8 +81,7 @@ pub(crate) enum Reason {
 
 impl Vcpu {
     pub(crate) fn new(index: usize, link: Link) -> Self {
-        let stop = Stop { reason: Reason::Init, data: Vec::new(), registers: Registers::default() };
-        Self { index, link, phase: Phase::Silent, stop }
+        Self { index, link, phase: Phase::Silent, stop: Stop::at(Reason::Init) }
     }
 
     /// Its number, from 0; the bit that stands for it in the mask of a pause.
@@ -161,7 +162,7 @@ impl Vcpu {
 
 impl Stop {
     pub(crate) fn at(reason: Reason) -> Self {
-        Self { reason, data: Vec::new(), registers: Registers::default() }
+        Self { reason, width: 1, data: Vec::new(), registers: Registers::default() }
     }
 
     /// Begins anew, with the room it has for data.
@@ -175,6 +176,7 @@ impl Stop {
         let access = Access::of(&io)?;
         Ok(Self {
             reason: if io.is_write { Reason::Write(access) } else { Reason::Read(access) },
+            width: access.item_width(io.width)?,
             registers: Registers::attached(&io)?,
             data: io.data,
         })

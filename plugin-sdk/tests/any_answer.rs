@@ -30,10 +30,15 @@ proptest! {
                     stopped.resume()
                 }
                 Ok(Event::Read(read)) => {
-                    let data = vec![0; read.access().length];
+                    let mut data = vec![0; read.access().length];
+                    let items = data.chunks_mut(read.width()).map(|item| item[0] = 1).count();
+                    assert_eq!(items, read.count());
                     read.answer(&data)
                 }
-                Ok(Event::Write(write)) => write.resume(),
+                Ok(Event::Write(write)) => {
+                    assert_eq!(write.data().chunks(write.width()).count(), write.count());
+                    write.resume()
+                }
                 Ok(Event::Paused(paused)) => paused.resume(),
                 Ok(other) => other.resume(),
                 Err(error) => Err(error),

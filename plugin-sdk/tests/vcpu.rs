@@ -463,3 +463,34 @@ fn a_vcpu_may_move_to_another_thread() {
     fn check<T: Send>() {}
     check::<Vcpu>();
 }
+
+#[test]
+fn events_say_width_and_count_as_the_vmm_reports_them() {
+    let (fake, mut vcpu) = running();
+    for (width, expected) in [(1, (1, 2)), (2, (2, 1)), (0, (2, 1))] {
+        fake.exit(Exit::Io(Io { width, ..read_exit(0x10, 2) }));
+        let read = read(&mut vcpu);
+        assert_eq!((read.width(), read.count()), expected);
+        read.answer(&[0; 2]).unwrap();
+        fake.resume();
+
+        fake.exit(Exit::Io(Io { width, ..write_exit(0x10, &[1, 2]) }));
+        let Event::Write(write) = vcpu.wait().unwrap() else { panic!("another event") };
+        assert_eq!((write.width(), write.count()), expected);
+        write.resume().unwrap();
+        fake.resume();
+
+        fake.exit(Exit::Io(Io { width, no_resume: true, ..write_exit(0x10, &[1, 2]) }));
+        let Event::Posted(posted) = vcpu.wait().unwrap() else { panic!("another event") };
+        assert_eq!((posted.width(), posted.count()), expected);
+    }
+}
+
+#[test]
+fn a_width_that_does_not_divide_the_length_is_an_error() {
+    for width in [3, 9, u32::MAX] {
+        let (fake, mut vcpu) = running();
+        fake.exit(Exit::Io(Io { width, ..read_exit(0x10, 4) }));
+        assert!(matches!(vcpu.wait(), Err(Error::Unexpected { .. })), "{width}");
+    }
+}

@@ -37,6 +37,9 @@ pub const VERSION: u32 = 1;
 /// The feature bit of `negotiate` that stands for rings.
 pub const FEATURE_RINGS: u64 = 1;
 
+/// The feature bit of `negotiate` that stands for the width of an access's items, over pipes as over rings.
+pub const FEATURE_ITEM_WIDTHS: u64 = 1 << 1;
+
 /// Records that a ring holds, a power of two.
 pub const SLOTS: u32 = 256;
 

@@ -103,6 +103,24 @@ impl Flags {
     pub const SAW_DEBUG_REGS: u16 = 1 << 6;
     /// The next slot goes on with the payload. Neither set nor seen by those who write and read records.
     pub const MORE: u16 = 1 << 7;
+    /// In an access: the width of its items in bytes, 1 to 8; 0 where it is not reported.
+    const WIDTH: u16 = 0xf << Self::WIDTH_SHIFT;
+    const WIDTH_SHIFT: u16 = 8;
+
+    /// The flags that report a width of 1 to 8 bytes.
+    #[must_use]
+    #[inline]
+    pub fn of_width(width: u8) -> u16 {
+        (u16::from(width) << Self::WIDTH_SHIFT) & Self::WIDTH
+    }
+
+    /// The width that an access's flags report: 0 if none, and up to 15 where the writer is hostile.
+    #[must_use]
+    #[inline]
+    pub fn width(flags: u16) -> u8 {
+        // Four bits.
+        ((flags & Self::WIDTH) >> Self::WIDTH_SHIFT) as u8
+    }
 }
 
 /// The beginning of every record, in a slot of one cache line. Any 64 bytes are one.
@@ -328,6 +346,15 @@ mod tests {
             bytes
         };
         record.parts.iter().flat_map(padded).collect()
+    }
+
+    #[test]
+    fn flags_carry_each_width_beside_the_others() {
+        for width in 0..=8 {
+            let flags = Flags::of_width(width) | Flags::MMIO | Flags::PARTS | Flags::MORE;
+            assert_eq!(Flags::width(flags), width);
+            assert_eq!(flags & 0xff, Flags::MMIO | Flags::PARTS | Flags::MORE);
+        }
     }
 
     proptest! {

@@ -423,6 +423,22 @@ int crosvm_get_hyperv_cpuid(struct crosvm_vcpu *self, uint32_t count, struct kvm
  */
 int crosvm_vcpu_enable_capability(struct crosvm_vcpu *self, uint32_t capability, uint32_t flags, uint64_t args[4]);
 
+/* ---- Beyond crosvm's API: its library has none of what begins with outboard_ ---- */
+
+/* How much of it there is: 1 for all below. Functions are added, and the number grows; none is taken away. */
+#define OUTBOARD_API_VERSION 1
+
+/*
+ * The items of the access that crosvm_vcpu_wait() reported last: *width bytes each, 1 to 8, and *count of them. The length
+ * of the access is their product. "in ax, dx" reads one item of two bytes; "rep insb" with CX = 2 reads two items of one
+ * byte, which for a device are two reads. It asks the VMM for nothing.
+ *
+ * A VMM that does not report items is taken at the length: up to 8 bytes are one item, more are items of one byte.
+ *
+ *   -EPROTO  no access was reported, or the vCPU was resumed since
+ */
+int outboard_vcpu_get_io_items(struct crosvm_vcpu *self, uint32_t *width, uint32_t *count);
+
 #ifdef __cplusplus
 }
 #endif

@@ -16,11 +16,27 @@ pub(crate) struct Vcpu {
     /// What C has pointers to until the next wait or resume: the data of an access, the result of a hypercall.
     data: Box<[u8]>,
     result: Box<u64>,
+    /// The items of the access that was reported last, until the next wait or resume.
+    items: Option<Items>,
+}
+
+/// What one access moves.
+#[derive(Clone, Copy)]
+struct Items {
+    width: u32,
+    count: u32,
+}
+
+impl Items {
+    fn new(width: usize, count: usize) -> Option<Self> {
+        // No message is as long as 4 GiB.
+        Some(Self { width: width as u32, count: count as u32 })
+    }
 }
 
 impl Vcpu {
     pub(crate) fn new(sdk: plugin_sdk::Vcpu) -> Self {
-        Self { sdk, data: Box::default(), result: Box::default() }
+        Self { sdk, data: Box::default(), result: Box::default(), items: None }
     }
 
     /// Uses the state of the vCPU, which must stand at an event.
@@ -34,6 +50,7 @@ impl Vcpu {
     }
 
     fn wait(&mut self) -> Result<VcpuEvent> {
+        self.items = None;
         // When the vCPU stands at an event already, C may have put its answer into the data.
         let again = self.sdk.held().is_some();
         let event = self.sdk.wait().map_err(|error| match error {
@@ -51,10 +68,17 @@ impl Vcpu {
             Event::Init(_) => VcpuEvent::new(event_kind::INIT, What { bytes: [0; 64] }),
             Event::Read(read) => {
                 let access = read.access();
+                self.items = Items::new(read.width(), read.count());
                 io_access(access, data(&vec![0; access.length]), false, false)
             }
-            Event::Write(write) => io_access(write.access(), data(write.data()), true, false),
-            Event::Posted(posted) => io_access(posted.access, data(&posted.data), true, true),
+            Event::Write(write) => {
+                self.items = Items::new(write.width(), write.count());
+                io_access(write.access(), data(write.data()), true, false)
+            }
+            Event::Posted(posted) => {
+                self.items = Items::new(posted.width(), posted.count());
+                io_access(posted.access, data(&posted.data), true, true)
+            }
             Event::Paused(paused) => {
                 let user = std::ptr::with_exposed_provenance_mut::<c_void>(paused.user() as usize);
                 VcpuEvent::new(event_kind::PAUSED, What { user })
@@ -89,6 +113,7 @@ impl Vcpu {
             Event::HypervCall(call) => call.answer(*self.result)?,
             other => other.resume()?,
         }
+        self.items = None;
         Ok(())
     }
 }
@@ -120,5 +145,13 @@ export! {
 
     fn crosvm_vcpu_resume(vcpu: Handle<Mutex<Vcpu>>) -> Result<()> {
         vcpu.lock()?.resume()
+    }
+
+    fn outboard_vcpu_get_io_items(vcpu: Handle<Mutex<Vcpu>>, width: Out<u32>, count: Out<u32>) -> Result<()> {
+        let (width, count) = (width.check()?, count.check()?);
+        let items = vcpu.lock()?.items.ok_or(Errno::PROTO)?;
+        width.set(items.width);
+        count.set(items.count);
+        Ok(())
     }
 }

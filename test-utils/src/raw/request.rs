@@ -217,6 +217,9 @@ pub fn dirty_log(id: u32) -> Message {
     request(101, Message::new().uint(1, id.into()))
 }
 
+/// The feature of [`negotiate`] that stands for the width of an access's items.
+pub const ITEM_WIDTHS: u64 = 2;
+
 /// The feature of [`negotiate`] that stands for rings.
 pub const RINGS: u64 = 1;
 

@@ -52,6 +52,8 @@ pub struct Io {
     pub sregs: Vec<u8>,
     /// As a hint asked for.
     pub debugregs: Vec<u8>,
+    /// Bytes of one item; 0 where that was not negotiated.
+    pub width: u64,
 }
 
 impl VcpuPipes {
@@ -177,6 +179,7 @@ impl VcpuPipes {
                 regs: exit_body.bytes(6).to_vec(),
                 sregs: exit_body.bytes(7).to_vec(),
                 debugregs: exit_body.bytes(8).to_vec(),
+                width: exit_body.uint(200),
             }),
             3 => Wait::User(exit_body.uint(1)),
             4 | 5 => Wait::HyperV(*exit, exit_body),

@@ -97,6 +97,11 @@ pub const LOOKED_AT_DEBUGREGS: u16 = 64;
 /// Flags of a record: the next one goes on with its payload.
 pub const MORE: u16 = 128;
 
+/// The width of an access's items, in the flags of a record.
+pub fn width(flags: u16) -> u16 {
+    flags >> 8 & 0xf
+}
+
 /// A record: a header and what goes with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {

@@ -18,6 +18,7 @@ on_each_backend! {
     irqs
     machine_state
     vcpu_events
+    io_items
     pausing
     registers
     vcpu_state
@@ -120,6 +121,13 @@ fn machine_state(backend: Backend) {
 fn vcpu_events(backend: Backend) {
     let guest = Guest::new().mov(0x1234).output(0x10, 2).input(0x11, 4).output(0x10, 4).input_string(0x12, 2, 500);
     passes("vcpu_events", backend, &guest.load(0x9000, 4).store(0x9008, 4).forever());
+}
+
+fn io_items(backend: Backend) {
+    let guest = Guest::new().input_string(0x10, 1, 2).input(0x11, 2).output(0x12, 4).forever();
+    for transport in ["pipe", "ring"] {
+        passes_with("io_items", backend, &guest, &["--transport", transport]);
+    }
 }
 
 fn pausing(backend: Backend) {

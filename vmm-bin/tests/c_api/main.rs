@@ -12,3 +12,4 @@ mod groups;
 mod install;
 mod library;
 mod readme;
+mod serial_items;

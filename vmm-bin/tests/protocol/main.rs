@@ -13,6 +13,7 @@ mod dirty_log;
 mod hyperv;
 mod io_events;
 mod irqs;
+mod item_widths;
 mod machine_state;
 mod many_vcpus;
 mod memory;

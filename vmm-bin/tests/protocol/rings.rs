@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use rustix::io::Errno;
 use test_utils::guest::Program;
-use test_utils::raw::request::{self, IOPORT, MMIO, RINGS};
+use test_utils::raw::request::{self, IOPORT, ITEM_WIDTHS, MMIO, RINGS};
 use test_utils::raw::vcpu_request::{self, CpuidEntry, REGS, SREGS};
 use test_utils::raw::vcpu_ring::{
     self, LOOKED_AT_DEBUGREGS, LOOKED_AT_REGS, LOOKED_AT_SREGS, Record, WITH_DEBUGREGS, WITH_REGS, WITH_SREGS, kind,
@@ -35,11 +35,14 @@ on_each_backend! {
 
 fn both_sides_agree_on_what_both_can(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    for (version, offered, agreed) in [(1, RINGS, RINGS), (2, u64::MAX, RINGS), (1, 0, 0), (1, 2, 0), (0, RINGS, 0)] {
+    let both = RINGS | ITEM_WIDTHS;
+    for (version, offered, agreed) in
+        [(1, RINGS, RINGS), (2, u64::MAX, both), (1, 0, 0), (1, 4, 0), (1, ITEM_WIDTHS, ITEM_WIDTHS), (0, both, 0)]
+    {
         let answer = driven.main.done(&request::negotiate(version, offered));
         assert_eq!((answer.body.uint(1), answer.body.uint(2)), (1, agreed), "{version} {offered}");
         // The pipe that ends with the VMM. Nothing is ever in it, and it does not block.
-        assert_eq!(answer.fds.len(), usize::from(agreed == RINGS));
+        assert_eq!(answer.fds.len(), usize::from(agreed & RINGS != 0));
         for lifeline in answer.fds {
             assert_eq!(rustix::io::read(&lifeline, &mut [0; 1]), Err(Errno::AGAIN));
         }

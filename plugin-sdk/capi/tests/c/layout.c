@@ -113,6 +113,11 @@ int (*const set_cpuid)(struct crosvm_vcpu *, uint32_t, const struct kvm_cpuid_en
 int (*const vcpu_enable_capability)(struct crosvm_vcpu *, uint32_t, uint32_t, uint64_t[4]) =
 	crosvm_vcpu_enable_capability;
 
+/* And those beyond. */
+int (*const get_io_items)(struct crosvm_vcpu *, uint32_t *, uint32_t *) = outboard_vcpu_get_io_items;
+
+static_assert(OUTBOARD_API_VERSION == 1, "1");
+
 static_assert(CROSVM_API_MAJOR == 0 && CROSVM_API_MINOR == 22 && CROSVM_API_PATCH == 0, "0.22.0");
 static_assert(CROSVM_MAX_HINT_COUNT == 1 && CROSVM_MAX_HINT_DETAIL_COUNT == 32 && CROSVM_HINT_ON_WRITE == 1, "hints");
 static_assert(CROSVM_ADDRESS_SPACE_IOPORT == 0 && CROSVM_ADDRESS_SPACE_MMIO == 1, "crosvm_address_space");
