@@ -26,7 +26,7 @@ use crate::objects::Objects;
 use crate::quota;
 use crate::shutdown_event::ShutdownEvent;
 use crate::tap::Tap;
-use crate::vcpu_links::VcpuLinks;
+use crate::transport::VcpuLinks;
 use crate::vm_state;
 use crate::wire::{cpuid_to_wire, space_from_wire};
 
@@ -423,7 +423,7 @@ mod tests {
         crate::descriptor_limit::raise();
         let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None, cgroup: None };
         let (mut machine, _) = Machine::new(mock().create_vm().unwrap(), &config).unwrap();
-        let (owner, _) = machine.attach_far_ends("test").unwrap();
+        let (owner, _) = machine.attach_ends("test").unwrap();
         let links = Arc::new(VcpuLinks::new(vcpus, None).unwrap());
         PluginVm::new(mock(), machine, owner, links, Transport::Auto, None).unwrap()
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
-use vmm_core::{Machine, Notice, Notices, Stepping, StopReason};
+use vmm_core::{HandlerThread, Machine, Notice, Notices, StopReason};
 
 use crate::confine::confine;
 use crate::connection::{self, Buffers, Connection, Fault};
@@ -19,13 +19,12 @@ use crate::error::{Error, Result};
 use crate::jail::Sandbox;
 use crate::log_budget::{Admission, LogBudget};
 use crate::main_requests::{PluginVm, Then};
-use crate::plugin_pump::PluginPump;
 use crate::process::{Heard, PluginProcess};
 use crate::quota;
 use crate::seccomp::{Filter, Listener, OnViolation};
 use crate::signals::Signals;
 use crate::stderr_log::{Left, StderrLog};
-use crate::vcpu_links::VcpuLinks;
+use crate::transport::{PluginHandler, VcpuLinks};
 use crate::{Config, PluginCommand};
 
 /// What an epoll event is about: one of these, or a connection's number from `FIRST_CONNECTION` on.
@@ -77,8 +76,8 @@ impl<'h> Supervisor<'h> {
         let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &machine_config)?;
         let links = Arc::new(VcpuLinks::new(config.vcpus.get(), config.poll_us)?);
         let stop = machine.stop_signal().clone();
-        let owner = machine.attach(&name, Stepping::Inline, |vcpu| {
-            Box::new(PluginPump::new(Arc::clone(&links), vcpu.index(), stop.clone()))
+        let owner = machine.attach(&name, HandlerThread::Vcpu, |vcpu| {
+            Box::new(PluginHandler::new(Arc::clone(&links), vcpu.index(), stop.clone()))
         })?;
         let vm = PluginVm::new(hypervisor, machine, owner, links, config.transport, config.tap)?;
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;

@@ -10,7 +10,7 @@ use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{Exit, MockVm, Vm};
 use test_utils::faults::{Faults, Faulty};
 use test_utils::wait::LIMIT;
-use vmm_core::{Command, Event, Machine, ReservationProblem, StopReason};
+use vmm_core::{Action, Machine, ReservationProblem, StopReason, VcpuExit, VcpuMessage};
 
 /// Where what the guest waits for goes.
 const OTHER: u16 = 0x70;
@@ -74,12 +74,12 @@ fn a_pause_comes_behind_what_was_written_before_it() {
     rig.machine.pause(rig.owner, |_| true, 5);
     rig.resume(0);
     // The kick may come before the second write or behind it.
-    match rig.event(0) {
-        event @ Event::Posted { .. } => {
-            assert_eq!(event.written(), [8]);
+    match rig.message(0) {
+        VcpuMessage::Posted(write) => {
+            assert_eq!(write.data(), [8]);
             rig.expect_paused(0, 5);
         }
-        Event::Paused { user: 5 } => {
+        VcpuMessage::Exit(VcpuExit::Paused { user: 5 }) => {
             rig.resume(0);
             rig.expect_posted(0, &[8]);
         }
@@ -97,13 +97,12 @@ fn several_vcpus_tell_each_once() {
     let mut times = [0; 256];
     for _ in 0..VCPUS * WRITES {
         let mut select = crossbeam_channel::Select::new();
-        for far in &rig.far {
-            select.recv(&far.events);
+        for end in &rig.ends {
+            select.recv(&end.messages);
         }
         let vcpu = select.ready_timeout(LIMIT).expect("a write");
-        let event = rig.event(vcpu);
-        assert!(matches!(event, Event::Posted { .. }), "no posted write");
-        times[usize::from(event.written()[0])] += 1;
+        let VcpuMessage::Posted(write) = rig.message(vcpu) else { panic!("no posted write") };
+        times[usize::from(write.data()[0])] += 1;
     }
     let expected = |value| VCPUS * (0..WRITES).filter(|write| write % 256 == value).count();
     assert!((0..256).all(|value| times[value] == expected(value)), "{times:?}");
@@ -185,15 +184,15 @@ fn they_come_before_the_failure_to_run_their_vcpu() {
 /// A machine of one vCPU whose writes to the port are coalesced.
 fn rig_of(vm: MockVm) -> Rig {
     let (mut machine, notices) = Machine::new(Arc::new(vm) as Arc<dyn Vm>, &config(1)).unwrap();
-    let (owner, far) = machine.attach_far_ends("tester").unwrap();
+    let (owner, ends) = machine.attach_ends("tester").unwrap();
     machine.reserve_coalesced(PIO, PORT.into(), 1, owner).unwrap();
-    Rig { machine, notices, owner, far }
+    Rig { machine, notices, owner, ends }
 }
 
 #[test]
 fn only_its_owner_releases_a_range() {
     let mut rig = Rig::new(1, write(7));
-    let (other, far) = rig.machine.attach_far_ends("other").unwrap();
+    let (other, ends) = rig.machine.attach_ends("other").unwrap();
     rig.machine.reserve_coalesced(PIO, PORT.into(), 1, rig.owner).unwrap();
     for (start, owner) in [(u64::from(PORT), other), (u64::from(PORT) + 1, rig.owner)] {
         let error = rig.machine.release(PIO, start, owner).unwrap_err();
@@ -204,8 +203,8 @@ fn only_its_owner_releases_a_range() {
     }
     rig.start_running();
     // The other initialises it second.
-    assert!(matches!(far[0].events.recv_timeout(LIMIT).unwrap(), Event::Init));
-    far[0].commands.send(Command::Resume(Box::default())).unwrap();
+    assert!(matches!(ends[0].messages.recv_timeout(LIMIT).unwrap(), VcpuMessage::Exit(VcpuExit::Init)));
+    ends[0].finish(Ok(Action::resume())).unwrap();
     rig.expect_posted(0, &[7]);
 }
 

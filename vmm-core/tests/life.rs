@@ -11,7 +11,8 @@ use hypervisor::{Error as BackendError, Exit, Hypervisor, Kick, MockVcpu, MockVm
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use test_utils::wait;
 use vmm_core::{
-    Command, Error, Event, Exchange, LinkError, Machine, Notice, Pump, State, Stepping, StopReason, StopSignal,
+    Action, Error, Exchange, ExitHandler, HandlerThread, LinkError, Machine, Notice, PostedWrite, State, StopReason,
+    StopSignal, StoppedVcpu, VcpuExit, VcpuMessage,
 };
 
 fn endless() -> Vec<Step> {
@@ -57,8 +58,7 @@ fn state_set_at_init_is_there_when_the_guest_runs() {
     rig.expect_init(0);
     let mut regs = rig.regs(0);
     regs.rax = 0x0403_0201;
-    rig.send(0, Command::Set(State::Regs(Box::new(regs))));
-    assert!(matches!(rig.event(0), Event::Done(Ok(()))));
+    rig.set(0, State::Regs(Box::new(regs)));
     rig.resume(0);
     rig.expect_write(0, &[1, 2, 3, 4]);
 }
@@ -133,9 +133,9 @@ fn a_pause_waits_for_the_end_of_an_access_and_of_all_its_fragments() {
     rig.start_running();
     assert_eq!(rig.expect_access(0).0.address(), 0xdffe);
     rig.machine.pause(rig.owner, |_| true, 6);
-    rig.answer(0, &[1, 2]);
+    rig.resume_read(0, &[1, 2]);
     assert_eq!(rig.expect_access(0).0.address(), 0xe000);
-    rig.answer(0, &[3, 4]);
+    rig.resume_read(0, &[3, 4]);
     rig.expect_paused(0, 6);
     assert_eq!(rig.regs(0).rax, 0x0403_0201, "the access is complete");
     rig.resume(0);
@@ -145,14 +145,15 @@ fn a_pause_waits_for_the_end_of_an_access_and_of_all_its_fragments() {
 #[test]
 fn a_pause_is_told_to_the_one_who_asked() {
     let mut rig = spinning_rig(1);
-    let (other, far) = rig.machine.attach_far_ends("other").unwrap();
+    let (other, ends) = rig.machine.attach_ends("other").unwrap();
+    let next = || ends[0].messages.recv_timeout(wait::LIMIT);
     rig.start();
     rig.expect_init(0);
     rig.resume(0);
-    assert!(matches!(far[0].events.recv_timeout(wait::LIMIT), Ok(Event::Init)));
-    far[0].commands.send(Command::Resume(Box::default())).unwrap();
+    assert!(matches!(next(), Ok(VcpuMessage::Exit(VcpuExit::Init))));
+    ends[0].finish(Ok(Action::resume())).unwrap();
     rig.machine.pause(other, |_| true, 7);
-    assert!(matches!(far[0].events.recv_timeout(wait::LIMIT), Ok(Event::Paused { user: 7 })));
+    assert!(matches!(next(), Ok(VcpuMessage::Exit(VcpuExit::Paused { user: 7 }))));
     assert!(rig.is_silent(0));
 }
 
@@ -200,16 +201,16 @@ fn a_stop_before_the_start_keeps_the_guest_from_running() {
     assert!(matches!(rig.stop_reason().1, StopReason::Asked));
 }
 
-/// A pump that waits as one on a pipe does: on the stop signal's descriptor.
+/// A handler that waits on the descriptor of the stop signal, as one on a pipe does.
 struct Waiting {
     stop: StopSignal,
     entered: crossbeam_channel::Sender<()>,
 }
 
-impl Pump for Waiting {
-    fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Option<Command>, LinkError> {
-        if matches!(event, Event::Init) {
-            return Ok(Some(Command::Resume(Box::default())));
+impl ExitHandler for Waiting {
+    fn handle(&mut self, exit: VcpuExit, _: &mut StoppedVcpu<'_>) -> Result<Action, LinkError> {
+        if matches!(exit, VcpuExit::Init) {
+            return Ok(Action::resume());
         }
         self.entered.send(()).unwrap();
         let mut fds = [PollFd::new(&self.stop, PollFlags::IN)];
@@ -217,16 +218,20 @@ impl Pump for Waiting {
         assert_eq!(poll(&mut fds, Some(&limit)).unwrap(), 1, "the stop signal's descriptor is readable");
         Err(LinkError::Stopped)
     }
+
+    fn post(&mut self, _: PostedWrite, _: Option<std::time::Instant>) -> Result<(), LinkError> {
+        Ok(())
+    }
 }
 
 #[test]
-fn a_stop_ends_a_vcpu_inside_its_inline_pump() {
+fn a_stop_ends_a_vcpu_inside_its_handler() {
     let vm = Mock::new(Script::once(mov_out(1))).create_vm().unwrap();
     let (mut machine, notices) = Machine::new(vm, &config(1)).unwrap();
     let (entered, wait_entered) = crossbeam_channel::bounded(1);
     let stop = machine.stop_signal().clone();
     let owner = machine
-        .attach("pump", Stepping::Inline, |_| Box::new(Waiting { stop: stop.clone(), entered: entered.clone() }))
+        .attach("handler", HandlerThread::Vcpu, |_| Box::new(Waiting { stop: stop.clone(), entered: entered.clone() }))
         .unwrap();
     machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
     machine.start().unwrap();
@@ -241,7 +246,7 @@ fn a_machine_starts_once_and_takes_no_owner_after_that() {
     let mut rig = Rig::new(1, []);
     rig.start();
     assert!(matches!(rig.machine.start(), Err(Error::AlreadyStarted)));
-    assert!(matches!(rig.machine.attach_far_ends("late"), Err(Error::AlreadyStarted)));
+    assert!(matches!(rig.machine.attach_ends("late"), Err(Error::AlreadyStarted)));
 }
 
 fn refused() -> BackendError {
@@ -273,8 +278,8 @@ fn machine_around(mut vcpu: MockVcpu) -> Rig {
     let mut vm = MockVm::new();
     vm.expect_create_vcpu().return_once(move |_| Ok(Box::new(vcpu)));
     let (mut machine, notices) = Machine::new(Arc::new(vm) as Arc<dyn Vm>, &config(1)).unwrap();
-    let (owner, far) = machine.attach_far_ends("tester").unwrap();
-    let mut rig = Rig { machine, notices, owner, far };
+    let (owner, ends) = machine.attach_ends("tester").unwrap();
+    let mut rig = Rig { machine, notices, owner, ends };
     rig.start();
     rig.expect_init(0);
     rig
@@ -304,7 +309,7 @@ fn a_resume_with_registers_that_cannot_be_set_stops_the_vcpu_before_it_runs() {
     let mut vcpu = MockVcpu::new();
     vcpu.expect_set_regs().times(1).return_once(|_| Err(refused()));
     let rig = machine_around(vcpu);
-    rig.send(0, Command::Resume(Exchange::with_regs(&Default::default())));
+    rig.resume_with(0, Exchange::with_regs(&Default::default()));
     let (_, reason) = rig.stop_reason();
     assert_eq!(reason.to_string(), "tester resumed with state that cannot be set: the test failed: refused");
     assert!(reason.is_failure());
@@ -317,10 +322,8 @@ fn state_the_backend_refuses_is_told_to_the_owner_and_the_vcpu_lives_on() {
     vcpu.expect_sregs().times(1).return_once(|| Err(refused()));
     vcpu.expect_run().return_once(|| Ok(Exit::Shutdown));
     let rig = machine_around(vcpu);
-    rig.send(0, Command::Set(State::MpState(Default::default())));
-    assert!(matches!(rig.event(0), Event::Done(Err(_))));
-    rig.send(0, Command::Get(vmm_core::StateKind::Sregs));
-    assert!(matches!(rig.event(0), Event::State(Err(_))));
+    assert!(matches!(rig.vcpu(0).set(State::MpState(Default::default())), Ok(Err(_))));
+    assert!(matches!(rig.vcpu(0).get(vmm_core::StateKind::Sregs), Ok(Err(_))));
     rig.resume(0);
     assert!(matches!(rig.stop_reason().1, StopReason::Shutdown));
 }

@@ -125,7 +125,7 @@ proptest! {
             let seen = (access.space(), access.address(), access.direction(), data);
             prop_assert_eq!(seen, expected);
             let answer: Vec<u8> = (0..access.len() as u64).map(|n| device_byte(access.address() + n)).collect();
-            rig.answer(0, if access.direction() == Direction::Read { &answer } else { &[] });
+            rig.resume_read(0, if access.direction() == Direction::Read { &answer } else { &[] });
         }
         rig.expect_write(0, &model.rax.to_le_bytes()[..4]);
     }

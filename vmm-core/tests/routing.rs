@@ -1,4 +1,4 @@
-//! Where exits go and how their answers come back.
+//! Where exits are dispatched to, and what their handlers return.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex};
 
 use common::{MMIO, PIO, PORT, Rig, claim, config, mov_out, timeout};
 use hypervisor::mock::{Mock, Script, Step};
-use hypervisor::{AddressSpace, Exit, Hypervisor, InternalError, SynicWrite};
-use vmm_core::{CallHint, Command, Event, Exchange, HintDetail, LinkError, Machine, Pump, Stepping, StopReason};
+use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, InternalError, SynicWrite};
+use vmm_core::{
+    Action, CallHint, Exchange, ExitHandler, HandlerThread, HintDetail, LinkError, Machine, PostedWrite, State,
+    StopReason, StoppedVcpu, VcpuExit, VcpuMessage,
+};
 
 #[test]
 fn an_access_nobody_claimed_reads_zeros_and_swallows_writes() {
@@ -63,7 +66,7 @@ fn a_short_answer_is_filled_with_zeros_and_a_long_one_is_cut() {
         [(&[][..], [0; 4]), (&[1, 2][..], [1, 2, 0, 0]), (&[1, 2, 3, 4, 5, 6, 7, 8, 9][..], [1, 2, 3, 4])]
     {
         assert_eq!(rig.expect_access(0).0.len(), 4);
-        rig.answer(0, answer);
+        rig.resume_read(0, answer);
         rig.expect_write(0, &expected);
         rig.resume(0);
     }
@@ -79,7 +82,7 @@ fn a_string_access_carries_up_to_a_page() {
     rig.expect_write(0, &data);
     rig.resume(0);
     assert_eq!(rig.expect_access(0).0.len(), 4096);
-    rig.answer(0, &data);
+    rig.resume_read(0, &data);
     rig.expect_write(0, &[7]);
 }
 
@@ -103,48 +106,49 @@ fn a_reservation_made_or_ended_while_the_guest_runs_counts_from_the_next_access_
 fn two_owners_get_their_own_accesses() {
     let hypervisor = Mock::new(Script::once([mov_out(1).to_vec(), vec![Step::Out { port: 0x70, width: 1 }]].concat()));
     let mut rig = Rig::with(config(1), &hypervisor);
-    let (other, other_far) = rig.machine.attach_far_ends("other").unwrap();
+    let (other, other_ends) = rig.machine.attach_ends("other").unwrap();
+    let next = || other_ends[0].messages.recv_timeout(test_utils::wait::LIMIT).unwrap();
     rig.reserve(PIO, PORT.into(), 1);
     rig.machine.map().reserve(PIO, 0x70, 1, claim(other)).unwrap();
     rig.start();
     rig.expect_init(0);
     rig.resume(0);
-    assert!(matches!(other_far[0].events.recv().unwrap(), Event::Init));
-    other_far[0].commands.send(Command::Resume(Box::default())).unwrap();
+    assert!(matches!(next(), VcpuMessage::Exit(VcpuExit::Init)));
+    other_ends[0].finish(Ok(Action::resume())).unwrap();
     rig.expect_write(0, &[1]);
     rig.resume(0);
-    assert!(matches!(other_far[0].events.recv().unwrap(), Event::Access { access, .. } if access.address() == 0x70));
+    assert!(matches!(next(), VcpuMessage::Exit(VcpuExit::Access { access, .. }) if access.address() == 0x70));
 }
 
-/// The same device, stepped by the vCPU's thread and by its own.
-fn device_serves_both(stepping: Stepping) {
+/// The same device, called by the vCPU's thread and by its own.
+fn device_serves_both(thread: HandlerThread) {
     let steps = [Step::In { port: PORT, width: 1 }, Step::Out { port: PORT, width: 1 }];
     let hypervisor = Mock::new(Script::forever(steps));
     let (mut machine, notices) = Machine::new(hypervisor.create_vm().unwrap(), &config(2)).unwrap();
     let written = Arc::new(Mutex::new([Vec::new(), Vec::new()]));
     let owner = machine
-        .attach("device", stepping, |vcpu| {
+        .attach("device", thread, |vcpu| {
             let written = Arc::clone(&written);
             let mut n = 0_u8;
-            let mut runnable = false;
-            Box::new(move |event| match event {
-                // Each vCPU is made runnable first: the second would wait for a start-up interrupt.
-                Event::Init if !runnable => {
-                    runnable = true;
-                    Command::Set(vmm_core::State::MpState(hypervisor::kvm_mp_state { mp_state: 0 }))
+            let handler = move |exit: VcpuExit, stopped: &mut StoppedVcpu<'_>| match exit {
+                VcpuExit::Init => {
+                    // Else the second vCPU would wait for a start-up interrupt.
+                    let runnable = State::MpState(hypervisor::kvm_mp_state { mp_state: 0 });
+                    stopped.set(runnable).unwrap().unwrap();
+                    Action::resume()
                 }
-                Event::Access { .. } if event.written().is_empty() => {
+                VcpuExit::Access { access, .. } if access.direction() == Direction::Read => {
                     n += 1;
-                    let answer = n + 100 * vcpu.0 as u8;
-                    Command::Resume(Exchange::answer(&[answer]))
+                    Action::Resume(Exchange::read_data(&[n + 100 * vcpu.0 as u8]))
                 }
-                Event::Access { .. } => {
+                VcpuExit::Access { access, exchange } => {
                     let mut written = written.lock().unwrap();
-                    written[vcpu.index()].extend_from_slice(event.written());
-                    if n == 5 { Command::Stop } else { Command::Resume(Box::default()) }
+                    written[vcpu.index()].extend_from_slice(exchange.write_data(&access));
+                    if n == 5 { Action::Stop } else { Action::resume() }
                 }
-                _ => Command::Resume(Box::default()),
-            }) as Box<dyn Pump>
+                _ => Action::resume(),
+            };
+            Box::new(handler) as Box<dyn ExitHandler>
         })
         .unwrap();
     machine.map().reserve(AddressSpace::Pio, PORT.into(), 1, claim(owner)).unwrap();
@@ -160,54 +164,37 @@ fn device_serves_both(stepping: Stepping) {
 }
 
 #[test]
-fn an_inline_pump_answers_each_vcpu() {
-    device_serves_both(Stepping::Inline);
+fn a_handler_on_the_vcpu_thread_serves_each_vcpu() {
+    device_serves_both(HandlerThread::Vcpu);
 }
 
 #[test]
-fn a_threaded_pump_answers_each_vcpu() {
-    device_serves_both(Stepping::Threaded);
+fn a_handler_on_its_own_thread_serves_each_vcpu() {
+    device_serves_both(HandlerThread::Own);
 }
 
 #[test]
-fn an_exchange_comes_to_each_access_without_what_was_said_at_the_one_before() {
+fn each_access_gets_an_empty_exchange() {
     let vm = Mock::new(Script::once([1, 2, 3].into_iter().flat_map(mov_out))).create_vm().unwrap();
     let (mut machine, notices) = Machine::new(vm, &config(1)).unwrap();
     let owner = machine
-        .attach("device", Stepping::Inline, |_| {
-            Box::new(|event: Event| match event {
-                Event::Access { exchange, access } if exchange.written(&access) == [3] => Command::Stop,
-                Event::Access { mut exchange, .. } => {
-                    assert!(exchange.data.is_empty() && exchange.seen.is_none());
-                    assert!(!exchange.attached.there().any() && !exchange.set.there().any());
+        .attach("device", HandlerThread::Vcpu, |_| {
+            Box::new(|exit: VcpuExit, _: &mut StoppedVcpu<'_>| match exit {
+                VcpuExit::Access { exchange, access } if exchange.write_data(&access) == [3] => Action::Stop,
+                VcpuExit::Access { mut exchange, .. } => {
+                    assert!(exchange.data.is_empty() && exchange.accessed.is_none());
+                    assert!(!exchange.attached.present().any() && !exchange.set.present().any());
                     exchange.data = vmm_core::Bytes::from_slice(&[1]);
                     exchange.set.put_regs(&hypervisor::kvm_regs { rflags: 2, ..Default::default() });
-                    Command::Resume(exchange)
+                    Action::Resume(exchange)
                 }
-                _ => Command::Resume(Box::default()),
+                _ => Action::resume(),
             })
         })
         .unwrap();
     machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
     machine.start().unwrap();
     assert!(matches!(stop_reason(&notices), StopReason::Released { .. }));
-    machine.join();
-}
-
-#[test]
-fn an_inline_pump_without_a_command_for_an_access_has_hung_up() {
-    struct Speechless;
-    impl Pump for Speechless {
-        fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Option<Command>, LinkError> {
-            Ok(matches!(event, Event::Init).then(|| Command::Resume(Box::default())))
-        }
-    }
-    let vm = Mock::new(Script::once(mov_out(1))).create_vm().unwrap();
-    let (mut machine, notices) = Machine::new(vm, &config(1)).unwrap();
-    let owner = machine.attach("serial", Stepping::Inline, |_| Box::new(Speechless)).unwrap();
-    machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
-    machine.start().unwrap();
-    assert_eq!(stop_reason(&notices).to_string(), "serial hung up");
     machine.join();
 }
 
@@ -221,30 +208,34 @@ fn stop_reason(notices: &vmm_core::Notices) -> StopReason {
     }
 }
 
-/// A pump that fails at the first access.
+/// A handler that fails at the first access.
 struct Broken(Option<LinkError>);
 
-impl Pump for Broken {
-    fn step(&mut self, event: Event, _: Option<std::time::Instant>) -> Result<Option<Command>, LinkError> {
-        match event {
-            Event::Access { .. } => Err(self.0.take().unwrap()),
-            _ => Ok(Some(Command::Resume(Box::default()))),
+impl ExitHandler for Broken {
+    fn handle(&mut self, exit: VcpuExit, _: &mut StoppedVcpu<'_>) -> Result<Action, LinkError> {
+        match exit {
+            VcpuExit::Access { .. } => Err(self.0.take().unwrap()),
+            _ => Ok(Action::resume()),
         }
+    }
+
+    fn post(&mut self, _: PostedWrite, _: Option<std::time::Instant>) -> Result<(), LinkError> {
+        Ok(())
     }
 }
 
 #[test]
-fn a_pump_that_fails_stops_its_vcpu_with_the_owners_name() {
-    for stepping in [Stepping::Inline, Stepping::Threaded] {
+fn a_failing_handler_stops_its_vcpu_with_the_owners_name() {
+    for thread in [HandlerThread::Vcpu, HandlerThread::Own] {
         for (error, expected) in [
-            (LinkError::HungUp, "serial hung up"),
+            (LinkError::Disconnected, "serial hung up"),
             (LinkError::TimedOut, "serial did not answer a port write of 1 bytes at 0x3f8 in time"),
             (LinkError::Fault("garbage".into()), "serial: garbage"),
         ] {
             let vm = Mock::new(Script::once(mov_out(1))).create_vm().unwrap();
             let (mut machine, notices) = Machine::new(vm, &config(1)).unwrap();
             let mut error = Some(error);
-            let owner = machine.attach("serial", stepping, |_| Box::new(Broken(error.take()))).unwrap();
+            let owner = machine.attach("serial", thread, |_| Box::new(Broken(error.take()))).unwrap();
             machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
             machine.start().unwrap();
             assert_eq!(stop_reason(&notices).to_string(), expected);
@@ -253,12 +244,12 @@ fn a_pump_that_fails_stops_its_vcpu_with_the_owners_name() {
 }
 
 #[test]
-fn an_owner_that_drops_its_far_end_stops_the_vcpu() {
+fn an_owner_that_drops_its_end_stops_the_vcpu() {
     let mut rig = Rig::new(1, mov_out(1));
     rig.reserve(PIO, PORT.into(), 1);
     rig.start_running();
     rig.expect_write(0, &[1]);
-    rig.far.clear();
+    rig.ends.clear();
     assert!(matches!(rig.stop_reason().1, StopReason::HungUp { .. }));
 }
 
@@ -276,16 +267,12 @@ fn an_owner_that_does_not_answer_in_time_stops_the_vcpu_with_the_accesss_address
 
 #[test]
 fn an_owner_that_asks_without_end_does_not_answer_in_time() {
-    for stepping in [Stepping::Inline, Stepping::Threaded] {
+    for thread in [HandlerThread::Vcpu, HandlerThread::Own] {
         let mut config = config(1);
         config.exit_timeout = timeout(20);
         let vm = Mock::new(Script::once(mov_out(1))).create_vm().unwrap();
         let (mut machine, notices) = Machine::new(vm, &config).unwrap();
-        let curious = |event: Event| match event {
-            Event::Access { .. } | Event::State(_) => Command::Get(vmm_core::StateKind::Regs),
-            _ => Command::Resume(Box::default()),
-        };
-        let owner = machine.attach("curious", stepping, |_| Box::new(curious)).unwrap();
+        let owner = machine.attach("curious", thread, |_| Box::new(Curious)).unwrap();
         machine.map().reserve(PIO, PORT.into(), 1, claim(owner)).unwrap();
         machine.start().unwrap();
         let reason = loop {
@@ -295,6 +282,22 @@ fn an_owner_that_asks_without_end_does_not_answer_in_time() {
             }
         };
         assert!(matches!(reason, StopReason::TimedOut { .. }), "{reason}");
+    }
+}
+
+/// A handler that reads registers until the vCPU may not wait any longer.
+struct Curious;
+
+impl ExitHandler for Curious {
+    fn handle(&mut self, exit: VcpuExit, vcpu: &mut StoppedVcpu<'_>) -> Result<Action, LinkError> {
+        while let VcpuExit::Access { .. } = exit {
+            vcpu.regs()?.unwrap();
+        }
+        Ok(Action::resume())
+    }
+
+    fn post(&mut self, _: PostedWrite, _: Option<std::time::Instant>) -> Result<(), LinkError> {
+        Ok(())
     }
 }
 
@@ -355,7 +358,7 @@ fn posted_writes_that_nobody_takes_hold_the_guest_and_none_is_lost() {
     rig.reserve(PIO, 0x70, 1);
     rig.start_running();
     // The channel is full long before the hundredth.
-    test_utils::wait::until("the channel is full", || rig.far[0].events.is_full());
+    test_utils::wait::until("the channel is full", || rig.ends[0].messages.is_full());
     for expected in 0..100 {
         rig.expect_posted(0, &[expected]);
     }
@@ -368,33 +371,37 @@ fn a_stop_unblocks_a_vcpu_whose_posted_writes_nobody_takes() {
     let mut rig = Rig::with(config(1), &hypervisor);
     rig.reserve_posted(PIO, PORT.into(), 1);
     rig.start_running();
-    test_utils::wait::until("the channel is full", || rig.far[0].events.is_full());
+    test_utils::wait::until("the channel is full", || rig.ends[0].messages.is_full());
     rig.machine.join();
     assert!(matches!(rig.stop_reason().1, StopReason::Asked));
 }
 
+/// A handler that logs posted writes, and an access as 99.
+struct Logging(Arc<Mutex<Vec<u8>>>);
+
+impl ExitHandler for Logging {
+    fn handle(&mut self, exit: VcpuExit, _: &mut StoppedVcpu<'_>) -> Result<Action, LinkError> {
+        if !matches!(exit, VcpuExit::Access { .. }) {
+            return Ok(Action::resume());
+        }
+        self.0.lock().unwrap().push(99);
+        Ok(Action::Stop)
+    }
+
+    fn post(&mut self, write: PostedWrite, _: Option<std::time::Instant>) -> Result<(), LinkError> {
+        self.0.lock().unwrap().extend_from_slice(write.data());
+        Ok(())
+    }
+}
+
 #[test]
-fn a_pump_gets_posted_writes_in_order_with_the_others_on_either_stepping() {
-    for stepping in [Stepping::Inline, Stepping::Threaded] {
+fn a_handler_gets_posted_writes_in_order_with_other_exits() {
+    for thread in [HandlerThread::Vcpu, HandlerThread::Own] {
         let steps = [mov_out(1), mov_out(2)].concat().into_iter().chain([Step::Out { port: 0x70, width: 1 }]);
         let (mut machine, notices) =
             Machine::new(Mock::new(Script::once(steps)).create_vm().unwrap(), &config(1)).unwrap();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&seen);
-        let device = move |event: Event| match event {
-            Event::Posted { .. } => {
-                log.lock().unwrap().push(event.written()[0]);
-                // A command for an event that wants none goes nowhere.
-                Command::Stop
-            }
-            Event::Access { .. } => {
-                log.lock().unwrap().push(99);
-                Command::Stop
-            }
-            _ => Command::Resume(Box::default()),
-        };
-        let mut device = Some(device);
-        let owner = machine.attach("device", stepping, |_| Box::new(device.take().unwrap())).unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let owner = machine.attach("device", thread, |_| Box::new(Logging(Arc::clone(&log)))).unwrap();
         let posted = vmm_core::Claim { owner, service: vmm_core::Service::PostedWrites };
         machine.map().reserve(PIO, PORT.into(), 1, posted).unwrap();
         machine.map().reserve(PIO, 0x70, 1, claim(owner)).unwrap();
@@ -403,7 +410,7 @@ fn a_pump_gets_posted_writes_in_order_with_the_others_on_either_stepping() {
             notices.channel.recv_timeout(test_utils::wait::LIMIT).unwrap(),
             vmm_core::Notice::Stopped(_, StopReason::Released { .. })
         ) {}
-        assert_eq!(*seen.lock().unwrap(), [1, 2, 99]);
+        assert_eq!(*log.lock().unwrap(), [1, 2, 99]);
     }
 }
 
@@ -424,14 +431,14 @@ fn a_hint_attaches_registers_to_its_access_alone() {
     rig.machine.set_call_hint(Some(CallHint {
         space: PIO,
         address: PORT.into(),
-        direction: hypervisor::Direction::Write,
+        direction: Direction::Write,
         details: vec![seven, any],
     }));
     rig.start_running();
     // By access: the RAX attached, and whether segment and debug registers are.
     let expected = [(Some(7), true, false), (None, false, false), (None, false, false), (Some(8), false, true)];
     for expected in expected {
-        let Event::Access { exchange, .. } = rig.event(0) else { panic!("no access") };
+        let VcpuExit::Access { exchange, .. } = rig.exit(0) else { panic!("no access") };
         let attached = &exchange.attached;
         let rax = attached.regs().map(|regs| regs.rax);
         assert_eq!((rax, attached.sregs().is_some(), attached.debug_regs().is_some()), expected);
@@ -440,18 +447,18 @@ fn a_hint_attaches_registers_to_its_access_alone() {
 }
 
 #[test]
-fn registers_attached_to_a_read_count_as_seen() {
+fn registers_attached_to_a_read_are_merged() {
     let steps = [Step::Mov(0x5500), Step::In { port: PORT, width: 1 }, Step::Out { port: PORT, width: 2 }];
     let mut rig = Rig::new(1, steps);
     rig.reserve(PIO, PORT.into(), 1);
-    let direction = hypervisor::Direction::Read;
+    let direction = Direction::Read;
     let hint = CallHint { space: PIO, address: PORT.into(), direction, details: Vec::new() };
     rig.machine.set_call_hint(Some(hint));
     rig.start_running();
-    let Event::Access { mut exchange, .. } = rig.event(0) else { panic!("no access") };
+    let VcpuExit::Access { mut exchange, .. } = rig.exit(0) else { panic!("no access") };
     exchange.set.put_regs(&hypervisor::kvm_regs { rbx: 3, ..*exchange.attached.regs().unwrap() });
     exchange.data = vmm_core::Bytes::from_slice(&[0x77]);
-    rig.send(0, Command::Resume(exchange));
+    rig.resume_with(0, exchange);
     rig.expect_write(0, &[0x77, 0x55]);
     assert_eq!(rig.regs(0).rbx, 3);
     rig.machine.set_call_hint(None);
@@ -463,11 +470,11 @@ fn a_hyperv_call_goes_to_the_first_owner_whose_answer_is_its_result() {
     let mut rig = Rig::new(1, steps);
     rig.reserve(PIO, PORT.into(), 4);
     rig.start_running();
-    match rig.event(0) {
-        Event::HypervCall { input, params, .. } => assert_eq!((input, params), (0x1005c, [1, 2])),
+    match rig.exit(0) {
+        VcpuExit::HypervCall { input, params, .. } => assert_eq!((input, params), (0x1005c, [1, 2])),
         other => panic!("{other:?}"),
     }
-    rig.answer(0, &[9, 8, 7, 6]);
+    rig.resume_read(0, &[9, 8, 7, 6]);
     rig.expect_write(0, &[9, 8, 7, 6]);
 }
 
@@ -477,8 +484,8 @@ fn a_synic_exit_is_resumed_without_an_answer() {
     let mut rig = Rig::new(1, [vec![Step::Exit(Exit::HypervSynic(synic))], mov_out(4).to_vec()].concat());
     rig.reserve(PIO, PORT.into(), 1);
     rig.start_running();
-    match rig.event(0) {
-        Event::HypervSynic(told) => assert_eq!(told, synic),
+    match rig.exit(0) {
+        VcpuExit::HypervSynic(write) => assert_eq!(write, synic),
         other => panic!("{other:?}"),
     }
     rig.resume(0);

@@ -18,12 +18,11 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
-use vmm_core::{Machine, Notice, Notices, Stepping, StopReason};
+use vmm_core::{HandlerThread, Machine, Notice, Notices, StopReason};
 
 use crate::connection::{self, Buffers, Connection, Fault};
 use crate::main_requests::{PluginVm, Then};
-use crate::plugin_pump::PluginPump;
-use crate::vcpu_links::VcpuLinks;
+use crate::transport::{PluginHandler, VcpuLinks};
 use crate::{Transport, descriptor_limit};
 
 static MOCK: LazyLock<Mock> = LazyLock::new(|| {
@@ -62,10 +61,10 @@ impl Served {
         let (mut machine, notices) = Machine::new(MOCK.create_vm().unwrap(), &config).unwrap();
         let links = Arc::new(VcpuLinks::new(vcpus.get(), Some(0)).unwrap());
         let stop = machine.stop_signal().clone();
-        let make = |vcpu: hypervisor::VcpuId| -> Box<dyn vmm_core::Pump> {
-            Box::new(PluginPump::new(Arc::clone(&links), vcpu.index(), stop.clone()))
+        let make = |vcpu: hypervisor::VcpuId| -> Box<dyn vmm_core::ExitHandler> {
+            Box::new(PluginHandler::new(Arc::clone(&links), vcpu.index(), stop.clone()))
         };
-        let owner = machine.attach("fuzzed", Stepping::Inline, make).unwrap();
+        let owner = machine.attach("fuzzed", HandlerThread::Vcpu, make).unwrap();
         let vm = PluginVm::new(&*MOCK, machine, owner, links, transport, None).unwrap();
         let connections = vec![connection::pair().unwrap()];
         let incoming = vec![0; MAX_RESPONSE + 1];

@@ -8,10 +8,11 @@ use plugin_proto::{
     Error, ResponseReader, decode_vcpu_request, decode_vcpu_response, encode_bare_vcpu_response, encode_vcpu_request,
     encode_vcpu_response,
 };
-use vmm_core::Command;
+use vmm_core::Exchange;
 
-use crate::vcpu_words::{Asked, command};
-use crate::wire::state_to_bytes;
+use crate::transport::message::empty_response;
+use crate::transport::serve::put_resume;
+use crate::wire::{state_from_bytes, state_kind, state_to_bytes};
 
 /// Takes bytes for a request, for a response, and for a pipe full of responses.
 pub fn vcpu_messages(data: &[u8]) {
@@ -20,7 +21,7 @@ pub fn vcpu_messages(data: &[u8]) {
     stream(data);
 }
 
-/// What can be read can be written and read again, and comes to a command, an answer or a fault.
+/// A request that can be decoded can be encoded and decoded again, and so can the state in it.
 fn request(data: &[u8]) {
     let Ok(request) = decode_vcpu_request(data) else { return };
     let mut bytes = Vec::new();
@@ -30,17 +31,23 @@ fn request(data: &[u8]) {
         Err(Error::Empty { .. }) => assert!(request.message.is_none()),
         Err(error) => panic!("{request}: {error}"),
     }
-    let message = request.message.clone();
-    match command(request, &mut None) {
-        Ok(Asked::Nothing { answer }) => {
-            assert!((1..4096).contains(&answer.errno), "{answer}");
-            encode_vcpu_response(&answer, &mut bytes).unwrap();
+    match &request.message {
+        Some(Message::SetState(set)) => {
+            if let Ok(state) = state_kind(set.set).and_then(|kind| state_from_bytes(kind, &set.state)) {
+                assert_eq!(state_to_bytes(&state), set.state);
+            }
         }
-        Ok(Asked::Vcpu(Command::Set(state))) => {
-            let Some(Message::SetState(set)) = message else { panic!("{message:?} sets state") };
-            assert_eq!(state_to_bytes(&state), set.state);
+        Some(Message::Resume(resume)) => {
+            let mut exchange = Exchange::default();
+            if put_resume(resume, &mut exchange).is_ok() {
+                assert_eq!(exchange.set.present().regs, !resume.regs.is_empty());
+                assert_eq!(&exchange.data[..], resume.data);
+            }
         }
-        Ok(Asked::Vcpu(_)) | Err(_) => {}
+        Some(message) => {
+            encode_vcpu_response(&empty_response(message), &mut bytes).unwrap();
+        }
+        None => {}
     }
 }
 

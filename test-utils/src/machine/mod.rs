@@ -14,7 +14,8 @@ use crossbeam_channel::Select;
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{Access, AddressSpace, Direction, Gsi, Hypervisor, VcpuId, Vm, kvm_mp_state};
 use vmm_core::{
-    Claim, Command, Config, Event, Exchange, FarEnd, Machine, Notice, Notices, OwnerId, Service, State, StateKind,
+    Action, Claim, Config, Exchange, HandlerEnd, Machine, Notice, Notices, OwnerId, Service, State, StateKind,
+    VcpuExit, VcpuMessage,
 };
 
 pub use io::Io;
@@ -161,11 +162,11 @@ impl TestMachine {
     pub fn run_vcpus(self, device: impl FnMut(VcpuId, Io<'_>)) -> Run {
         let config = Config { vcpus: self.vcpus, exit_timeout: None, cgroup: None };
         let (mut machine, notices) = Machine::new(self.vm, &config).expect("a machine");
-        let (owner, far) = machine.attach_far_ends("the test's device").expect("not started");
+        let (owner, ends) = machine.attach_ends("the test's device").expect("not started");
         reserve(&machine, owner, &self.claims);
         machine.start().unwrap_or_else(|error| panic!("starting the machine: {error}"));
-        let stage = Stage { machine, far, notices, limit: self.limit, exits: Vec::new() };
-        for vcpu in 0..stage.far.len() {
+        let stage = Stage { machine, ends, notices, limit: self.limit, exits: Vec::new() };
+        for vcpu in 0..stage.ends.len() {
             stage.boot(vcpu);
         }
         stage.play(device)
@@ -188,10 +189,10 @@ fn reserve(machine: &Machine, owner: OwnerId, claims: &[(AddressSpace, u64, u64)
     }
 }
 
-/// A machine that runs, with the test at its far ends.
+/// A machine that runs, and whose exits the test handles.
 struct Stage {
     machine: Machine,
-    far: Vec<FarEnd>,
+    ends: Vec<HandlerEnd>,
     notices: Notices,
     limit: Duration,
     exits: Vec<(VcpuId, Seen)>,
@@ -199,19 +200,20 @@ struct Stage {
 
 /// Something happened.
 enum Happened {
-    Event(usize, Event),
+    Message(usize, VcpuMessage),
     Notice(Notice),
 }
 
 impl Stage {
     /// Gives a vCPU its first registers, and lets it go.
     fn boot(&self, vcpu: usize) {
-        assert!(matches!(self.event(vcpu), Event::Init), "a vCPU begins with its initialisation");
-        self.send(vcpu, Command::Set(State::MpState(kvm_mp_state { mp_state: 0 })));
-        assert!(matches!(self.event(vcpu), Event::Done(Ok(()))), "vCPU {vcpu} cannot be made runnable");
-        self.send(vcpu, Command::Get(StateKind::Sregs));
-        let mut sregs = match self.event(vcpu) {
-            Event::State(Ok(State::Sregs(sregs))) => sregs,
+        let first = self.ends[vcpu].messages.recv_timeout(self.limit);
+        assert!(matches!(first, Ok(VcpuMessage::Exit(VcpuExit::Init))), "vCPU {vcpu} begins with its initialisation");
+        let mut stopped = self.ends[vcpu].stopped_vcpu();
+        let runnable = stopped.set(State::MpState(kvm_mp_state { mp_state: 0 }));
+        assert!(matches!(runnable, Ok(Ok(()))), "vCPU {vcpu} cannot be made runnable: {runnable:?}");
+        let mut sregs = match stopped.get(StateKind::Sregs) {
+            Ok(Ok(State::Sregs(sregs))) => sregs,
             other => panic!("the registers of vCPU {vcpu}: {other:?}"),
         };
         (sregs.cs.base, sregs.cs.selector) = (0, 0);
@@ -227,51 +229,48 @@ impl Stage {
         };
         let mut exchange = Exchange::with_regs(&regs);
         exchange.set.put_sregs(&sregs);
-        self.send(vcpu, Command::Resume(exchange));
+        self.resume_with(vcpu, exchange);
     }
 
-    fn event(&self, vcpu: usize) -> Event {
-        self.far[vcpu].events.recv_timeout(self.limit).unwrap_or_else(|error| panic!("vCPU {vcpu}: {error}"))
-    }
-
-    fn send(&self, vcpu: usize, command: Command) {
-        // One that stopped meanwhile says so by a notice.
-        let _ = self.far[vcpu].commands.send(command);
+    fn resume_with(&self, vcpu: usize, exchange: Box<Exchange>) {
+        // A vCPU that has stopped meanwhile reports that by a notice.
+        let _ = self.ends[vcpu].finish(Ok(Action::Resume(exchange)));
     }
 
     fn resume(&self, vcpu: usize, data: &[u8]) {
-        self.send(vcpu, Command::Resume(Exchange::answer(data)));
+        self.resume_with(vcpu, Exchange::read_data(data));
     }
 
     /// Serves accesses until the end.
     fn play(mut self, mut device: impl FnMut(VcpuId, Io<'_>)) -> Run {
         let end = loop {
-            let (index, event) = match self.next() {
-                Happened::Event(vcpu, event) => (vcpu, event),
+            let (index, exit) = match self.next() {
+                Happened::Message(vcpu, VcpuMessage::Exit(exit)) => (vcpu, exit),
+                Happened::Message(vcpu, other) => panic!("vCPU {vcpu} sent {other:?}"),
                 Happened::Notice(Notice::Stopped(vcpu, reason)) => break End::Stopped(vcpu, reason),
                 Happened::Notice(_) => continue,
             };
             let vcpu = VcpuId(index as u32);
-            match event {
-                Event::Access { access, exchange } if is_done(&access) => {
-                    break End::Done(exchange.written(&access).first().copied().unwrap_or_default());
+            match exit {
+                VcpuExit::Access { access, exchange } if is_done(&access) => {
+                    break End::Done(exchange.write_data(&access).first().copied().unwrap_or_default());
                 }
-                Event::Access { access, exchange } => {
-                    let data = exchange.written(&access);
+                VcpuExit::Access { access, exchange } => {
+                    let data = exchange.write_data(&access);
                     let mut answer = vec![0; if data.is_empty() { access.len() } else { 0 }];
                     device(vcpu, Io::new(&access, data, &mut answer));
                     self.exits.push((vcpu, Seen::from(&Io::new(&access, data, &mut answer))));
                     self.resume(index, &answer);
                 }
-                Event::HypervCall { input, params, .. } => {
+                VcpuExit::HypervCall { input, params, .. } => {
                     self.exits.push((vcpu, Seen::HypervCall(input, params)));
                     self.resume(index, &[]);
                 }
-                Event::HypervSynic(write) => {
+                VcpuExit::HypervSynic(write) => {
                     self.exits.push((vcpu, Seen::HypervSynic(write.msr)));
                     self.resume(index, &[]);
                 }
-                other => panic!("vCPU {vcpu} said {other:?} unasked"),
+                other => panic!("vCPU {vcpu} sent {other:?}"),
             }
         };
         self.machine.join();
@@ -281,8 +280,8 @@ impl Stage {
     /// Waits for what comes next.
     fn next(&self) -> Happened {
         let mut select = Select::new();
-        for far in &self.far {
-            select.recv(&far.events);
+        for end in &self.ends {
+            select.recv(&end.messages);
         }
         select.recv(&self.notices.channel);
         let Ok(ready) = select.select_timeout(self.limit) else {
@@ -290,8 +289,10 @@ impl Stage {
             panic!("the guest neither exited nor ended within {:?}; it had made these exits:\n{exits}", self.limit);
         };
         let index = ready.index();
-        match self.far.get(index) {
-            Some(far) => ready.recv(&far.events).map_or_else(|_| self.stopped(), |event| Happened::Event(index, event)),
+        match self.ends.get(index) {
+            Some(end) => {
+                ready.recv(&end.messages).map_or_else(|_| self.stopped(), |message| Happened::Message(index, message))
+            }
             None => Happened::Notice(ready.recv(&self.notices.channel).expect("the machine keeps the channel")),
         }
     }

@@ -2,13 +2,15 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
+use std::time::Instant;
 
 use clap::ValueEnum;
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, Vcpu, VcpuId};
 use plugin_runtime::jail::JailConfig;
 use plugin_runtime::{PluginCommand, Sandbox, Transport};
 use vmm_core::{
-    Bytes, Claim, Command, Event, Exchange, Machine, Notice, Service, State, StateKind, Stepping, StopReason,
+    Action, Bytes, Claim, Exchange, ExitHandler, HandlerThread, LinkError, Machine, Notice, PostedWrite, Service,
+    State, StateKind, StopReason, StoppedVcpu, VcpuExit,
 };
 
 use super::guest::{self, Case, Posts};
@@ -109,8 +111,8 @@ impl Link {
         match self {
             Self::Bare => bare(hypervisor, setup.case, None),
             Self::Line => bare(hypervisor, setup.case, Some(Line::new(setup.plugin_core)?)),
-            Self::ChannelInline => channel(hypervisor, setup, Stepping::Inline),
-            Self::ChannelThread => channel(hypervisor, setup, Stepping::Threaded),
+            Self::ChannelInline => channel(hypervisor, setup, HandlerThread::Vcpu),
+            Self::ChannelThread => channel(hypervisor, setup, HandlerThread::Own),
             Self::PipeUnjailed => process(hypervisor, setup, Sandbox::None, Transport::Pipe, None),
             Self::Pipe => process(hypervisor, setup, jail()?, Transport::Pipe, None),
             Self::RingSleep => process(hypervisor, setup, jail()?, Transport::Ring, Some(0)),
@@ -160,14 +162,11 @@ fn change_registers(vcpu: &mut dyn Vcpu) -> hypervisor::Result<()> {
     vcpu.set_regs(&regs)
 }
 
-fn channel(hypervisor: &dyn Hypervisor, setup: Setup, stepping: Stepping) -> Result<(), Failure> {
+fn channel(hypervisor: &dyn Hypervisor, setup: Setup, thread: HandlerThread) -> Result<(), Failure> {
     let config = vmm_core::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, cgroup: None };
     let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &config)?;
     setup.case.load(&**machine.vm())?;
-    let owner = machine.attach("bench", stepping, |_| {
-        let mut device = Device { case: setup.case, posts: Posts::default(), exchange: None };
-        Box::new(move |event| device.answer(event))
-    })?;
+    let owner = machine.attach("bench", thread, |_| Box::new(Device { case: setup.case, posts: Posts::default() }))?;
     let claim = Claim { owner, service: Service::Synchronous };
     let map = machine.map();
     map.reserve(AddressSpace::Pio, guest::PORT.into(), 1, claim)?;
@@ -192,50 +191,43 @@ fn channel(hypervisor: &dyn Hypervisor, setup: Setup, stepping: Stepping) -> Res
     }
 }
 
-/// The device of the channel links: sets the first registers, then answers.
+/// The device of the channel links: sets the first registers, then handles accesses.
 struct Device {
     case: Case,
     posts: Posts,
-    /// Of the access that stands.
-    exchange: Option<Box<Exchange>>,
 }
 
-impl Device {
-    fn answer(&mut self, event: Event) -> Command {
-        match event {
-            Event::Init => Command::Get(StateKind::Sregs),
-            Event::State(Ok(State::Sregs(mut sregs))) => {
+impl ExitHandler for Device {
+    fn handle(&mut self, exit: VcpuExit, vcpu: &mut StoppedVcpu<'_>) -> Result<Action, LinkError> {
+        match exit {
+            VcpuExit::Init => {
+                let Ok(State::Sregs(mut sregs)) = vcpu.get(StateKind::Sregs)? else { return Ok(Action::Stop) };
                 guest::enter_real_mode(&mut sregs);
                 let mut exchange = Exchange::with_regs(&guest::regs());
                 exchange.set.put_sregs(&sregs);
-                Command::Resume(exchange)
+                Ok(Action::Resume(exchange))
             }
-            Event::Posted { .. } => {
-                self.posts.add();
-                // Nothing is waited for.
-                Command::Stop
-            }
-            Event::Access { access, mut exchange } => {
+            VcpuExit::Access { access, mut exchange } => {
                 if access.direction() == Direction::Read {
                     exchange.data = Bytes::from_slice(&[guest::ANSWER]);
                 }
-                match self.posts.are_complete(self.case) {
-                    true if self.case.sets_registers() => {
-                        self.exchange = Some(exchange);
-                        Command::Get(StateKind::Regs)
-                    }
-                    true => Command::Resume(exchange),
-                    false => Command::Stop,
+                if !self.posts.are_complete(self.case) {
+                    return Ok(Action::Stop);
                 }
+                if self.case.sets_registers() {
+                    let Ok(mut regs) = vcpu.regs()? else { return Ok(Action::Stop) };
+                    guest::change(&mut regs);
+                    exchange.set.put_regs(&regs);
+                }
+                Ok(Action::Resume(exchange))
             }
-            Event::State(Ok(State::Regs(mut regs))) => {
-                guest::change(&mut regs);
-                let mut exchange = self.exchange.take().unwrap_or_default();
-                exchange.set.put_regs(&regs);
-                Command::Resume(exchange)
-            }
-            _ => Command::Resume(Box::default()),
+            _ => Ok(Action::resume()),
         }
+    }
+
+    fn post(&mut self, _: PostedWrite, _: Option<Instant>) -> Result<(), LinkError> {
+        self.posts.add();
+        Ok(())
     }
 }
 

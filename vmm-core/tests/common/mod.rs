@@ -1,4 +1,4 @@
-//! A machine on the mock, with the test at the far ends.
+//! A machine on the mock whose exits the test handles.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,8 @@ use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{Access, AddressSpace, Hypervisor, VcpuId};
 use test_utils::wait::LIMIT;
 use vmm_core::{
-    Claim, Command, Config, Event, Exchange, FarEnd, Machine, Notice, Notices, OwnerId, Service, StopReason,
+    Action, Claim, Config, Exchange, HandlerEnd, Machine, Notice, Notices, OwnerId, Service, State, StopReason,
+    StoppedVcpu, VcpuExit, VcpuMessage,
 };
 
 pub const PORT: u16 = 0x3f8;
@@ -21,7 +22,7 @@ pub struct Rig {
     pub machine: Machine,
     pub notices: Notices,
     pub owner: OwnerId,
-    pub far: Vec<FarEnd>,
+    pub ends: Vec<HandlerEnd>,
 }
 
 pub fn config(vcpus: u32) -> Config {
@@ -40,8 +41,8 @@ impl Rig {
 
     pub fn with(config: Config, hypervisor: &dyn Hypervisor) -> Self {
         let (mut machine, notices) = Machine::new(hypervisor.create_vm().unwrap(), &config).unwrap();
-        let (owner, far) = machine.attach_far_ends("tester").unwrap();
-        Self { machine, notices, owner, far }
+        let (owner, ends) = machine.attach_ends("tester").unwrap();
+        Self { machine, notices, owner, ends }
     }
 
     pub fn reserve(&self, space: AddressSpace, start: u64, len: u64) {
@@ -54,8 +55,8 @@ impl Rig {
     }
 
     pub fn expect_posted(&self, vcpu: usize, expected: &[u8]) {
-        match self.event(vcpu) {
-            event @ Event::Posted { .. } => assert_eq!(event.written(), expected),
+        match self.message(vcpu) {
+            VcpuMessage::Posted(write) => assert_eq!(write.data(), expected),
             other => panic!("{other:?} instead of a posted write"),
         }
     }
@@ -67,34 +68,39 @@ impl Rig {
     /// Starts, and lets every vCPU run.
     pub fn start_running(&mut self) {
         self.start();
-        for vcpu in 0..self.far.len() {
+        for vcpu in 0..self.ends.len() {
             self.expect_init(vcpu);
             self.make_runnable_and_resume(vcpu);
         }
     }
 
     pub fn make_runnable_and_resume(&self, vcpu: usize) {
-        let runnable = vmm_core::State::MpState(hypervisor::kvm_mp_state { mp_state: 0 });
-        self.send(vcpu, Command::Set(runnable));
-        assert!(matches!(self.event(vcpu), Event::Done(Ok(()))));
+        self.set(vcpu, State::MpState(hypervisor::kvm_mp_state { mp_state: 0 }));
         self.resume(vcpu);
     }
 
-    pub fn event(&self, vcpu: usize) -> Event {
-        match self.far[vcpu].events.recv_timeout(LIMIT) {
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) => panic!("vCPU {vcpu} said nothing within {LIMIT:?}"),
+    pub fn message(&self, vcpu: usize) -> VcpuMessage {
+        match self.ends[vcpu].messages.recv_timeout(LIMIT) {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Timeout) => panic!("vCPU {vcpu} sent nothing within {LIMIT:?}"),
             Err(RecvTimeoutError::Disconnected) => panic!("vCPU {vcpu} is gone: {:?}", self.notices),
         }
     }
 
+    pub fn exit(&self, vcpu: usize) -> VcpuExit {
+        match self.message(vcpu) {
+            VcpuMessage::Exit(exit) => exit,
+            other => panic!("{other:?} instead of an exit"),
+        }
+    }
+
     pub fn expect_init(&self, vcpu: usize) {
-        assert!(matches!(self.event(vcpu), Event::Init));
+        assert!(matches!(self.exit(vcpu), VcpuExit::Init));
     }
 
     pub fn expect_access(&self, vcpu: usize) -> (Access, Vec<u8>) {
-        match self.event(vcpu) {
-            Event::Access { access, exchange } => (access, exchange.written(&access).to_vec()),
+        match self.exit(vcpu) {
+            VcpuExit::Access { access, exchange } => (access, exchange.write_data(&access).to_vec()),
             other => panic!("{other:?} instead of an access"),
         }
     }
@@ -104,30 +110,35 @@ impl Rig {
     }
 
     pub fn expect_paused(&self, vcpu: usize, expected: u64) {
-        match self.event(vcpu) {
-            Event::Paused { user } => assert_eq!(user, expected),
+        match self.exit(vcpu) {
+            VcpuExit::Paused { user } => assert_eq!(user, expected),
             other => panic!("{other:?} instead of a pause"),
         }
     }
 
-    pub fn send(&self, vcpu: usize, command: Command) {
-        self.far[vcpu].commands.send_timeout(command, LIMIT).unwrap();
+    /// The vCPU, which has sent an exit that is not finished.
+    pub fn vcpu(&self, vcpu: usize) -> StoppedVcpu<'_> {
+        self.ends[vcpu].stopped_vcpu()
     }
 
     pub fn resume(&self, vcpu: usize) {
-        self.send(vcpu, Command::Resume(Box::default()));
+        self.resume_with(vcpu, Box::default());
     }
 
-    pub fn answer(&self, vcpu: usize, data: &[u8]) {
-        self.send(vcpu, Command::Resume(Exchange::answer(data)));
+    pub fn resume_with(&self, vcpu: usize, exchange: Box<Exchange>) {
+        self.ends[vcpu].finish(Ok(Action::Resume(exchange))).unwrap();
+    }
+
+    pub fn resume_read(&self, vcpu: usize, data: &[u8]) {
+        self.resume_with(vcpu, Exchange::read_data(data));
     }
 
     pub fn regs(&self, vcpu: usize) -> hypervisor::kvm_regs {
-        self.send(vcpu, Command::Get(vmm_core::StateKind::Regs));
-        match self.event(vcpu) {
-            Event::State(Ok(vmm_core::State::Regs(regs))) => *regs,
-            other => panic!("{other:?}"),
-        }
+        self.vcpu(vcpu).regs().unwrap().unwrap()
+    }
+
+    pub fn set(&self, vcpu: usize, state: State) {
+        self.vcpu(vcpu).set(state).unwrap().unwrap();
     }
 
     pub fn notice(&self) -> Notice {
@@ -143,9 +154,9 @@ impl Rig {
         }
     }
 
-    /// True where no event of the vCPU waits. Only for moments when none can be on its way.
+    /// True where no message of the vCPU waits. Only for moments when none can be on its way.
     pub fn is_silent(&self, vcpu: usize) -> bool {
-        self.far[vcpu].events.is_empty()
+        self.ends[vcpu].messages.is_empty()
     }
 }
 

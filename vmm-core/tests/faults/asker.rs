@@ -1,13 +1,14 @@
-//! An owner that asks a stopped vCPU for all there is, and sets it as it was.
+//! A handler that gets all state of a stopped vCPU, and sets it as it was.
 
-use std::collections::VecDeque;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use hypervisor::{Access, Capability, Direction, kvm_mp_state};
-use vmm_core::{Command, Event, Exchange, LinkError, Pump, State, StateKind};
+use hypervisor::{Capability, Direction, kvm_mp_state};
+use vmm_core::{
+    Action, CallResult, Exchange, ExitHandler, LinkError, PostedWrite, State, StateKind, StoppedVcpu, VcpuExit,
+};
 
 /// What was told to owners and callers.
 #[derive(Default)]
@@ -47,68 +48,64 @@ const KINDS: [StateKind; 8] = [
 const MSR: u32 = 0x174;
 
 pub(crate) struct Asker {
-    queue: VecDeque<Command>,
-    resume: Box<Exchange>,
-    /// State that comes is set again.
-    set_back: bool,
     told: Arc<Told>,
 }
 
 impl Asker {
     pub(crate) fn new(told: &Arc<Told>) -> Self {
-        Self { queue: VecDeque::new(), resume: Box::default(), set_back: false, told: Arc::clone(told) }
+        Self { told: Arc::clone(told) }
     }
 
-    /// What is asked at an event that stops the vCPU.
-    fn begin(&mut self, commands: impl IntoIterator<Item = Command>, resume: Box<Exchange>) {
-        self.queue = commands.into_iter().collect();
-        self.resume = resume;
+    /// The value of a call; a failure of the backend is noted.
+    fn check<T>(&self, result: CallResult<T>) -> Result<Option<T>, LinkError> {
+        Ok(result?.map_err(|error| self.told.complain(&error)).ok())
     }
 
-    fn access(&mut self, access: &Access) {
-        let data = match access.direction() {
-            Direction::Read => vec![7; access.len()],
-            Direction::Write => Vec::new(),
-        };
-        self.set_back = true;
-        self.begin(KINDS.map(Command::Get), Exchange::answer(&data));
+    fn init(&self, vcpu: &mut StoppedVcpu<'_>) -> Result<(), LinkError> {
+        self.told.initialisations.fetch_add(1, Ordering::SeqCst);
+        self.check(vcpu.set(State::MpState(kvm_mp_state { mp_state: 0 })))?;
+        self.check(vcpu.set_cpuid(Vec::new()))?;
+        self.check(vcpu.msrs(vec![MSR]))?;
+        self.check(vcpu.set_msrs(vec![hypervisor::kvm_msr_entry { index: MSR, ..Default::default() }]))?;
+        self.check(vcpu.hyperv_cpuid())?;
+        self.check(vcpu.enable_capability(Capability::HypervSynic))?;
+        Ok(())
+    }
+
+    /// Gets all state and sets it as it was.
+    fn set_back(&self, vcpu: &mut StoppedVcpu<'_>) -> Result<(), LinkError> {
+        for kind in KINDS {
+            if let Some(state) = self.check(vcpu.get(kind))? {
+                self.check(vcpu.set(state))?;
+            }
+        }
+        Ok(())
     }
 }
 
-impl Pump for Asker {
-    fn step(&mut self, event: Event, _deadline: Option<Instant>) -> Result<Option<Command>, LinkError> {
-        match event {
-            Event::Posted { .. } => return Ok(None),
-            Event::Init => {
-                self.told.initialisations.fetch_add(1, Ordering::SeqCst);
-                let commands = [
-                    Command::Set(State::MpState(kvm_mp_state { mp_state: 0 })),
-                    Command::SetCpuid(Vec::new()),
-                    Command::GetMsrs(vec![MSR]),
-                    Command::SetMsrs(vec![hypervisor::kvm_msr_entry { index: MSR, ..Default::default() }]),
-                    Command::GetHypervCpuid,
-                    Command::EnableCapability(Capability::HypervSynic),
-                ];
-                self.begin(commands, Box::default());
-            }
-            Event::Access { access, exchange } => {
-                self.access(&access);
-                // Given back with the resume, which is one more way to set them.
+impl ExitHandler for Asker {
+    fn handle(&mut self, exit: VcpuExit, vcpu: &mut StoppedVcpu<'_>) -> Result<Action, LinkError> {
+        match exit {
+            VcpuExit::Init => self.init(vcpu)?,
+            VcpuExit::Access { access, exchange } => {
+                self.set_back(vcpu)?;
+                let mut resume = match access.direction() {
+                    Direction::Read => Exchange::read_data(&vec![7; access.len()]),
+                    Direction::Write => Box::default(),
+                };
+                // The resume sets them once more.
                 if access.direction() == Direction::Write {
-                    self.resume.set = exchange.attached.clone();
+                    resume.set = exchange.attached.clone();
                 }
+                return Ok(Action::Resume(resume));
             }
-            Event::HypervCall { .. } | Event::HypervSynic(_) => self.begin([], Box::default()),
-            Event::Paused { .. } => {
-                self.set_back = false;
-                self.begin([Command::Get(StateKind::Regs)], Box::default());
-            }
-            Event::State(Ok(state)) if self.set_back => self.queue.push_front(Command::Set(state)),
-            Event::State(Err(error)) | Event::Done(Err(error)) | Event::Msrs(Err(error)) | Event::Cpuid(Err(error)) => {
-                self.told.complain(&error);
-            }
-            Event::State(Ok(_)) | Event::Done(Ok(())) | Event::Msrs(Ok(_)) | Event::Cpuid(Ok(_)) => {}
+            VcpuExit::Paused { .. } => drop(self.check(vcpu.get(StateKind::Regs))?),
+            VcpuExit::HypervCall { .. } | VcpuExit::HypervSynic(_) => {}
         }
-        Ok(Some(self.queue.pop_front().unwrap_or_else(|| Command::Resume(std::mem::take(&mut self.resume)))))
+        Ok(Action::resume())
+    }
+
+    fn post(&mut self, _: PostedWrite, _: Option<Instant>) -> Result<(), LinkError> {
+        Ok(())
     }
 }

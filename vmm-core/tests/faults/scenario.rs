@@ -13,7 +13,7 @@ use hypervisor::{
 use test_utils::memory;
 use test_utils::wait::LIMIT;
 use vmm_core::{
-    CallHint, Cgroup, Claim, Config, Error, HintDetail, Machine, Notice, Notices, OwnerId, Service, Stepping,
+    CallHint, Cgroup, Claim, Config, Error, HandlerThread, HintDetail, Machine, Notice, Notices, OwnerId, Service,
     StopReason,
 };
 
@@ -78,9 +78,9 @@ fn live(hypervisor: &dyn Hypervisor, group: &Path, told: &Arc<Told>) -> Result<(
     let cgroup = Some(Arc::new(twice(told, || Cgroup::open(group))?));
     let config = Config { vcpus: NonZeroU32::new(2).unwrap(), exit_timeout: Some(LIMIT), cgroup };
     let (mut machine, notices) = twice(told, || Machine::new(Arc::clone(&vm), &config))?;
-    let make = |_| Box::new(Asker::new(told)) as Box<dyn vmm_core::Pump>;
-    let inline = twice(told, || machine.attach("inline", Stepping::Inline, make))?;
-    let threaded = twice(told, || machine.attach("threaded", Stepping::Threaded, make))?;
+    let make = |_| Box::new(Asker::new(told)) as Box<dyn vmm_core::ExitHandler>;
+    let inline = twice(told, || machine.attach("inline", HandlerThread::Vcpu, make))?;
+    let threaded = twice(told, || machine.attach("threaded", HandlerThread::Own, make))?;
     reserve(&machine, inline, threaded)?;
     machine.set_call_hint(Some(CallHint {
         space: AddressSpace::Pio,

@@ -1,4 +1,4 @@
-//! A vCPU's exits over its pipes, in the words of protocol version 0.
+//! The exits of a vCPU over its pipes, in the messages of protocol version 0.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,87 +18,77 @@ use plugin_proto::messages::{VcpuRequest, VcpuResponse};
 use plugin_proto::{decode_vcpu_request, encode_vcpu_response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno as OsErrno, retry_on_intr};
-use vmm_core::{Command, Event, Exchange, LinkError, Pump, StopSignal};
+use vmm_core::{Action, LinkError, PostedWrite, StopSignal, StoppedVcpu, VcpuExit};
 
-use crate::errno::Errno;
-use crate::vcpu_pipes::VcpuPipes;
-use crate::vcpu_words::{
-    Asked, Fault, Setting, access_response, attach, command, cpuid_response, done_response, hyperv_call_response,
-    hyperv_synic_response, init_response, msrs_response, paused_response, posted_response, refusal, setting_of,
-    state_response,
+use super::message::{
+    Fault, access_response, attach, hyperv_call_response, hyperv_synic_response, init_response, paused_response,
+    posted_response, refusal,
 };
+use super::pipes::VcpuPipes;
+use super::serve::{Served, serve_request};
+use crate::errno::Errno;
 
-/// One vCPU's pump. A request of the plugin's is read only while the vCPU waits for it.
-pub(crate) struct PipePump {
+/// The handler of one vCPU. A request of the plugin is read only while the vCPU is stopped.
+pub(super) struct PipeHandler {
     pipes: Arc<VcpuPipes>,
     /// Whether accesses report the width of their items.
     item_widths: bool,
     stop: StopSignal,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
-    /// What the request that the vCPU was last given is about to set: its answer is named for it.
-    setting: Option<Setting>,
-    /// What the access came in that the plugin is to answer.
-    exchange: Option<Box<Exchange>>,
 }
 
 type Result<T> = std::result::Result<T, LinkError>;
 
-impl Pump for PipePump {
-    fn step(&mut self, event: Event, deadline: Option<Instant>) -> Result<Option<Command>> {
-        match event {
-            Event::Init => self.introduce(deadline)?,
-            Event::Access { access, exchange } => {
-                let mut response = access_response(&access, exchange.written(&access));
+impl PipeHandler {
+    pub(super) fn new(pipes: Arc<VcpuPipes>, item_widths: bool, stop: StopSignal) -> Self {
+        let (incoming, outgoing) = (vec![0; MAX_REQUEST], Vec::new());
+        Self { pipes, item_widths, stop, incoming, outgoing }
+    }
+
+    /// Sends `exit` to the plugin, and serves its requests until it resumes the vCPU.
+    pub(super) fn handle(&mut self, exit: VcpuExit, vcpu: &mut StoppedVcpu<'_>) -> Result<Action> {
+        let deadline = vcpu.deadline();
+        let mut exchange = match exit {
+            VcpuExit::Init => {
+                self.introduce(deadline)?;
+                Box::default()
+            }
+            VcpuExit::Access { access, exchange } => {
+                let mut response = access_response(&access, exchange.write_data(&access));
                 attach(&mut response, &exchange.attached);
                 self.put_width(&mut response, &access);
-                self.exchange = Some(exchange);
                 self.respond(&response, deadline)?;
+                exchange
             }
-            Event::HypervCall { input, params, exchange } => {
-                self.exchange = Some(exchange);
+            VcpuExit::HypervCall { input, params, exchange } => {
                 self.respond(&hyperv_call_response(input, params), deadline)?;
+                exchange
             }
-            Event::HypervSynic(write) => self.respond(&hyperv_synic_response(write), deadline)?,
-            Event::Posted { ref access, .. } => {
-                let mut response = posted_response(access, event.written());
-                self.put_width(&mut response, access);
-                self.respond(&response, deadline)?;
-                return Ok(None);
+            VcpuExit::HypervSynic(write) => {
+                self.respond(&hyperv_synic_response(write), deadline)?;
+                Box::default()
             }
-            Event::Paused { user } => self.respond(&paused_response(user), deadline)?,
-            Event::State(state) => self.respond(&state_response(state), deadline)?,
-            Event::Done(done) => {
-                let response = done_response(self.setting.take(), done);
-                self.respond(&response, deadline)?;
+            VcpuExit::Paused { user } => {
+                self.respond(&paused_response(user), deadline)?;
+                Box::default()
             }
-            Event::Msrs(values) => self.respond(&msrs_response(values), deadline)?,
-            Event::Cpuid(entries) => self.respond(&cpuid_response(entries), deadline)?,
-        }
+        };
         loop {
             let request = self.request(deadline)?;
-            let setting = request.message.as_ref().and_then(setting_of);
-            match command(request, &mut self.exchange)? {
-                Asked::Vcpu(command) => {
-                    self.setting = setting;
-                    return Ok(Some(command));
-                }
-                Asked::Nothing { answer } => {
-                    // Who only asks for what is refused says no more than one who is silent.
-                    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                        return Err(LinkError::TimedOut);
-                    }
-                    self.respond(&answer, deadline)?;
-                }
+            match serve_request(request, vcpu, &mut exchange)? {
+                Served::Response(response) => self.respond(&response, deadline)?,
+                Served::Resume => return Ok(Action::Resume(exchange)),
+                Served::Stop => return Ok(Action::Stop),
             }
         }
     }
-}
 
-impl PipePump {
-    pub(crate) fn new(pipes: Arc<VcpuPipes>, item_widths: bool, stop: StopSignal) -> Self {
-        let (incoming, outgoing) = (vec![0; MAX_REQUEST], Vec::new());
-        Self { pipes, item_widths, stop, incoming, outgoing, setting: None, exchange: None }
+    /// Sends a posted write.
+    pub(super) fn post(&mut self, write: &PostedWrite, deadline: Option<Instant>) -> Result<()> {
+        let mut response = posted_response(&write.access, write.data());
+        self.put_width(&mut response, &write.access);
+        self.respond(&response, deadline)
     }
 
     /// Reports the width of an access's items, if that was negotiated.
@@ -108,7 +98,7 @@ impl PipePump {
         }
     }
 
-    /// Waits for the plugin's one `wait`, and answers it with `init`.
+    /// Waits for the first `wait` of the plugin, and responds with `init`.
     fn introduce(&mut self, deadline: Option<Instant>) -> Result<()> {
         loop {
             match self.request(deadline)?.message {
@@ -118,12 +108,12 @@ impl PipePump {
         }
     }
 
-    /// The plugin's next request: one read is one.
+    /// Receives the next request of the plugin: one `read` returns one.
     fn request(&mut self, deadline: Option<Instant>) -> Result<VcpuRequest> {
         loop {
             wait_for(self.pipes.requests.as_fd(), PollFlags::IN, &self.stop, deadline)?;
             match retry_on_intr(|| rustix::io::read(&self.pipes.requests, &mut self.incoming)) {
-                Ok(0) => return Err(LinkError::HungUp),
+                Ok(0) => return Err(LinkError::Disconnected),
                 Ok(len) => {
                     let bytes = self.incoming.get(..len).unwrap_or_default();
                     return decode_vcpu_request(bytes).map_err(|error| Fault::Decode(error).into());
@@ -144,7 +134,7 @@ impl PipePump {
                 Err(OsErrno::AGAIN) => {
                     wait_for(self.pipes.responses.as_fd(), PollFlags::OUT, &self.stop, deadline)?;
                 }
-                Err(OsErrno::PIPE) => return Err(LinkError::HungUp),
+                Err(OsErrno::PIPE) => return Err(LinkError::Disconnected),
                 Err(errno) => return Err(Fault::Write(errno).into()),
             }
         }
@@ -157,7 +147,7 @@ fn wait_for(pipe: BorrowedFd<'_>, flags: PollFlags, stop: &StopSignal, deadline:
     let mut fds = [PollFd::from_borrowed_fd(pipe, flags), PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
     loop {
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // A time too long for the kernel is as good as none.
+        // A timeout too long for the kernel is none.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) => return Err(LinkError::TimedOut),

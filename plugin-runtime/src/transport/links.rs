@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::pipes::VcpuPipes;
+use super::ring_memory::VcpuRing;
 use crate::error::{Error, Result};
 use crate::polling::Polling;
-use crate::vcpu_pipes::VcpuPipes;
-use crate::vcpu_ring::VcpuRing;
 
 /// All channels of a VM. Which of the two kinds carries exits is decided once, before the start.
 #[derive(Debug)]

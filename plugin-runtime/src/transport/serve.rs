@@ -1,0 +1,103 @@
+//! Serves the requests of a plugin on a stopped vCPU, for pipes and rings alike.
+
+use hypervisor::{Capability, kvm_msr_entry};
+use plugin_proto::messages::vcpu_request::Message;
+use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
+use vmm_core::{Bytes, Exchange, LinkError, StoppedVcpu};
+
+use super::message::{Fault, empty_response, refusal};
+use crate::errno::Errno;
+use crate::wire::{cpuid_from_wire, cpuid_to_wire, from_bytes, state_from_bytes, state_kind, state_to_bytes};
+
+/// What follows from a request.
+pub(crate) enum Served {
+    /// The plugin gets this response, and the vCPU stays stopped.
+    Response(VcpuResponse),
+    /// The vCPU resumes with the exchange.
+    Resume,
+    /// The vCPU ends.
+    Stop,
+}
+
+/// Serves one request. The registers and the read data of a resume are put into `exchange`.
+pub(crate) fn serve_request(
+    request: VcpuRequest,
+    vcpu: &mut StoppedVcpu<'_>,
+    exchange: &mut Exchange,
+) -> Result<Served, LinkError> {
+    let Some(message) = request.message else {
+        vcpu.check_wait()?;
+        return Ok(Served::Response(refusal(None, Errno::NOTTY)));
+    };
+    match message {
+        Message::Resume(resume) => {
+            put_resume(&resume, exchange)?;
+            Ok(Served::Resume)
+        }
+        Message::Shutdown(_) => Ok(Served::Stop),
+        message => {
+            // A plugin that requests without end must not extend its time.
+            vcpu.check_wait()?;
+            let mut response = empty_response(&message);
+            if let Err(errno) = serve_state(message, vcpu, &mut response)? {
+                response.errno = errno.0;
+            }
+            Ok(Served::Response(response))
+        }
+    }
+}
+
+/// Serves a request for state of the vCPU. The inner error is for the plugin.
+fn serve_state(
+    message: Message,
+    vcpu: &mut StoppedVcpu<'_>,
+    response: &mut VcpuResponse,
+) -> Result<Result<(), Errno>, LinkError> {
+    let served = match message {
+        Message::GetState(get) => match state_kind(get.set) {
+            Ok(kind) => vcpu.get(kind)?.map(|state| response.mut_get_state().state = state_to_bytes(&state)),
+            Err(errno) => return Ok(Err(errno)),
+        },
+        Message::SetState(set) => match state_kind(set.set).and_then(|kind| state_from_bytes(kind, &set.state)) {
+            Ok(state) => vcpu.set(state)?,
+            Err(errno) => return Ok(Err(errno)),
+        },
+        Message::GetMsrs(get) => {
+            vcpu.msrs(get.entry_indices)?.map(|values| response.mut_get_msrs().entry_data = values)
+        }
+        // However many were set, that is no error.
+        Message::SetMsrs(set) => vcpu.set_msrs(set.entries.into_iter().map(msr_entry).collect())?.map(drop),
+        Message::SetCpuid(set) => vcpu.set_cpuid(cpuid_from_wire(&set.entries))?,
+        Message::GetHypervCpuid(_) => {
+            let entries = vcpu.hyperv_cpuid()?;
+            entries.map(|entries| response.mut_get_hyperv_cpuid().entries = cpuid_to_wire(&entries))
+        }
+        Message::EnableCapability(enable) => match Capability::from_number(enable.capability) {
+            Some(capability) => vcpu.enable_capability(capability)?,
+            None => return Ok(Err(Errno::INVAL)),
+        },
+        Message::Wait(_) => return Ok(Err(Errno::PROTO)),
+        _ => return Ok(Err(Errno::NOTTY)),
+    };
+    Ok(served.map_err(|error| Errno::from(&error)))
+}
+
+fn msr_entry(entry: vcpu_request::MsrEntry) -> kvm_msr_entry {
+    kvm_msr_entry { index: entry.index, data: entry.data, ..Default::default() }
+}
+
+/// Puts a resume into the exchange.
+pub(crate) fn put_resume(resume: &vcpu_request::Resume, exchange: &mut Exchange) -> Result<(), LinkError> {
+    let wrong = |what| move |_: Errno| LinkError::from(Fault::ResumeSize(what));
+    exchange.data = Bytes::from_slice(&resume.data);
+    if !resume.regs.is_empty() {
+        exchange.set.put_regs(&from_bytes(&resume.regs).map_err(wrong("regs"))?);
+    }
+    if !resume.sregs.is_empty() {
+        exchange.set.put_sregs(&from_bytes(&resume.sregs).map_err(wrong("sregs"))?);
+    }
+    if !resume.debugregs.is_empty() {
+        exchange.set.put_debug_regs(&from_bytes(&resume.debugregs).map_err(wrong("debugregs"))?);
+    }
+    Ok(())
+}
