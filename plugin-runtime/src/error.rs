@@ -87,6 +87,15 @@ pub enum Error {
         /// The call.
         violation: Violation,
     },
+    /// The plugin made a system call that its filter does not allow, and there was no listener to learn which.
+    #[error(
+        "plugin {plugin} was killed for a system call that its seccomp policy does not allow; the kernel's log names it \
+         (type=1326): this process is under another filter that has a listener, so the VMM cannot"
+    )]
+    UnnamedViolation {
+        /// Its name.
+        plugin: String,
+    },
     /// A seccomp policy could not be read.
     #[error("reading the seccomp policy {}: {source}", file.display())]
     ReadPolicy {

@@ -33,6 +33,8 @@ enum JailsWord {
 pub(crate) enum Heard {
     /// Where violations of the plugin's system call filter are learned.
     Filtered(OwnedFd),
+    /// The plugin's system call filter has no listener: violations are the kernel's alone.
+    FilteredUnheard,
     /// Nothing more for now.
     Nothing,
     /// All there will be.
@@ -48,6 +50,8 @@ pub(crate) struct PluginProcess {
     reports: Option<Reports>,
     /// What its jail has told of its end.
     end: Option<JailsWord>,
+    /// Whether violations of its system call filter are the kernel's alone.
+    unheard: bool,
     reaped: bool,
 }
 
@@ -69,7 +73,7 @@ impl PluginProcess {
                 (init, Some(reports))
             }
         };
-        Ok((Self { command: command.clone(), pidfd, reports, end: None, reaped: false }, stderr))
+        Ok((Self { command: command.clone(), pidfd, reports, end: None, unheard: false, reaped: false }, stderr))
     }
 
     /// How it ended. Waits for it where it has not.
@@ -77,9 +81,14 @@ impl PluginProcess {
         let own =
             wait_for(&self.pidfd).map_err(|errno| Error::Wait { plugin: self.command.name(), source: errno.into() })?;
         self.reaped = true;
-        while matches!(self.hear()?, Heard::Filtered(_)) {}
+        while matches!(self.hear()?, Heard::Filtered(_) | Heard::FilteredUnheard) {}
         let end = self.end.take();
         how_it_ended(end, own, self.reports.is_some()).map_err(|fault| jail::jail_error(&self.command, fault))
+    }
+
+    /// Whether an end with `status` is that by a system call which its filter does not allow, and which nobody can name.
+    pub(crate) fn was_unnamed_violation(&self, status: ExitStatus) -> bool {
+        self.unheard && status.signal() == Some(libc::SIGSYS)
     }
 
     /// Where its jail tells how it goes, as a descriptor; `None` without a jail.
@@ -97,6 +106,10 @@ impl PluginProcess {
         loop {
             match reports.take() {
                 Ok(Some(Report::Filtered(listener))) => return Ok(Heard::Filtered(listener)),
+                Ok(Some(Report::FilteredUnheard)) => {
+                    self.unheard = true;
+                    return Ok(Heard::FilteredUnheard);
+                }
                 // The first word counts: what did not become the plugin has an end too.
                 Ok(Some(Report::Failed(fault))) => {
                     self.end.get_or_insert(JailsWord::Failed(fault));

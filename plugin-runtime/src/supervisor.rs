@@ -141,7 +141,13 @@ impl<'h> Supervisor<'h> {
         self.vm.machine.join();
         match self.failure.take() {
             Some(failure) => Err(failure),
-            None => self.end.verdict(self.name.clone(), self.plugin.wait()?),
+            None => {
+                let status = self.plugin.wait()?;
+                if self.plugin.was_unnamed_violation(status) {
+                    return Err(Error::UnnamedViolation { plugin: self.name });
+                }
+                self.end.verdict(self.name.clone(), status)
+            }
         }
     }
 
@@ -255,6 +261,18 @@ impl<'h> Supervisor<'h> {
                 let listener = Listener::new(listener).map_err(Error::set_up("listening for seccomp violations"))?;
                 self.watch(&listener, VIOLATION)?;
                 self.listener = Some(listener);
+            }
+            Heard::FilteredUnheard => {
+                let instead = match self.on_violation {
+                    OnViolation::Kill => {
+                        "kills the plugin for a call that its policy does not allow, and names it in its log"
+                    }
+                    OnViolation::Log => "notes calls that its policy does not allow in its log",
+                };
+                tracing::warn!(
+                    plugin = self.name,
+                    "no seccomp listener can be had here, in a container or under WSL: the kernel alone {instead} (type=1326)"
+                );
             }
             Heard::Nothing => {}
             Heard::All => self.plugin.reports().iter().for_each(|reports| self.unwatch(reports)),

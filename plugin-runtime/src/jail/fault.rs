@@ -87,20 +87,37 @@ impl Fault {
         }
     }
 
+    /// What can be done.
     fn remedy(&self) -> Option<&'static str> {
         let errno = Errno::from_raw_os_error(self.errno);
         Some(match (self.part, errno) {
             (Part::Namespaces, Errno::NOSPC | Errno::USERS) => {
                 "the limits in /proc/sys/user are reached: raise max_user_namespaces and the like"
             }
-            (Part::Namespaces | Part::Proc | Part::UserMap, _) => {
-                "the host or its container forbids user namespaces to this user: allow them \
-                 (kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), or run as root"
+            // Containers' default filters answer so to calls that they do not know.
+            (part, Errno::NOSYS) if part != Part::Executable => FILTERED,
+            // A new /proc would show what the container hides of its own.
+            (Part::Proc, Errno::PERM) => {
+                "a container whose /proc is masked may mount none: run it with an unmasked one \
+                 (--security-opt systempaths=unconfined, or a pod's procMount: Unmasked)"
+            }
+            (Part::Nesting, Errno::ROFS) => {
+                "the container's /proc/sys is read-only: run it with a writable one \
+                 (--security-opt systempaths=unconfined, or a pod's procMount: Unmasked)"
+            }
+            (Part::Namespaces | Part::Proc | Part::UserMap, _) => USER_NAMESPACES,
+            // Ubuntu lets a namespace be made, and takes away what could be done in it.
+            (
+                Part::Nesting | Part::Root | Part::HostName | Part::Privileges | Part::Limits,
+                Errno::PERM | Errno::ACCESS,
+            ) => USER_NAMESPACES,
+            (Part::Seccomp, Errno::INVAL | Errno::PERM | Errno::ACCESS) => {
+                "the kernel has no filters of system calls, or its host or container forbids them: allow seccomp"
             }
             (Part::GroupMap, Errno::PERM) => "only root may map groups that are not its own",
             (Part::GroupMap, Errno::INVAL) => "groups may not be mapped twice, nor the plugin's own again",
             (Part::User, Errno::PERM) => "only root may run a plugin as another user",
-            (Part::Landlock, Errno::PERM) => "the host or its container filters the calls of landlock: allow them",
+            (Part::Landlock, _) => "the host or its container filters the calls of landlock: allow them",
             (Part::Source, Errno::NOENT) => "make it, or leave the mount out",
             (Part::Source, Errno::ACCESS | Errno::PERM) => "let the VMM's user see it, or leave the mount out",
             (Part::MountPoint, Errno::LOOP | Errno::NOTDIR) => {
@@ -118,6 +135,14 @@ impl Fault {
         })
     }
 }
+
+/// What to do where user namespaces are forbidden. The settings are Debian's, Ubuntu's from 23.10 on, and the kernel's own.
+const USER_NAMESPACES: &str = "the host or its container forbids user namespaces to this user: allow them \
+    (kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile with \
+    `userns,`, user.max_user_namespaces above 0), or run as root";
+
+/// What to do where a call is not there.
+const FILTERED: &str = "the kernel is older than 5.14, or the host or its container filters this system call: allow it";
 
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,5 +189,35 @@ mod tests {
         let expected = "what is to be mounted (/srv/x): No such file or directory (os error 2); \
                         make it, or leave the mount out";
         assert_eq!(fault.to_string(), expected);
+    }
+
+    /// What distributions and containers forbid, as the parts of a jail meet it.
+    #[test]
+    fn what_hosts_forbid_has_its_remedy() {
+        for (part, errno, remedy) in [
+            // kernel.unprivileged_userns_clone=0; user.max_user_namespaces=0.
+            (Part::Namespaces, Errno::PERM, "kernel.unprivileged_userns_clone=1"),
+            (Part::Namespaces, Errno::NOSPC, "max_user_namespaces"),
+            // A user namespace in which AppArmor leaves no capability.
+            (Part::UserMap, Errno::PERM, "apparmor_restrict_unprivileged_userns=0"),
+            (Part::Nesting, Errno::ACCESS, "apparmor_restrict_unprivileged_userns=0"),
+            (Part::Root, Errno::ACCESS, "apparmor_restrict_unprivileged_userns=0"),
+            (Part::HostName, Errno::PERM, "apparmor_restrict_unprivileged_userns=0"),
+            (Part::Privileges, Errno::PERM, "apparmor_restrict_unprivileged_userns=0"),
+            // A container's masked /proc, and its read-only /proc/sys.
+            (Part::Proc, Errno::PERM, "systempaths=unconfined"),
+            (Part::Nesting, Errno::ROFS, "systempaths=unconfined"),
+            // Filters of containers, and kernels without.
+            (Part::Source, Errno::NOSYS, "filters this system call"),
+            (Part::MountPoint, Errno::NOSYS, "filters this system call"),
+            (Part::Root, Errno::NOSYS, "filters this system call"),
+            (Part::Landlock, Errno::PERM, "landlock"),
+            (Part::Landlock, Errno::OPNOTSUPP, "landlock"),
+            (Part::Seccomp, Errno::INVAL, "allow seccomp"),
+            (Part::Seccomp, Errno::NOSYS, "filters this system call"),
+        ] {
+            let told = Fault::of(part)(errno).to_string();
+            assert!(told.contains(remedy), "{told}");
+        }
     }
 }

@@ -57,8 +57,8 @@ fn is_there() -> Result<bool, Errno> {
     // SAFETY: the kernel reads nothing where it is asked for the version.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
     match (version, last_error()) {
-        // Too old a kernel, or one that was started without.
-        (-1, Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+        // Too old a kernel, one that was started without, or one whose landlock cannot tell its version.
+        (-1, Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => Ok(false),
         (-1, errno) => Err(errno),
         _ => Ok(true),
     }

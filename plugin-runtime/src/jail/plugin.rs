@@ -13,7 +13,7 @@ use super::landlock;
 use super::reports::{Reports, Words};
 use super::setup::Setup;
 use crate::process;
-use crate::seccomp::{CStrings, Installed};
+use crate::seccomp::{CStrings, Filter, Installed};
 
 /// The exit code of what did not become the plugin. The VMM is told why not.
 const NOT_THE_PLUGIN: i32 = 127;
@@ -68,15 +68,17 @@ impl Plugin {
         let failed = Fault::at(Part::Executable, &setup.executable);
         let refused = |error: io::Error| Fault::of(Part::Seccomp)(process::as_errno(&error));
         let filter = setup.filter()?;
-        let words = Words::Filtered.to_bytes().map_err(Fault::of(Part::Seccomp))?;
+        let encoded = |words: Words| words.to_bytes().map_err(Fault::of(Part::Seccomp));
+        let (filtered, unheard) = (encoded(Words::Filtered)?, encoded(Words::FilteredUnheard)?);
         landlock::confine(setup)?;
         process::keep_only(&[socket.as_raw_fd()]).map_err(&failed)?;
         process::default_signals();
         let error = match filter {
             Some(filter) => {
                 // From here on every call must be one that carries the filter's key.
-                let installed = installed.insert(filter.install().map_err(refused)?);
-                installed.send_listener(reports.as_fd(), &words).map_err(refused)?;
+                let installed = installed.insert(install(&filter).map_err(refused)?);
+                let words = if installed.has_listener() { &filtered } else { &unheard };
+                installed.send_listener(reports.as_fd(), words).map_err(refused)?;
                 installed.exec(&self.executable, &self.arguments, &self.environment)
             }
             None => self.exec(),
@@ -90,6 +92,14 @@ impl Plugin {
         // SAFETY: a C string and two lists of C strings, each ended by a null pointer.
         unsafe { libc::execve(self.executable.as_ptr(), arguments, environment) };
         io::Error::last_os_error()
+    }
+}
+
+/// Puts the filter on this process, with a listener where that can be.
+fn install(filter: &Filter) -> io::Result<Installed> {
+    match filter.install() {
+        Err(error) if Filter::lacks_listener(&error) => filter.install_without_listener(),
+        installed => installed,
     }
 }
 

@@ -35,6 +35,13 @@ pub(super) struct Instruction {
     pub(super) value: u32,
 }
 
+impl Instruction {
+    /// The same, but for one that returns `old`, which returns `new`.
+    pub(super) fn with_answer(self, old: u32, new: u32) -> Self {
+        if self.code == code::RETURN && self.value == old { Self { value: new, ..self } } else { self }
+    }
+}
+
 /// A program that is written from its end to its beginning.
 ///
 /// Jumps go forward only, so backwards every target is there, and its distance known, when a jump to it is written.

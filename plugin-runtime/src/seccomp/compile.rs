@@ -14,6 +14,10 @@ pub(super) const ALLOW: u32 = 0x7fff_0000;
 pub(super) const ERRNO: u32 = 0x0005_0000;
 /// `SECCOMP_RET_USER_NOTIF`: hold the caller, and ask the listener.
 pub(super) const NOTIFY: u32 = 0x7fc0_0000;
+/// `SECCOMP_RET_LOG`: note the call in the kernel's log, and make it.
+pub(super) const LOG: u32 = 0x7ffc_0000;
+/// `SECCOMP_RET_KILL_PROCESS`: do not make the call, and end the process by `SIGSYS`.
+pub(super) const KILL: u32 = 0x8000_0000;
 /// `SECCOMP_RET_TRAP`: do not make the call, and send `SIGSYS`.
 pub(super) const TRAP: u32 = 0x0003_0000;
 

@@ -8,7 +8,8 @@ use syscalls::Sysno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::bpf::{Instruction, MAX_INSTRUCTIONS};
-use super::compile::{NOTIFY, compile};
+use super::compile::{KILL, LOG, NOTIFY, compile};
+use super::kernel_calls;
 use super::policy::{Comparison, Operator, Otherwise, Policy, Rule};
 use crate::error::{Error, Result};
 
@@ -67,11 +68,22 @@ impl Filter {
     fn new(file: &Path, mut policy: Policy) -> Result<Self> {
         let key = random()?;
         add_keyed(&mut policy, key);
+        kernel_calls::allow(&mut policy);
         let program = compile(&policy, NOTIFY);
         if program.len() > MAX_INSTRUCTIONS {
             return Err(Error::LongPolicy { file: file.to_owned(), instructions: program.len() });
         }
         Ok(Self { program, key, on_violation: OnViolation::Kill })
+    }
+
+    /// The program for where nobody can be told of violations, because another filter's listener is: the kernel kills the plugin, or
+    /// notes the call in its log and makes it.
+    pub(super) fn without_listener(&self) -> Vec<Instruction> {
+        let violation = match self.on_violation {
+            OnViolation::Kill => KILL,
+            OnViolation::Log => LOG,
+        };
+        self.program.iter().map(|instruction| instruction.with_answer(NOTIFY, violation)).collect()
     }
 
     /// All of it in bytes, for another process of this program.
@@ -222,6 +234,34 @@ mod tests {
         assert_eq!(answer(&filter, Sysno::exit_group, wrong), ALLOW);
         assert_eq!(answer(&filter, Sysno::write, [0, 0, 0, 0, 0, filter.key]), NOTIFY);
         assert_ne!(Filter::builtin().unwrap().key, filter.key);
+    }
+
+    #[test]
+    fn calls_that_the_kernel_makes_are_allowed_unless_a_policy_says_otherwise() {
+        for filter in [Filter::builtin().unwrap(), in_a_directory("read: 1").unwrap()] {
+            for call in [335, 336] {
+                assert_eq!(run(&filter.program, &Call::new(call, [7; 6])), ALLOW);
+            }
+            assert_eq!(run(&filter.program, &Call::new(337, [0; 6])), NOTIFY);
+        }
+        let filter = in_a_directory("uretprobe: return EPERM").unwrap();
+        assert_eq!(answer(&filter, Sysno::uretprobe, [0; 6]), ERRNO | libc::EPERM as u32);
+    }
+
+    #[test]
+    fn without_a_listener_violations_are_the_kernels_and_nothing_else_changes() {
+        let policy = "read: 1\nwrite: return EPERM\nioctl: arg1 == 0x7fc00000";
+        for (filter, violation) in
+            [(in_a_directory(policy).unwrap(), KILL), (in_a_directory(policy).unwrap().logging(), LOG)]
+        {
+            let program = filter.without_listener();
+            let answer = |call: Sysno, argument| run(&program, &Call::new(call.id() as u32, [0, argument, 0, 0, 0, 0]));
+            assert_eq!(answer(Sysno::read, 0), ALLOW);
+            assert_eq!(answer(Sysno::write, 0), ERRNO | libc::EPERM as u32);
+            // An argument that looks like an answer.
+            assert_eq!((answer(Sysno::ioctl, 0x7fc0_0000), answer(Sysno::ioctl, 1)), (ALLOW, violation));
+            assert_eq!(answer(Sysno::mount, 0), violation);
+        }
     }
 
     #[test]

@@ -20,7 +20,25 @@ impl Filter {
     /// The kernel's: `EACCES` without `no_new_privs`, `EBUSY` where a filter with a listener is installed.
     pub(crate) fn install(&self) -> io::Result<Installed> {
         let listener = install(&self.program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
-        Ok(Installed { listener, key: self.key })
+        Ok(Installed { listener: Some(listener), key: self.key, _program: Vec::new() })
+    }
+
+    /// The same without a listener: the kernel alone deals with violations.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(crate) fn install_without_listener(&self) -> io::Result<Installed> {
+        let program = self.without_listener();
+        install(&program, 0)?;
+        Ok(Installed { listener: None, key: self.key, _program: program })
+    }
+
+    /// Whether `error`, of [`install`](Self::install), says that there can be no listener: `EBUSY` where this process is under a
+    /// filter that has one (the kernel allows one for all filters together; containers and WSL have such filters), `EINVAL` from
+    /// kernels that know none (gVisor).
+    pub(crate) fn lacks_listener(error: &io::Error) -> bool {
+        matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EINVAL))
     }
 }
 
@@ -41,14 +59,21 @@ pub(super) fn install(program: &[Instruction], flags: libc::c_ulong) -> io::Resu
 #[derive(Debug)]
 pub(crate) struct Installed {
     /// Close-on-exec; it is never closed by hand, since closing may be what the policy forbids.
-    listener: RawFd,
+    listener: Option<RawFd>,
     key: u64,
+    /// Kept, since to free it may take a system call.
+    _program: Vec<Instruction>,
 }
 
 impl Installed {
-    /// Sends `bytes`, of which there must be one at least, and the listener over a socket.
+    /// Whether there is a listener.
+    pub(crate) fn has_listener(&self) -> bool {
+        self.listener.is_some()
+    }
+
+    /// Sends `bytes`, of which there must be one at least, and the listener, where there is one, over a socket.
     pub(crate) fn send_listener(&self, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
-        self.send(socket, bytes, Some(self.listener))
+        self.send(socket, bytes, self.listener)
     }
 
     /// Sends `bytes` over a socket.

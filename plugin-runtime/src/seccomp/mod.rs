@@ -10,9 +10,12 @@ mod constants;
 mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing;
+#[cfg(test)]
+mod handed;
 mod install;
 #[cfg(any(test, feature = "fuzzing"))]
 mod interpreter;
+mod kernel_calls;
 mod listener;
 mod parse;
 mod policy;

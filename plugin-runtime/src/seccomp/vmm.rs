@@ -12,13 +12,16 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use super::compile::{TRAP, compile};
 use super::install::install;
+use super::kernel_calls;
 use super::policy::Policy;
 use crate::error::{Error, Result};
 
 /// Puts the filter of `vmm.policy` on this thread and on all that it starts. The thread must have `no_new_privs`.
 pub(crate) fn confine_vmm() -> Result<()> {
     let [traced, exceptions] = policy()?;
-    let program = compile(&traced.or(exceptions), TRAP);
+    let mut policy = traced.or(exceptions);
+    kernel_calls::allow(&mut policy);
+    let program = compile(&policy, TRAP);
     register_signal_handler(libc::SIGSYS, tell_and_exit).map_err(Error::set_up("setting the handler of SIGSYS"))?;
     install(&program, 0).map(drop).map_err(Error::set_up("installing the VMM's seccomp filter"))
 }

@@ -32,8 +32,8 @@ fn the_library_exports_the_functions_of_the_header_and_nothing_else() {
 fn structures_and_arguments_are_those_of_compiled_plugins() {
     let test = "structures_and_arguments_are_those_of_compiled_plugins";
     let Some(program) = Program::compile(&capi().join("tests/c/layout.c"), test) else { return };
-    // It names each function, so the linker has found all of them.
-    run(&mut Command::new(program.path()));
+    // It names each function, so the linker has found all of them. Cargo's own folder may hold an older library.
+    run(Command::new(program.path()).env("LD_LIBRARY_PATH", library_folder()));
 }
 
 #[test]

@@ -18,6 +18,7 @@ in_each_setting! {
     a_shared_library_is_found_by_ld_library_path
     a_plugin_in_a_directory_of_any_depth_runs_without_options
     few_descriptors_are_enough_for_a_plugin_to_start
+    what_plugins_call_on_what_they_are_handed_is_allowed
     without_a_jail_it_is_said_once
 }
 
@@ -45,6 +46,13 @@ fn a_plugin_is_the_second_process_and_nobody_special(host: &Host) {
     }
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"] {
         assert!(found.iter().any(|found| found == line), "no {line:?}: {found:#?}");
+    }
+}
+
+fn what_plugins_call_on_what_they_are_handed_is_allowed(host: &Host) {
+    let plugin = host.compiled("handed", include_str!("handed.c"), &[]);
+    for options in [&[][..], &["--plugin-stdio"]] {
+        host.run_plugin(&plugin, options, &[]).run().assert_success();
     }
 }
 
