@@ -72,6 +72,7 @@ impl From<&MachineError> for Errno {
             },
             MachineError::Backend(error) => error.into(),
             MachineError::AlreadyStarted => Self::INVAL,
+            MachineError::NotStopped { .. } => Self(libc::ETIMEDOUT),
             MachineError::Thread { source, .. }
             | MachineError::Cgroup { source, .. }
             | MachineError::EventFd { source, .. } => source.into(),

@@ -30,6 +30,11 @@ impl Control {
         }
     }
 
+    /// Kicks once more where the last kick has not got the vCPU out of the guest: whether that was so.
+    pub(crate) fn repeat_kick(&self) -> bool {
+        self.kick.get().is_some_and(Kick::repeat)
+    }
+
     /// Wishes the vCPU to stop for `owner` at its next safe point. The wish is written down before the kick, so the
     /// kick's `Interrupted` finds it; without a kick yet, the vCPU looks before its first run.
     pub(crate) fn pause(&self, owner: OwnerId, user: u64) {

@@ -47,7 +47,7 @@ pub use cgroup::Cgroup;
 pub use channel::{Command, Event, FarEnd, State, StateKind};
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use exchange::{Bytes, Exchange, Registers};
-pub use machine::{Config, Machine};
+pub use machine::{Config, KICK_INTERVAL, Machine};
 pub use notice::{Notice, Notices, StopReason};
 pub use owner::OwnerId;
 pub use prediction::Looks;

@@ -1,10 +1,13 @@
 //! A machine: a VM, its address map, and the threads of its vCPUs.
 
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use hypervisor::{AddressSpace, VcpuId, Vm};
 use parking_lot::RwLock;
@@ -47,8 +50,18 @@ pub struct Machine {
     /// By vCPU, then by owner; taken by the start.
     links: Vec<Vec<(Arc<str>, Link)>>,
     threads: Vec<JoinHandle<()>>,
+    /// What each thread that ends with the machine holds, and what tells that none does any more.
+    running: Option<Sender<Infallible>>,
+    all_ended: Receiver<Infallible>,
+    /// Whether a kick may not have had its effect yet.
+    kicked: AtomicBool,
     started: bool,
 }
+
+/// How soon a kick that had no effect is repeated.
+pub const KICK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long the end of a machine's threads may take. They need microseconds; a machine that is overloaded needs more.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
 impl Machine {
     /// A machine around `vm`, which has no vCPUs yet.
@@ -71,12 +84,16 @@ impl Machine {
             hint: RwLock::default(),
             cgroup: config.cgroup.clone(),
         };
+        let (running, all_ended) = crossbeam_channel::bounded(0);
         let machine = Self {
             vm,
             shared: Arc::new(shared),
             controls: (0..vcpus).map(|_| Arc::default()).collect(),
             links: (0..vcpus).map(|_| Vec::new()).collect(),
             threads: Vec::new(),
+            running: Some(running),
+            all_ended,
+            kicked: AtomicBool::new(false),
             started: false,
         };
         Ok((machine, notices))
@@ -158,9 +175,11 @@ impl Machine {
                 Stepping::Threaded => {
                     let signal = stop.clone();
                     let (link, far) = Link::threaded(stop);
-                    let thread = thread::Builder::new()
-                        .name(format!("pump{vcpu}"))
-                        .spawn(move || step_until_stopped(pump, &far, &signal));
+                    let running = self.running.clone();
+                    let thread = thread::Builder::new().name(format!("pump{vcpu}")).spawn(move || {
+                        let _running = running;
+                        step_until_stopped(pump, &far, &signal);
+                    });
                     match thread {
                         Ok(thread) => threads.push(thread),
                         Err(source) => {
@@ -234,7 +253,12 @@ impl Machine {
             ));
         }
         for (vcpu, vcpu_loop) in loops {
-            let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || vcpu_loop.run());
+            let running = self.running.clone();
+            let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || {
+                // Dropped where the thread panics, too.
+                let _running = running;
+                vcpu_loop.run();
+            });
             match thread {
                 Ok(thread) => self.threads.push(thread),
                 Err(source) => {
@@ -254,6 +278,7 @@ impl Machine {
                 control.pause(owner, user);
             }
         }
+        self.kicked.store(true, Ordering::Relaxed);
         self.shared.gate.poke();
     }
 
@@ -264,19 +289,56 @@ impl Machine {
         *shared = hint.map(Arc::new);
     }
 
+    /// Kicks again each vCPU that a pause or the stop has not got out of the guest: whether there is one. A caller that waits for
+    /// events calls this again after [`KICK_INTERVAL`] until it returns false.
+    pub fn repeat_kicks(&self) -> bool {
+        if !self.kicked.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Each is to be kicked, so none is left out.
+        let unserved = self.controls.iter().filter(|control| control.repeat_kick()).count();
+        self.kicked.store(unserved > 0, Ordering::Relaxed);
+        unserved > 0
+    }
+
     /// Tells all vCPUs and pumps to end, wherever they wait. None enters the guest again.
     pub fn stop(&self) {
         self.shared.stop.set();
         for control in &self.controls {
             control.kick();
         }
+        self.kicked.store(true, Ordering::Relaxed);
         self.shared.gate.poke();
     }
 
-    /// Stops, and waits until all threads have ended.
+    /// Stops, and waits until all threads have ended. It gives up as [`join_within`](Self::join_within) does after 10 seconds, and
+    /// logs that.
     pub fn join(&mut self) {
+        if let Err(error) = self.join_within(JOIN_LIMIT) {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Stops, and waits until all threads have ended, for `limit` at most. vCPUs that do not leave the guest are kicked again
+    /// and again. Threads that have not ended in time are left alone: they hold what they use, and end with the process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotStopped`] where some have not; a later call does not wait for those.
+    pub fn join_within(&mut self, limit: Duration) -> Result<()> {
         self.stop();
+        self.running = None;
+        let begun = Instant::now();
+        while !self.threads.is_empty() {
+            let Err(RecvTimeoutError::Timeout) = self.all_ended.recv_timeout(KICK_INTERVAL) else { break };
+            self.repeat_kicks();
+            if begun.elapsed() >= limit {
+                self.threads.clear();
+                return Err(Error::NotStopped { limit });
+            }
+        }
         join_all(self.threads.drain(..).chain(self.shared.coalesced.timer()));
+        Ok(())
     }
 }
 
