@@ -9,7 +9,7 @@ use std::io::{Seek, SeekFrom};
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{BOOTED, Backend, Outboard, in_parallel, on_each_backend, talker};
+use common::{BOOTED, Backend, Outboard, hex, in_parallel, on_each_backend, talker};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Resource;
 
@@ -19,6 +19,7 @@ on_each_backend! {
     a_flood_is_cut_and_what_is_missing_is_counted
     a_flood_does_not_keep_the_guest
     bytes_that_could_steer_a_terminal_are_made_harmless
+    a_line_is_quoted_and_shows_all_its_characters
     a_plugin_may_write_nothing
     a_vmm_whose_standard_error_takes_nothing_runs_on
 }
@@ -67,6 +68,13 @@ fn bytes_that_could_steer_a_terminal_are_made_harmless(backend: Backend) {
     ended.assert_success().assert_logged(&["end"]);
     let harmful = |line: &String| line.chars().any(|c| c.is_control() && c != '\t');
     assert!(!ended.stderr.iter().any(harmful), "{ended:#?}");
+}
+
+fn a_line_is_quoted_and_shows_all_its_characters(backend: Backend) {
+    let line = "hidden\u{202e}\u{2028}\u{200b}\u{e0041} \" plugin=other dropped=7\n";
+    let ended = probe(backend, &format!("stderr-bytes={} exit=0", hex(line.as_bytes()))).run();
+    let shown = r#""hidden\u{202e}\u{2028}\u{200b}\u{e0041} \" plugin=other dropped=7" plugin="probe""#;
+    ended.assert_success().assert_logged(&[shown]);
 }
 
 fn a_plugin_may_write_nothing(backend: Backend) {
