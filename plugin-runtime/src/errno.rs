@@ -15,6 +15,7 @@ impl Errno {
     pub(crate) const MSGSIZE: Self = Self(libc::EMSGSIZE);
     pub(crate) const NODATA: Self = Self(libc::ENODATA);
     pub(crate) const NOENT: Self = Self(libc::ENOENT);
+    pub(crate) const NOMEM: Self = Self(libc::ENOMEM);
     pub(crate) const NOSPC: Self = Self(libc::ENOSPC);
     pub(crate) const BUSY: Self = Self(libc::EBUSY);
     pub(crate) const PIPE: Self = Self(libc::EPIPE);

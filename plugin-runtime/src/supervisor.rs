@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::jail::Sandbox;
 use crate::log_budget::{Admission, LogBudget};
 use crate::main_requests::{PluginVm, Then};
+use crate::memory_quota::MemoryQuota;
 use crate::plugin_pump::PluginPump;
 use crate::process::{Heard, PluginProcess};
 use crate::quota;
@@ -83,7 +84,15 @@ impl<'h> Supervisor<'h> {
         let owner = machine.attach(&name, Stepping::Inline, |vcpu| {
             Box::new(PluginPump::new(Arc::clone(&links), vcpu.index(), stop.clone()))
         })?;
-        let vm = PluginVm::new(hypervisor, machine, owner, links, config.transport, config.tap)?;
+        let vm = PluginVm::new(
+            hypervisor,
+            machine,
+            owner,
+            links,
+            config.transport,
+            config.tap,
+            MemoryQuota::new(config.max_memory),
+        )?;
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
         let on_violation = match &config.sandbox {
