@@ -53,6 +53,16 @@ impl Kick {
             self.shared.bell.interrupt();
         }
     }
+
+    /// Kicks once more where an earlier kick has not ended the run that is under way: whether that was so. Whoever must be sure
+    /// of a kick calls this from time to time until it returns false.
+    pub fn repeat(&self) -> bool {
+        let unserved = self.shared.state.load(Ordering::SeqCst) == PENDING | INSIDE;
+        if unserved {
+            self.shared.bell.interrupt_again();
+        }
+        unserved
+    }
 }
 
 impl std::fmt::Debug for Kick {
@@ -72,6 +82,10 @@ pub(crate) trait Bell: Send + Sync {
     fn raise(&self);
     /// Gets the vCPU's thread out of the guest.
     fn interrupt(&self);
+    /// Does so where [`interrupt`](Self::interrupt) seems to have had no effect.
+    fn interrupt_again(&self) {
+        self.interrupt();
+    }
 }
 
 /// The vCPU's side of its [`Kick`]s: what it passes on its way into the guest and out.
@@ -197,5 +211,42 @@ mod model {
             run(&door, &guest);
             kicker.join().unwrap();
         });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// Counts the interrupts.
+    #[derive(Clone, Default)]
+    struct Counter(Arc<AtomicUsize>);
+
+    impl Bell for Counter {
+        fn raise(&self) {}
+        fn interrupt(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_kick_is_repeated_until_its_vcpu_has_left_the_guest() {
+        let counter = Counter::default();
+        let interrupts = || counter.0.load(Ordering::SeqCst);
+        let door = Door::new(counter.clone());
+        let kick = door.kick_handle();
+        assert!(!kick.repeat(), "nobody kicked");
+        assert!(!door.enter());
+        kick.kick();
+        assert_eq!(interrupts(), 1);
+        assert!(kick.repeat() && kick.repeat());
+        assert_eq!(interrupts(), 3);
+        door.leave();
+        assert!(!kick.repeat(), "the next run sees it as it begins");
+        assert!(door.is_kicked());
+        door.take();
+        assert_eq!(interrupts(), 3);
     }
 }

@@ -15,6 +15,7 @@ impl Errno {
     pub(crate) const MSGSIZE: Self = Self(libc::EMSGSIZE);
     pub(crate) const NODATA: Self = Self(libc::ENODATA);
     pub(crate) const NOENT: Self = Self(libc::ENOENT);
+    pub(crate) const NOMEM: Self = Self(libc::ENOMEM);
     pub(crate) const NOSPC: Self = Self(libc::ENOSPC);
     pub(crate) const BUSY: Self = Self(libc::EBUSY);
     pub(crate) const PIPE: Self = Self(libc::EPIPE);
@@ -72,6 +73,7 @@ impl From<&MachineError> for Errno {
             },
             MachineError::Backend(error) => error.into(),
             MachineError::AlreadyStarted => Self::INVAL,
+            MachineError::NotStopped { .. } => Self(libc::ETIMEDOUT),
             MachineError::Thread { source, .. }
             | MachineError::Cgroup { source, .. }
             | MachineError::EventFd { source, .. } => source.into(),

@@ -23,6 +23,7 @@ mod hold;
 pub mod jail;
 mod log_budget;
 mod main_requests;
+mod memory_quota;
 mod objects;
 mod polling;
 mod process;
@@ -94,6 +95,9 @@ pub struct Config {
     pub transport: Transport,
     /// How long, in microseconds, either side of a ring looks before it sleeps; `None` for what suits the processors there are.
     pub poll_us: Option<u32>,
+    /// How many bytes of guest memory the plugin may map in all; `None` for as many as the host has RAM. The kernel needs some for
+    /// each page of it, touched or not.
+    pub max_memory: Option<u64>,
     /// The network device that the plugin gets when it asks for one.
     pub tap: Option<Tap>,
     /// What keeps the plugin from all that it was not given.

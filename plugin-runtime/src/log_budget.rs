@@ -30,15 +30,25 @@ impl LogBudget {
         Self { second: None, used: 0, dropped: 0 }
     }
 
-    /// Asks to log one line at `now`.
-    pub(crate) fn admit(&mut self, now: Instant) -> Admission {
+    /// Whether a line at `now` would be dropped, so that nothing needs to be made of it.
+    pub(crate) fn is_used_up(&mut self, now: Instant) -> bool {
         let is_over = |begun: Instant| now.saturating_duration_since(begun) >= Duration::from_secs(1);
         if self.second.is_none_or(is_over) {
             self.second = Some(now);
             self.used = 0;
         }
-        if self.used >= LINES_A_SECOND {
-            self.dropped = self.dropped.saturating_add(1);
+        self.used >= LINES_A_SECOND
+    }
+
+    /// Counts lines that were dropped without asking.
+    pub(crate) fn count_dropped(&mut self, lines: u64) {
+        self.dropped = self.dropped.saturating_add(lines);
+    }
+
+    /// Asks to log one line at `now`.
+    pub(crate) fn admit(&mut self, now: Instant) -> Admission {
+        if self.is_used_up(now) {
+            self.count_dropped(1);
             return Admission::Drop;
         }
         self.used = self.used.saturating_add(1);

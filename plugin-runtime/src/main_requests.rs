@@ -22,6 +22,7 @@ use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
 use crate::Transport;
 use crate::connection::{self, Connection, Request};
 use crate::errno::Errno;
+use crate::memory_quota::MemoryQuota;
 use crate::objects::Objects;
 use crate::quota;
 use crate::shutdown_event::ShutdownEvent;
@@ -100,6 +101,7 @@ impl<'h> PluginVm<'h> {
         links: Arc<VcpuLinks>,
         transport: Transport,
         tap: Option<Tap>,
+        memory: MemoryQuota,
     ) -> crate::Result<Self> {
         Ok(Self {
             hypervisor,
@@ -110,7 +112,7 @@ impl<'h> PluginVm<'h> {
             transport,
             pipes_taken: false,
             tap,
-            objects: Objects::default(),
+            objects: Objects::new(memory),
             reservations: 0,
             started: false,
         })
@@ -425,7 +427,7 @@ mod tests {
         let (mut machine, _) = Machine::new(mock().create_vm().unwrap(), &config).unwrap();
         let (owner, _) = machine.attach_ends("test").unwrap();
         let links = Arc::new(VcpuLinks::new(vcpus, None).unwrap());
-        PluginVm::new(mock(), machine, owner, links, Transport::Auto, None).unwrap()
+        PluginVm::new(mock(), machine, owner, links, Transport::Auto, None, MemoryQuota::new(None)).unwrap()
     }
 
     fn ask(vm: &mut PluginVm, message: Message, fd: Option<OwnedFd>) -> i32 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
-use vmm_core::{HandlerThread, Machine, Notice, Notices, StopReason};
+use vmm_core::{HandlerThread, KICK_INTERVAL, Machine, Notice, Notices, StopReason};
 
 use crate::confine::confine;
 use crate::connection::{self, Buffers, Connection, Fault};
@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::jail::Sandbox;
 use crate::log_budget::{Admission, LogBudget};
 use crate::main_requests::{PluginVm, Then};
+use crate::memory_quota::MemoryQuota;
 use crate::process::{Heard, PluginProcess};
 use crate::quota;
 use crate::seccomp::{Filter, Listener, OnViolation};
@@ -41,6 +42,9 @@ const TURN: Duration = Duration::from_millis(50);
 /// How long requests are served that the plugin left behind when it ended. They can be many, cost much, and have no end
 /// where the plugin's children go on sending.
 const LAST_TURN: Duration = Duration::from_millis(500);
+/// How long the vCPUs' threads may take to end after the plugin has ended. They need microseconds, and more where the machine is
+/// overloaded.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of standard error before the others get their turn.
 const STDERR_TURN: usize = 0x40000;
 
@@ -79,7 +83,15 @@ impl<'h> Supervisor<'h> {
         let owner = machine.attach(&name, HandlerThread::Vcpu, |vcpu| {
             Box::new(PluginHandler::new(Arc::clone(&links), vcpu.index(), stop.clone()))
         })?;
-        let vm = PluginVm::new(hypervisor, machine, owner, links, config.transport, config.tap)?;
+        let vm = PluginVm::new(
+            hypervisor,
+            machine,
+            owner,
+            links,
+            config.transport,
+            config.tap,
+            MemoryQuota::new(config.max_memory),
+        )?;
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
         let on_violation = match &config.sandbox {
@@ -138,7 +150,7 @@ impl<'h> Supervisor<'h> {
             Err(error) => drop(self.failure.get_or_insert(error)),
         }
         // vCPUs see the stop before they could enter the guest again, and are gone before the plugin's status is read.
-        self.vm.machine.join();
+        self.join_vcpus();
         match self.failure.take() {
             Some(failure) => Err(failure),
             None => {
@@ -181,6 +193,9 @@ impl<'h> Supervisor<'h> {
     /// What is ready, or nothing when something is due.
     fn wait(&self) -> Result<Vec<u64>> {
         let timeout = self.end.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // A vCPU that a kick has not got out of the guest yet is kicked again.
+        let again = self.vm.machine.repeat_kicks().then_some(KICK_INTERVAL);
+        let timeout = [timeout, again].into_iter().flatten().min();
         // The end's seconds always fit.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut space = [MaybeUninit::uninit(); 32];
@@ -188,6 +203,14 @@ impl<'h> Supervisor<'h> {
             Ok((events, _)) => Ok(events.iter().map(|event| event.data.u64()).collect()),
             Err(Errno::INTR) => Ok(Vec::new()),
             Err(errno) => Err(Error::Poll(errno.into())),
+        }
+    }
+
+    /// Waits for the ends of the vCPUs' threads. The plugin has ended, or is about to be killed.
+    fn join_vcpus(&mut self) {
+        if let Err(error) = self.vm.machine.join_within(JOIN_LIMIT) {
+            tracing::error!(plugin = self.name, "{error}");
+            self.failure.get_or_insert(error.into());
         }
     }
 
@@ -211,8 +234,8 @@ impl<'h> Supervisor<'h> {
                 self.vm.shutdown.fire();
             }
             Due::HangUp => {
-                // The pumps hold the channels too, and go with the vCPUs' threads.
-                self.vm.machine.join();
+                // The vCPUs' threads hold the channels too, until they end. They are not waited for: what keeps one from it must
+                // not keep the plugin alive.
                 self.vm.links = None;
                 self.connections.clear();
             }
@@ -402,7 +425,7 @@ impl<'h> Supervisor<'h> {
         for token in self.connections.keys().copied().collect::<Vec<_>>() {
             while begun.elapsed() < LAST_TURN && self.serve_request(token) {}
         }
-        self.vm.machine.join();
+        self.join_vcpus();
         self.take_notices();
         if let Some(stderr) = &mut self.stderr {
             stderr.log_rest();

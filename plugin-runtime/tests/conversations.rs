@@ -130,6 +130,7 @@ fn config() -> Config {
         poll_us: None,
         tap: None,
         sandbox: Sandbox::None,
+        max_memory: None,
         confine: false,
     }
 }

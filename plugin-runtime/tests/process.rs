@@ -24,6 +24,7 @@ fn run_in(sandbox: Sandbox, path: &str, args: &[&str]) -> Result<(), Error> {
         poll_us: None,
         tap: None,
         sandbox,
+        max_memory: None,
         confine: false,
     };
     run(&Mock::new(Script::nothing()), &command, config)

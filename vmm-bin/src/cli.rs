@@ -153,6 +153,13 @@ pub(crate) struct RunArgs {
     /// /sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise`, `within_size` or `always`.
     #[arg(long, help_heading = "Machine")]
     pub(crate) hugepages: bool,
+    /// How much guest memory the plugin may map in all: bytes, or a number with K, M, G or T (powers of 1024); without it, as much
+    /// as the host has RAM. More is refused with ENOMEM
+    ///
+    /// The kernel needs memory of its own for each page of guest memory, whether it is touched or not: about 0.2 % of it. It
+    /// counts that for this program.
+    #[arg(long, value_name = "SIZE", help_heading = "Machine", value_parser = size)]
+    pub(crate) max_memory: Option<u64>,
     /// A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs
     ///
     /// A group of version 2 must be threaded to take single threads.
@@ -361,6 +368,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A number of bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(*unit)?, 1_u64 << shift)));
+    let (number, unit) = unit.unwrap_or((text, 1));
+    let number: u64 = number.parse().map_err(|_| "not a number, or one with K, M, G or T".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "more than 64 bits".into())
+}
+
 fn minutes(text: &str) -> Result<f64, String> {
     match text.parse() {
         // A year.
@@ -466,6 +482,20 @@ mod tests {
         assert_eq!(timeout, Some(Duration::from_millis(250)));
         for bad in ["0", "-1", "nan", "inf", "1e30", "soon"] {
             assert!(parse(&format!("run --plugin p --exit-timeout={bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_or_has_a_unit() {
+        let most = |text: &str| run_args(&format!("run --plugin p --max-memory {text}")).max_memory;
+        assert_eq!([most("0"), most("4096"), most("3K")], [Some(0), Some(4096), Some(3072)]);
+        assert_eq!([most("2M"), most("16G"), most("1T")], [Some(2 << 20), Some(16 << 30), Some(1 << 40)]);
+        assert_eq!(run_args("run --plugin p").max_memory, None);
+        for bad in ["", "G", "-1", "1.5G", "1GB", "1 G", "16777216T"] {
+            assert!(
+                Cli::from_args(["outboard", "run", "--plugin", "p", "--max-memory", bad].map(OsString::from)).is_err(),
+                "{bad}"
+            );
         }
     }
 

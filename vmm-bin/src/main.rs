@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod demo;
 mod error;
+mod file_size;
 mod generate;
 mod huge_pages;
 mod jail_args;
@@ -40,6 +41,7 @@ fn execute(cli: &Cli) -> Result<(), Error> {
     // A soak's VMs have ends that would alarm where they were not planned.
     let level = if matches!(cli.command, Command::Soak(_)) { "off" } else { "info" };
     logging::init(&cli.logging, level)?;
+    file_size::let_writes_past_the_limit_fail()?;
     match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),

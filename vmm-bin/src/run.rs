@@ -29,6 +29,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
         vcpu_cgroup: args.vcpu_cgroup_path.as_deref().map(Cgroup::open).transpose()?.map(Arc::new),
         transport: args.transport.into(),
         poll_us: args.poll_us,
+        max_memory: args.max_memory,
         tap: args.net.tap()?,
         sandbox: args.jail.sandbox()?,
         confine: true,

@@ -196,6 +196,7 @@ impl Jail {
             poll_us: None,
             tap: None,
             sandbox: Sandbox::Jail(Box::new(jail)),
+            max_memory: None,
             confine: false,
         };
         run(&Mock::guest_code(), &command, config)

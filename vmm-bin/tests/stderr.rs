@@ -5,11 +5,13 @@
 mod common;
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{BOOTED, Backend, Outboard, in_parallel, on_each_backend, talker};
+use common::{BOOTED, Backend, Outboard, hex, in_parallel, on_each_backend, talker};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Resource;
 
 on_each_backend! {
     the_last_line_of_a_plugin_that_exits_at_once_is_logged
@@ -17,6 +19,7 @@ on_each_backend! {
     a_flood_is_cut_and_what_is_missing_is_counted
     a_flood_does_not_keep_the_guest
     bytes_that_could_steer_a_terminal_are_made_harmless
+    a_line_is_quoted_and_shows_all_its_characters
     a_plugin_may_write_nothing
     a_vmm_whose_standard_error_takes_nothing_runs_on
 }
@@ -67,21 +70,40 @@ fn bytes_that_could_steer_a_terminal_are_made_harmless(backend: Backend) {
     assert!(!ended.stderr.iter().any(harmful), "{ended:#?}");
 }
 
+fn a_line_is_quoted_and_shows_all_its_characters(backend: Backend) {
+    let line = "hidden\u{202e}\u{2028}\u{200b}\u{e0041} \" plugin=other dropped=7\n";
+    let ended = probe(backend, &format!("stderr-bytes={} exit=0", hex(line.as_bytes()))).run();
+    let shown = r#""hidden\u{202e}\u{2028}\u{200b}\u{e0041} \" plugin=other dropped=7" plugin="probe""#;
+    ended.assert_success().assert_logged(&[shown]);
+}
+
 fn a_plugin_may_write_nothing(backend: Backend) {
     let ended = probe(backend, "connect exit=0").run();
     ended.assert_success();
     assert_eq!(ended.logged(&["WARN"]), 0, "{ended:#?}");
 }
 
-/// A pipe that nobody reads any more, or a full disk: neither is a reason to end a guest, or to end otherwise than by the
-/// plugin's code.
+/// A file that cannot grow, at the limit of file sizes below.
+fn a_file_at_its_limit() -> Stdio {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(FILE_SIZE_LIMIT).unwrap();
+    (&file).seek(SeekFrom::End(0)).unwrap();
+    Stdio::from(file)
+}
+
+/// More than the memory of a guest, or of a vCPU's ring, which are files too.
+const FILE_SIZE_LIMIT: u64 = 1 << 24;
+
+/// A pipe that nobody reads any more, a full disk, a file that may not grow: none is a reason to end a guest, or to end otherwise
+/// than by the plugin's code.
 fn a_vmm_whose_standard_error_takes_nothing_runs_on(backend: Backend) {
     let broken_pipe = || Stdio::from(pipe_with(PipeFlags::CLOEXEC).unwrap().1);
     let full_disk = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
     for (steps, code) in [("exit=0", 0), ("exit=3", 1)] {
         let steps = format!("say=unheard {BOOTED} resume flood=1000 serve=100 print=served {steps}");
-        for stderr in [broken_pipe(), full_disk()] {
-            let ended = Outboard::probe_with(backend, &talker(), &["-vv"], &steps).stderr(stderr).run();
+        for stderr in [broken_pipe(), full_disk(), a_file_at_its_limit()] {
+            let call = Outboard::probe_with(backend, &talker(), &["-vv"], &steps).stderr(stderr);
+            let ended = call.limited(Resource::Fsize, FILE_SIZE_LIMIT).run();
             assert_eq!((ended.code, &*ended.stdout), (Some(code), &["served".to_owned()][..]), "{ended:#?}");
         }
     }

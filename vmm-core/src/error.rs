@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hypervisor::{AddressSpace, VcpuId};
 use thiserror::Error;
@@ -46,6 +47,12 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// A vCPU did not leave the guest, although it was kicked many times, or its owner's channel did not let it go.
+    #[error("a vCPU's thread did not end within {limit:?} of being told to")]
+    NotStopped {
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The operating system gave no eventfd.
     #[error("making the eventfd for {purpose}: {source}")]

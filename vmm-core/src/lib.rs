@@ -43,7 +43,7 @@ pub use cgroup::Cgroup;
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use exchange::{Bytes, Exchange, Registers};
 pub use handler::{ExitHandler, HandlerEnd, HandlerThread};
-pub use machine::{Config, Machine};
+pub use machine::{Config, KICK_INTERVAL, Machine};
 pub use notice::{Notice, Notices, StopReason};
 pub use owner::OwnerId;
 pub use register_hint::{CallHint, HintDetail};

@@ -1,10 +1,13 @@
 //! A machine: a VM, its address map, and the threads of its vCPUs.
 
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use hypervisor::{AddressSpace, VcpuId, Vm};
 use parking_lot::RwLock;
@@ -43,8 +46,18 @@ pub struct Machine {
     /// By vCPU, then by owner; taken by the start.
     links: Vec<Vec<(Arc<str>, Link)>>,
     threads: Vec<JoinHandle<()>>,
+    /// What each thread that ends with the machine holds, and what tells that none does any more.
+    running: Option<Sender<Infallible>>,
+    all_ended: Receiver<Infallible>,
+    /// Whether a kick may not have had its effect yet.
+    kicked: AtomicBool,
     started: bool,
 }
+
+/// How soon a kick that had no effect is repeated.
+pub const KICK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long the end of a machine's threads may take. They need microseconds; a machine that is overloaded needs more.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
 impl Machine {
     /// A machine around `vm`, which has no vCPUs yet.
@@ -67,12 +80,16 @@ impl Machine {
             hint: RwLock::default(),
             cgroup: config.cgroup.clone(),
         };
+        let (running, all_ended) = crossbeam_channel::bounded(0);
         let machine = Self {
             vm,
             shared: Arc::new(shared),
             handles: (0..vcpus).map(|_| Arc::default()).collect(),
             links: (0..vcpus).map(|_| Vec::new()).collect(),
             threads: Vec::new(),
+            running: Some(running),
+            all_ended,
+            kicked: AtomicBool::new(false),
             started: false,
         };
         Ok((machine, notices))
@@ -153,9 +170,11 @@ impl Machine {
                 HandlerThread::Vcpu => Link::inline(handler, stop),
                 HandlerThread::Own => {
                     let (link, end) = Link::threaded(stop);
-                    let thread = thread::Builder::new()
-                        .name(format!("handler{vcpu}"))
-                        .spawn(move || handle_until_stopped(handler, &end));
+                    let running = self.running.clone();
+                    let thread = thread::Builder::new().name(format!("handler{vcpu}")).spawn(move || {
+                        let _running = running;
+                        handle_until_stopped(handler, &end);
+                    });
                     match thread {
                         Ok(thread) => threads.push(thread),
                         Err(source) => {
@@ -228,8 +247,13 @@ impl Machine {
                 },
             ));
         }
-        for (vcpu, thread) in vcpus {
-            let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || thread.run());
+        for (vcpu, vcpu_thread) in vcpus {
+            let running = self.running.clone();
+            let thread = thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(move || {
+                // Dropped where the thread panics, too.
+                let _running = running;
+                vcpu_thread.run();
+            });
             match thread {
                 Ok(thread) => self.threads.push(thread),
                 Err(source) => {
@@ -249,6 +273,7 @@ impl Machine {
                 handle.pause(owner, user);
             }
         }
+        self.kicked.store(true, Ordering::Relaxed);
         self.shared.start.notify();
     }
 
@@ -259,19 +284,56 @@ impl Machine {
         *shared = hint.map(Arc::new);
     }
 
+    /// Kicks again each vCPU that a pause or the stop has not got out of the guest: whether there is one. A caller that waits for
+    /// events calls this again after [`KICK_INTERVAL`] until it returns false.
+    pub fn repeat_kicks(&self) -> bool {
+        if !self.kicked.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Each is to be kicked, so none is left out.
+        let unserved = self.handles.iter().filter(|handle| handle.repeat_kick()).count();
+        self.kicked.store(unserved > 0, Ordering::Relaxed);
+        unserved > 0
+    }
+
     /// Makes all vCPUs and handlers end, wherever they wait. No vCPU enters the guest again.
     pub fn stop(&self) {
         self.shared.stop.set();
         for handle in &self.handles {
             handle.kick();
         }
+        self.kicked.store(true, Ordering::Relaxed);
         self.shared.start.notify();
     }
 
-    /// Stops, and waits until all threads have ended.
+    /// Stops, and waits until all threads have ended. It gives up as [`join_within`](Self::join_within) does after 10 seconds, and
+    /// logs that.
     pub fn join(&mut self) {
+        if let Err(error) = self.join_within(JOIN_LIMIT) {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Stops, and waits until all threads have ended, for `limit` at most. vCPUs that do not leave the guest are kicked again
+    /// and again. Threads that have not ended in time are left alone: they hold what they use, and end with the process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotStopped`] where some have not; a later call does not wait for those.
+    pub fn join_within(&mut self, limit: Duration) -> Result<()> {
         self.stop();
+        self.running = None;
+        let begun = Instant::now();
+        while !self.threads.is_empty() {
+            let Err(RecvTimeoutError::Timeout) = self.all_ended.recv_timeout(KICK_INTERVAL) else { break };
+            self.repeat_kicks();
+            if begun.elapsed() >= limit {
+                self.threads.clear();
+                return Err(Error::NotStopped { limit });
+            }
+        }
         join_all(self.threads.drain(..).chain(self.shared.coalesced.timer()));
+        Ok(())
     }
 }
 

@@ -296,6 +296,27 @@ fn a_run_that_fails_stops_the_vcpu_with_the_backends_error() {
 }
 
 #[test]
+fn join_within_gives_up_on_a_vcpu_that_never_exits() {
+    let (free, freed) = crossbeam_channel::bounded::<()>(0);
+    let (enter, entered) = crossbeam_channel::bounded(1);
+    let mut vcpu = MockVcpu::new();
+    vcpu.expect_run().return_once(move || {
+        enter.send(()).unwrap();
+        let _ = freed.recv();
+        Ok(Exit::Interrupted)
+    });
+    let mut rig = machine_around(vcpu);
+    rig.resume(0);
+    entered.recv_timeout(wait::LIMIT).unwrap();
+    let limit = std::time::Duration::from_millis(30);
+    assert!(matches!(rig.machine.join_within(limit), Err(Error::NotStopped { .. })));
+    // It is left alone from here on, and ends when it can.
+    rig.machine.join_within(limit).unwrap();
+    drop(free);
+    assert!(matches!(rig.stop_reason().1, StopReason::Asked));
+}
+
+#[test]
 fn a_vcpu_thread_that_panics_is_told_of() {
     let mut vcpu = MockVcpu::new();
     vcpu.expect_run().return_once(|| -> hypervisor::Result<Exit> { panic!("on purpose") });

@@ -50,6 +50,9 @@ impl Kvm {
     }
 
     /// Opens the KVM device at `path`.
+    ///
+    /// vCPUs are kicked by SIGURG. A program's own handler of it stays; where there is none, one is installed that does
+    /// nothing. The signal is unblocked in each thread that runs a vCPU; such a thread must leave it so.
     pub fn open_at(path: &Path) -> Result<Self> {
         let c_path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|nul| Error::System { what: "opening the KVM device", source: io::Error::other(nul) })?;
@@ -58,7 +61,7 @@ impl Kvm {
         if fd.get_api_version() != API_VERSION {
             return Err(Error::System { what: "KVM_GET_API_VERSION", source: io::ErrorKind::Unsupported.into() });
         }
-        signal::install_kick_handler()?;
+        signal::ensure_kick_handler()?;
         Ok(Self { fd, path: path.to_owned(), huge_pages: false })
     }
 

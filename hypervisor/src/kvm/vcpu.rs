@@ -17,10 +17,10 @@ use crate::pending::Pending;
 use crate::{Access, Direction, Error, Exit, Kick, Result, Vcpu, VcpuId, VcpuState};
 
 thread_local! {
-    /// This thread's id as the kernel knows it, asked for once. The kick signal is let through at the same time: whoever
+    /// This thread's id as the kernel knows it, asked for once. The kick signal is unblocked at the same time: whoever
     /// started this program may have left it blocked.
     static THREAD: Pid = {
-        signal::let_kick_through();
+        signal::unblock_kick();
         rustix::thread::gettid()
     };
 }
@@ -75,6 +75,14 @@ impl Bell for KvmBell {
         if let Some(thread) = Pid::from_raw(self.runner.0.load(Ordering::SeqCst)) {
             signal::interrupt(thread);
         }
+    }
+
+    fn interrupt_again(&self) {
+        // The program may have taken the handler away since, and then the signal never arrives. An error leaves what was.
+        let _ = signal::ensure_kick_handler();
+        // A completion in between may have lowered the flag.
+        self.page.raise_immediate_exit();
+        self.interrupt();
     }
 }
 

@@ -65,7 +65,9 @@ impl Served {
             Box::new(PluginHandler::new(Arc::clone(&links), vcpu.index(), stop.clone()))
         };
         let owner = machine.attach("fuzzed", HandlerThread::Vcpu, make).unwrap();
-        let vm = PluginVm::new(&*MOCK, machine, owner, links, transport, None).unwrap();
+        let vm =
+            PluginVm::new(&*MOCK, machine, owner, links, transport, None, crate::memory_quota::MemoryQuota::new(None))
+                .unwrap();
         let connections = vec![connection::pair().unwrap()];
         let incoming = vec![0; MAX_RESPONSE + 1];
         Self { vm, notices, connections, buffers: Buffers::new(), incoming, starts }

@@ -193,6 +193,7 @@ fn config(transport: Transport) -> Config {
         poll_us: None,
         tap: None,
         sandbox: Sandbox::None,
+        max_memory: None,
         confine: false,
     }
 }

@@ -10,6 +10,7 @@ pub(crate) const ATTEMPTS: &[(&str, Attempt)] = &[
     ("fork-bomb", fork_bomb),
     ("thread-bomb", thread_bomb),
     ("exhaust-descriptors", exhaust_descriptors),
+    ("use-up-signals", use_up_signals),
     ("raise-limits", raise_limits),
     ("raise-limits-of-the-init", raise_limits_of_the_init),
     ("dump-core", dump_core),
@@ -62,8 +63,16 @@ fn exhaust_descriptors(_: &[String]) -> Verdict {
     Err(format!("{MANY} files"))
 }
 
+/// A host's user has thousands.
+fn use_up_signals(_: &[String]) -> Verdict {
+    match test_utils::raw::use_up_signals() {
+        0..=1000 => Ok(()),
+        pending => Err(format!("{pending} pending signals")),
+    }
+}
+
 fn raise_limits(_: &[String]) -> Verdict {
-    for resource in [Resource::Nofile, Resource::Nproc, Resource::Core] {
+    for resource in [Resource::Nofile, Resource::Nproc, Resource::Core, Resource::Sigpending] {
         let maximum = getrlimit(resource).maximum.ok_or("there is no limit")?;
         let more = Some(maximum + 1);
         match setrlimit(resource, Rlimit { current: more, maximum: more }) {

@@ -19,7 +19,7 @@ pub mod vcpu_ring;
 
 pub use main_socket::{Answer, MainSocket};
 pub use protobuf::{Fields, Message};
-pub use relay::{Relay, obey, pair};
+pub use relay::{Relay, obey, pair, use_up_signals};
 pub use vcpu_channel::{VcpuAnswer, VcpuChannel};
 pub use vcpu_pipes::{Io, VcpuPipes, Wait};
 pub use vcpu_ring::VcpuRing;

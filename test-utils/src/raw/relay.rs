@@ -122,6 +122,7 @@ impl Relay {
 /// | `kill N` | kills itself by the signal of that number |
 /// | `stop` | stops itself by SIGSTOP |
 /// | `say TEXT` | writes a line to standard error |
+/// | `use-up-signals` | sends itself signals that it has blocked until its user may have no more, and says how many on standard error |
 ///
 /// It returns the code to exit with: 98 where the test is gone, 99 for what it does not understand.
 pub fn obey(control: impl AsFd) -> u8 {
@@ -148,9 +149,26 @@ fn obey_until_told(control: &impl AsFd) -> Result<u8, Box<dyn std::error::Error>
             }
             "stop" => kill_process(getpid(), Signal::STOP)?,
             "say" => eprintln!("{value}"),
+            "use-up-signals" => eprintln!("{} signals are pending", use_up_signals()),
             _ => return Err(format!("no such command: {command}").into()),
         }
     }
+}
+
+/// Uses up the pending signals of this process's user, as far as its limit goes (`RLIMIT_SIGPENDING`): how many it took.
+#[must_use]
+pub fn use_up_signals() -> usize {
+    let signal = libc::SIGRTMIN() + 5;
+    // SAFETY: `blocked` is initialised by sigemptyset, and only read after.
+    unsafe {
+        let mut blocked = std::mem::zeroed();
+        libc::sigemptyset(&raw mut blocked);
+        libc::sigaddset(&raw mut blocked, signal);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, std::ptr::null_mut());
+    }
+    let nothing = libc::sigval { sival_ptr: std::ptr::null_mut() };
+    // SAFETY: plain numbers; the signal is blocked, and of this process alone.
+    (0..).find(|_| unsafe { libc::sigqueue(libc::getpid(), signal, nothing) } != 0).unwrap_or(usize::MAX)
 }
 
 /// Sends the main socket, and closes it here.

@@ -203,6 +203,7 @@ fn run(hypervisor: &dyn Hypervisor, keeping: Keeping, case: Case, transport: Tra
         poll_us: None,
         tap: None,
         sandbox,
+        max_memory: None,
         confine: true,
     };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)

@@ -256,6 +256,7 @@ fn process(
         poll_us,
         tap: None,
         sandbox,
+        max_memory: None,
         confine: true,
     };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)

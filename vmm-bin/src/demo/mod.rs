@@ -29,6 +29,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Error> {
         poll_us: None,
         tap: None,
         sandbox,
+        max_memory: None,
         confine: true,
     };
     Ok(plugin_runtime::run(&*hypervisor, &plugin, config)?)

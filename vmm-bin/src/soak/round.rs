@@ -123,6 +123,7 @@ impl Round<'_> {
             poll_us: self.plan.poll_us,
             tap: None,
             sandbox,
+            max_memory: None,
             confine: true,
         })
     }

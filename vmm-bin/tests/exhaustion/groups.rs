@@ -116,17 +116,18 @@ fn a_vmm_that_its_group_has_no_more_memory_for_refuses_or_takes_its_plugin_along
     let name = backend.name();
     let Some(group) = Group::new("memory", &format!("vmm-{name}")) else { return };
     let mut tally = Tally::new(format!("{name} requests of a VMM without memory"));
-    let driven = Driven::of(Outboard::plugin(backend, &[], "relay", [""; 0]).in_group(group.path()));
-    let memory = sealed_memfd(8 * GIGABYTE);
+    let options = ["--max-memory", "1T"];
+    let driven = Driven::of(Outboard::plugin(backend, &options, "relay", [""; 0]).in_group(group.path()));
+    let memory = sealed_memfd(7 * GIGABYTE);
     driven.main.done(&request::set_irq(5, false));
     group.set("memory.limit_in_bytes", group.get("memory.usage_in_bytes") + (2 << 20));
     let heir = driven.running.heir();
     let before = driven.resources();
-    // Each has logs of dirty pages that take half a megabyte, on KVM at once.
+    // Each has logs of dirty pages that take nearly half a megabyte, on KVM at once.
     let mut made = Vec::new();
     let mut refused = false;
     for id in 1..100 {
-        let create = Memory { dirty_log: true, ..Memory::new(u64::from(id) * 8 * GIGABYTE, 8 * GIGABYTE) };
+        let create = Memory { dirty_log: true, ..Memory::new(u64::from(id) * 8 * GIGABYTE, 7 * GIGABYTE) };
         let sent = driven.main.send(request::create_memory(id, create).as_bytes(), &[memory.as_fd()]);
         tally.count();
         let Some(answer) = sent.ok().and_then(|()| driven.main.receive()) else {

@@ -69,7 +69,7 @@ fn end_in_a_storm(running: Running, targets: &[Target]) -> (Ended, u64) {
 /// continued, which interrupts some calls without any.
 fn at_vmm(backend: Backend, pid: Pid) -> Vec<Target> {
     let signals = match backend {
-        Backend::Kvm => vec![libc::SIGRTMIN(), libc::SIGSTOP, libc::SIGCONT],
+        Backend::Kvm => vec![libc::SIGURG, libc::SIGSTOP, libc::SIGCONT],
         Backend::Mock => vec![libc::SIGSTOP, libc::SIGCONT],
     };
     signals.into_iter().map(|signal| Target { pid, signal }).collect()

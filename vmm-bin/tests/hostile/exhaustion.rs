@@ -20,11 +20,15 @@ on_each_backend! {
     without_descriptors_for_the_vcpus_the_vm_ends
     without_threads_for_the_vcpus_the_vm_ends
     memory_beyond_all_measure_is_refused
+    memory_beyond_the_quota_is_refused
+    memory_beyond_the_hosts_is_refused_by_default
     a_dirty_log_longer_than_a_response_is_refused
 }
 
 const PAGE: u64 = 0x1000;
 const GIGABYTE: u64 = 1 << 30;
+/// Whatever the host has.
+const MUCH_MEMORY: [&str; 2] = ["--max-memory", "1T"];
 
 /// For those whose descriptors under way are too many for two at once.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -33,10 +37,10 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// memfds are under way until then, which count against every process of the test's user, so there are some 7,000 at most.
 fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce()) -> Vec<MainSocket> {
     let connections: Vec<_> = (0..60).map(|_| driven.connect()).collect();
-    let memory = sealed_memfd(8 * GIGABYTE);
+    let memory = sealed_memfd(7 * GIGABYTE);
     driven.signal(Signal::STOP);
     for (connection, id) in connections.iter().zip(1..) {
-        let create = Memory { dirty_log: true, ..Memory::new(u64::from(id) * 8 * GIGABYTE, 8 * GIGABYTE) };
+        let create = Memory { dirty_log: true, ..Memory::new(u64::from(id) * 8 * GIGABYTE, 7 * GIGABYTE) };
         let create = request::create_memory(id, create);
         let destroy = request::destroy(id);
         for _ in 0..120 {
@@ -53,7 +57,7 @@ fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce())
 
 fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let driven = Driven::new(backend, &Program::new());
+    let driven = Driven::with(backend, &Program::new(), &MUCH_MEMORY);
     let mut tally = Tally::new(format!("{} costly requests left behind", backend.name()));
     let _connections = with_costly_requests(&driven, &mut tally, || driven.relay.command("exit 0"));
     let begun = Span::begin();
@@ -64,7 +68,7 @@ fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
 
 fn costly_requests_do_not_keep_the_vmm_from_killing_its_plugin(backend: Backend) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let driven = Driven::new(backend, &Program::new());
+    let driven = Driven::with(backend, &Program::new(), &MUCH_MEMORY);
     let mut tally = Tally::new(format!("{} costly requests before the end", backend.name()));
     let _connections = with_costly_requests(&driven, &mut tally, || driven.signal(Signal::TERM));
     let begun = Span::begin();
@@ -175,7 +179,7 @@ fn without_threads_for_the_vcpus_the_vm_ends(backend: Backend) {
 }
 
 fn memory_beyond_all_measure_is_refused(backend: Backend) {
-    let driven = Driven::new(backend, &Program::new());
+    let driven = Driven::with(backend, &Program::new(), &["--max-memory", "16777215T"]);
     let mut tally = Tally::new(format!("{} memories beyond all measure", backend.name()));
     let before = driven.resources();
     // KVM counts the pages of a memory with 31 bits.
@@ -195,8 +199,39 @@ fn memory_beyond_all_measure_is_refused(backend: Backend) {
     driven.finish();
 }
 
-fn a_dirty_log_longer_than_a_response_is_refused(backend: Backend) {
+fn memory_beyond_the_quota_is_refused(backend: Backend) {
+    let driven = Driven::with(backend, &Program::new(), &["--max-memory", "1G"]);
+    let memory = sealed_memfd(GIGABYTE);
+    let create = |id: u32, start, length| request::create_memory(id, Memory::new(start, length));
+    driven.main.done_with(&create(1, 0, GIGABYTE - PAGE), &[memory.as_fd()]);
+    let refused = |request: &Message| {
+        let errno = driven.main.ask_with(request, &[memory.as_fd()]).errno;
+        assert_eq!(errno, i64::from(Errno::NOMEM.raw_os_error()));
+    };
+    // The same file counts each time it is mapped.
+    refused(&create(2, GIGABYTE, 2 * PAGE));
+    driven.main.done_with(&create(2, GIGABYTE, PAGE), &[memory.as_fd()]);
+    refused(&create(3, 2 * GIGABYTE, PAGE));
+    driven.main.done(&request::destroy(1));
+    driven.main.done_with(&create(3, 2 * GIGABYTE, GIGABYTE - PAGE), &[memory.as_fd()]);
+    // What the kernel refuses counts nothing.
+    driven.main.done(&request::destroy(2));
+    assert_ne!(driven.main.ask_with(&create(4, 2 * GIGABYTE, PAGE), &[memory.as_fd()]).errno, 0);
+    driven.main.done_with(&create(4, 0, PAGE), &[memory.as_fd()]);
+    driven.finish().assert_logged(&["WARN", "guest memory of 8192 bytes refused", "--max-memory"]);
+}
+
+fn memory_beyond_the_hosts_is_refused_by_default(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
+    let length = 8 << 40;
+    let create = request::create_memory(1, Memory::new(0, length));
+    let errno = driven.main.ask_with(&create, &[sealed_memfd(length).as_fd()]).errno;
+    assert_eq!(errno, i64::from(Errno::NOMEM.raw_os_error()));
+    driven.finish().assert_logged(&["WARN", "guest memory of 8796093022208 bytes refused"]);
+}
+
+fn a_dirty_log_longer_than_a_response_is_refused(backend: Backend) {
+    let driven = Driven::with(backend, &Program::new(), &MUCH_MEMORY);
     let mut tally = Tally::new(format!("{} long dirty logs", backend.name()));
     // With a bit a page, 8 GiB make a bitmap as long as a response, for which the response has no room.
     for (id, length, fits) in [(1, 8 * GIGABYTE - (1 << 20), true), (2, 8 * GIGABYTE, false), (3, 9 * GIGABYTE, false)]

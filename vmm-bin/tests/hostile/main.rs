@@ -14,6 +14,7 @@ mod memfds;
 mod order;
 mod rings;
 mod samples;
+mod signals;
 mod silence;
 mod vcpu_messages;
 

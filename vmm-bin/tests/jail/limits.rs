@@ -6,6 +6,7 @@ in_each_setting! {
     a_fork_bomb
     a_thread_bomb
     descriptor_exhaustion
+    pending_signal_exhaustion
     raising_rlimits
     raising_the_inits_rlimits
     a_core_dump
@@ -22,6 +23,10 @@ fn a_thread_bomb(host: &Host) {
 
 fn descriptor_exhaustion(host: &Host) {
     host.attempt("exhaust-descriptors", &[]).held();
+}
+
+fn pending_signal_exhaustion(host: &Host) {
+    host.attempt("use-up-signals", &[]).held();
 }
 
 fn raising_rlimits(host: &Host) {

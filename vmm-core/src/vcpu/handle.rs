@@ -30,6 +30,11 @@ impl VcpuHandle {
         }
     }
 
+    /// Kicks once more where the last kick has not got the vCPU out of the guest: whether that was so.
+    pub(crate) fn repeat_kick(&self) -> bool {
+        self.kick.get().is_some_and(Kick::repeat)
+    }
+
     /// Requests a pause for `owner` at the next safe point. The request is stored before the kick, so it is there when the kick
     /// interrupts the run; a vCPU without a kick yet checks it before its first run.
     pub(crate) fn pause(&self, owner: OwnerId, user: u64) {
