@@ -8,6 +8,7 @@
 //! over a pair of pipes. Everything that comes from the plugin is checked as if it were hostile.
 
 mod backoff;
+mod children;
 mod confine;
 mod connection;
 mod descriptor_limit;
@@ -34,6 +35,7 @@ mod signals;
 mod stderr_log;
 mod supervisor;
 mod tap;
+mod text_file;
 mod transport;
 mod turns;
 mod unread;
@@ -51,6 +53,7 @@ use hypervisor::Hypervisor;
 pub use jail::Sandbox;
 pub use seccomp::{Filter, OnViolation, Violation};
 pub use tap::{MacAddress, Tap};
+pub use text_file::read_text;
 pub use vmm_core::Cgroup;
 
 /// The program that is to be a VM's plugin.

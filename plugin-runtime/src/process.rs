@@ -17,9 +17,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
 use crate::PluginCommand;
+use crate::children;
 use crate::descriptor_limit;
 use crate::error::{Error, Result};
-use crate::jail::{self, Fault, Part, Report, Reports, Sandbox};
+use crate::jail::{self, Fault, OwnId, Part, Report, Reports, Sandbox};
 
 /// What a jail tells of a plugin's end.
 enum JailsWord {
@@ -53,6 +54,8 @@ pub(crate) struct PluginProcess {
     /// Whether violations of its system call filter are the kernel's alone.
     unheard: bool,
     reaped: bool,
+    /// Keeps the plugin's user id taken while its jail lives.
+    _own_id: Option<OwnId>,
 }
 
 impl PluginProcess {
@@ -66,14 +69,24 @@ impl PluginProcess {
             pipe_with(PipeFlags::CLOEXEC).map_err(Error::set_up("making the pipe for the plugin's standard error"))?;
         fcntl_setfl(&stderr, OFlags::NONBLOCK)
             .map_err(Error::set_up("making the pipe for the plugin's standard error non-blocking"))?;
-        let (pidfd, reports) = match sandbox {
-            Sandbox::None => (start_bare(command, socket, plugin_stderr)?, None),
+        children::must_be_waited_for()?;
+        let (pidfd, reports, own_id) = match sandbox {
+            Sandbox::None => (start_bare(command, socket, plugin_stderr)?, None, None),
             Sandbox::Jail(config) => {
-                let (init, reports) = jail::start(command, config, socket, plugin_stderr)?;
-                (init, Some(reports))
+                let (init, reports, own_id) = jail::start(command, config, socket, plugin_stderr)?;
+                (init, Some(reports), own_id)
             }
         };
-        Ok((Self { command: command.clone(), pidfd, reports, end: None, unheard: false, reaped: false }, stderr))
+        let plugin = Self {
+            command: command.clone(),
+            pidfd,
+            reports,
+            end: None,
+            unheard: false,
+            reaped: false,
+            _own_id: own_id,
+        };
+        Ok((plugin, stderr))
     }
 
     /// How it ended. Waits for it where it has not.
@@ -184,7 +197,7 @@ fn start_bare(command: &PluginCommand, socket: OwnedFd, stderr: OwnedFd) -> Resu
     let mut process = Command::new(as_path(&command.path).as_ref());
     process.arg0(&command.path).args(&command.args);
     process.env(SOCKET_VARIABLE, kept.to_string()).stderr(Stdio::from(stderr));
-    prepare(&mut process, [kept]);
+    prepare(&mut process, vec![kept]);
     let mut child = process.spawn().map_err(|source| Error::Start { path: command.path.clone(), source })?;
     // Our copy of the socket goes: the plugin's end is the plugin's.
     drop(socket);
@@ -204,7 +217,7 @@ pub(crate) fn as_path(path: &Path) -> std::borrow::Cow<'_, Path> {
 
 /// Lets `process` begin with the standard descriptors and `kept` alone, the limit of descriptors that was before, and no
 /// signal ignored.
-pub(crate) fn prepare<const N: usize>(process: &mut Command, kept: [RawFd; N]) {
+pub(crate) fn prepare(process: &mut Command, kept: Vec<RawFd>) {
     let before_exec = move || {
         keep_only(&kept)?;
         descriptor_limit::restore()?;

@@ -1,4 +1,5 @@
 //! The signals by which a user ends the VMM.
+#![allow(unsafe_code, reason = "a signal's disposition is read by a call of the C library's")]
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,7 +40,7 @@ impl Signals {
         begin_listening().map_err(set_up("setting the handler of a signal"))?;
         // From here on, dropping it ends the listening.
         let mut signals = Self { stream: ours.into(), handlers: Vec::new() };
-        for signal in ENDING {
+        for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
             let end = handlers_end.try_clone().map_err(set_up("copying the socket for signals"))?;
             let handler = pipe::register(signal, end).map_err(set_up("setting the handler of a signal"))?;
             signals.handlers.push(handler);
@@ -56,11 +57,20 @@ fn begin_listening() -> io::Result<()> {
         return Ok(());
     }
     let nobody = Arc::new(AtomicBool::new(false));
-    for signal in ENDING {
+    for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
         register_conditional_default(signal, Arc::clone(&nobody))?;
     }
     *listeners = Some(Listeners { count: 1, nobody });
     Ok(())
+}
+
+/// Whether whoever started this process keeps the end of a terminal away from it, as nohup(1) does.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: a `sigaction` of zeros is valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `action` is what the call writes, and nothing is set. Where it fails it stays the default.
+    unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    signal == SIGHUP && action.sa_sigaction == libc::SIG_IGN
 }
 
 impl Drop for Signals {

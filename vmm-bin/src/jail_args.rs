@@ -1,12 +1,12 @@
 //! The options of `outboard run` that are about the plugin's jail.
 
-use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use plugin_runtime::jail::{GidMap, JailConfig, Limits, Mount, User};
-use plugin_runtime::{Filter, Sandbox};
+use plugin_runtime::jail::{GidMap, IdRange, JailConfig, Limits, Mount, User};
+use plugin_runtime::{Filter, Sandbox, read_text};
 
 use crate::error::Error;
 
@@ -15,7 +15,7 @@ use crate::error::Error;
 pub(crate) struct JailArgs {
     /// Run the plugin without a jail: it can do all that this user can
     #[arg(long, conflicts_with_all = ["plugin_root", "plugin_mount", "plugin_mount_file", "plugin_gid_map",
-          "plugin_gid_map_file", "plugin_user", "plugin_stdio", "plugin_max_descriptors", "plugin_max_processes",
+          "plugin_gid_map_file", "plugin_user", "plugin_id_range", "plugin_realtime", "plugin_stdio", "plugin_max_descriptors", "plugin_max_processes",
           "seccomp_policy_dir", "seccomp_log"])]
     disable_sandbox: bool,
     /// The plugin's root directory, read-only, in which --plugin is looked up; it has directories `proc` and `dev`, and the
@@ -35,16 +35,27 @@ pub(crate) struct JailArgs {
     /// The same from a file with one map a line; `#` begins a comment
     #[arg(long, value_name = "FILE")]
     plugin_gid_map_file: Vec<PathBuf>,
-    /// Who the plugin is outside the jail, for root only; without it root's plugin is 65534:65534, another user's is that user
+    /// Who the plugin is outside the jail, for root only; without it root's plugin has an id of its own, of
+    /// --plugin-id-range, and another user's is that user
     #[arg(long, value_name = "UID[:GID]", value_parser = user)]
     plugin_user: Option<User>,
+    /// The ids of which root's plugin gets one, as user and as group, that no other live plugin has; 2130706432:65536
+    #[arg(long, value_name = "FIRST:COUNT", value_parser = id_range, conflicts_with = "plugin_user")]
+    plugin_id_range: Option<IdRange>,
+    /// Let the plugin keep this program's real-time priority, negative nice value, and protection from the OOM killer
+    #[arg(long)]
+    plugin_realtime: bool,
     /// Let the plugin have this program's standard input and output, not /dev/null
     #[arg(long)]
     plugin_stdio: bool,
-    /// How many descriptors the plugin may have open
+    /// How many descriptors each process of the plugin may have open; 2048, fewer where the host has little memory
+    ///
+    /// Times --plugin-max-processes it is what the plugin can take of the host's file table, with 0.5 KiB of kernel memory and
+    /// more each: by default 264,192 with one vCPU and 782,336 with 254, and at most a quarter of fs.file-max, unless that is
+    /// less than 64 and four to each vCPU for each process.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(16..))]
     plugin_max_descriptors: Option<u64>,
-    /// How many processes and threads may be in the jail, one of which is its own
+    /// How many processes and threads may be in the jail, one of which is its own; 128 and one to each vCPU
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     plugin_max_processes: Option<u64>,
     /// Take the system calls the plugin may make from plugin.policy in this directory, not from the built-in policy
@@ -57,7 +68,7 @@ pub(crate) struct JailArgs {
 
 impl JailArgs {
     /// What was asked for.
-    pub(crate) fn sandbox(&self) -> Result<Sandbox, Error> {
+    pub(crate) fn sandbox(&self, vcpus: NonZeroU32) -> Result<Sandbox, Error> {
         if self.disable_sandbox {
             tracing::warn!("the plugin runs without a jail: it can do all that this user can");
             return Ok(Sandbox::None);
@@ -70,14 +81,19 @@ impl JailArgs {
         for file in &self.plugin_gid_map_file {
             gid_maps.extend(lines(file, gid_map)?);
         }
-        let default = Limits::default();
+        let default = Limits::for_vcpus(vcpus);
         let limits = Limits {
             descriptors: self.plugin_max_descriptors.unwrap_or(default.descriptors),
             processes: self.plugin_max_processes.unwrap_or(default.processes),
         };
-        let filter = self.seccomp_policy_dir.as_deref().map_or_else(Filter::builtin, Filter::from_policy_dir)?;
+        let filter = match &self.seccomp_policy_dir {
+            Some(directory) => Filter::from_policy_dir(directory)?,
+            None => Filter::builtin_for(&mounts)?,
+        };
         Ok(Sandbox::Jail(Box::new(JailConfig {
             user: self.plugin_user,
+            id_range: self.plugin_id_range,
+            realtime: self.plugin_realtime,
             gid_maps,
             root: self.plugin_root.clone(),
             mounts,
@@ -91,7 +107,7 @@ impl JailArgs {
 
 /// What stands in `file`, a line each.
 fn lines<T>(file: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Error> {
-    let text = fs::read_to_string(file).map_err(Error::system(format!("reading {}", file.display())))?;
+    let text = read_text(file).map_err(Error::system(format!("reading {}", file.display())))?;
     let mut items = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -134,6 +150,12 @@ fn user(text: &str) -> Result<User, String> {
     Ok(User { uid: number(uid)?, gid: number(gid)? })
 }
 
+fn id_range(text: &str) -> Result<IdRange, String> {
+    let (first, count) = text.split_once(':').ok_or("FIRST:COUNT are two numbers")?;
+    IdRange::new(number(first)?, number(count)?)
+        .ok_or_else(|| format!("`{text}` is no range of ids from 1 to 4294967294"))
+}
+
 fn number(text: &str) -> Result<u32, String> {
     u32::from_str(text).map_err(|_| format!("`{text}` is not a number of 32 bits"))
 }
@@ -171,6 +193,14 @@ mod tests {
         assert_eq!(user("5"), Ok(User { uid: 5, gid: 5 }));
         assert_eq!(user("5:6"), Ok(User { uid: 5, gid: 6 }));
         assert!(user("root").is_err());
+    }
+
+    #[test]
+    fn a_range_of_ids_has_a_first_and_a_count() {
+        assert_eq!(id_range("5:6"), Ok(IdRange::new(5, 6).unwrap()));
+        for wrong in ["", "5", "0:1", "5:0", "4294967294:2", "a:1", "1:2:3"] {
+            assert!(id_range(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

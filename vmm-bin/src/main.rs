@@ -8,6 +8,7 @@ mod error;
 mod file_size;
 mod generate;
 mod huge_pages;
+mod inherited;
 mod jail_args;
 mod logging;
 mod net;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn execute(cli: &Cli) -> Result<(), Error> {
+    inherited::reset()?;
     // A soak's VMs have ends that would alarm where they were not planned.
     let level = if matches!(cli.command, Command::Soak(_)) { "off" } else { "info" };
     logging::init(&cli.logging, level)?;

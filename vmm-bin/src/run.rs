@@ -1,12 +1,11 @@
 //! `outboard run`: a VM with a plugin.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use hypervisor::Hypervisor;
 use hypervisor::mock::{Mock, Script};
-use plugin_runtime::{Cgroup, Config, PluginCommand};
+use plugin_runtime::{Cgroup, Config, PluginCommand, read_text};
 
 use crate::backend::Backend;
 use crate::cli::RunArgs;
@@ -31,7 +30,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
         poll_us: args.poll_us,
         max_memory: args.max_memory,
         tap: args.net.tap()?,
-        sandbox: args.jail.sandbox()?,
+        sandbox: args.jail.sandbox(args.cpus)?,
         confine: true,
     };
     Ok(plugin_runtime::run(&*hypervisor, &plugin, config)?)
@@ -42,7 +41,7 @@ fn scripted(backend: &Backend, path: &Path) -> Result<Arc<dyn Hypervisor>, Error
     if let Backend::Kvm(_) = backend {
         return Err(Error::ScriptOnKvm);
     }
-    let text = fs::read_to_string(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
+    let text = read_text(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
     let script = Script::parse(&text).map_err(|source| Error::Script { path: path.to_owned(), source })?;
     Ok(Arc::new(Mock::new(script)))
 }

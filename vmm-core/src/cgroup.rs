@@ -2,7 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::error::{Error, Result};
 
@@ -26,8 +29,10 @@ impl Cgroup {
     /// [`Error::Cgroup`] where `path` is no such directory, or this user may move no threads there.
     pub fn open(path: &Path) -> Result<Self> {
         let error = |source| Error::Cgroup { path: path.to_owned(), source };
+        // A named pipe in place of a group's file would otherwise be waited for.
+        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
         for name in FILES {
-            match OpenOptions::new().write(true).open(path.join(name)) {
+            match OpenOptions::new().write(true).custom_flags(nonblock).open(path.join(name)) {
                 Ok(file) => return Ok(Self { path: path.to_owned(), file }),
                 Err(source) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(error(source)),

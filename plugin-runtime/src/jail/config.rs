@@ -1,6 +1,7 @@
 //! What is asked of a jail.
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,8 +24,11 @@ pub enum Sandbox {
 pub struct JailConfig {
     /// The program that makes the jail.
     pub helper: Helper,
-    /// Who the plugin is outside the jail; `None` for user and group 65534 where the VMM is root, else for the VMM's own.
+    /// Who the plugin is outside the jail. `None` for an id of `id_range` where the VMM is root, else for the VMM's own user.
     pub user: Option<User>,
+    /// The ids of which a plugin of root's gets one that no other live plugin process has. `None` for the default range; where
+    /// its ids cannot be had, user and group 65534, with a warning.
+    pub id_range: Option<IdRange>,
     /// Groups that exist in the jail beside the plugin's own, and that the plugin is a member of.
     pub gid_maps: Vec<GidMap>,
     /// The directory that is the plugin's root, in which the plugin's executable and its libraries lie. `None` for an empty
@@ -34,6 +38,9 @@ pub struct JailConfig {
     pub mounts: Vec<Mount>,
     /// Whether it has the VMM's standard input and output; otherwise they are `/dev/null`.
     pub stdio: bool,
+    /// Whether it keeps the VMM's real-time priority, nice value below 0, and protection from the OOM killer. Otherwise it has
+    /// the priority of any process.
+    pub realtime: bool,
     /// What it may use up.
     pub limits: Limits,
     /// Which system calls it may make; `None` for all.
@@ -47,7 +54,16 @@ impl JailConfig {
     ///
     /// [`Filter::builtin`]'s.
     pub fn with_filter() -> Result<Self> {
-        Ok(Self { seccomp: Some(Filter::builtin()?), ..Self::default() })
+        Self::with_mounts(Vec::new())
+    }
+
+    /// The default with `mounts`, and with the built-in system call filter that suits them.
+    ///
+    /// # Errors
+    ///
+    /// [`Filter::builtin`]'s.
+    pub fn with_mounts(mounts: Vec<Mount>) -> Result<Self> {
+        Ok(Self { seccomp: Some(Filter::builtin_for(&mounts)?), mounts, ..Self::default() })
     }
 }
 
@@ -79,6 +95,42 @@ impl User {
     pub(super) const NOBODY: Self = Self { uid: 65534, gid: 65534 };
 }
 
+/// A range of user ids; the groups of a plugin have the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    first: u32,
+    count: u32,
+}
+
+impl IdRange {
+    /// `count` ids from `first` on. `None` where there is none, where root's 0 is among them, or where one of them is
+    /// 4294967295, which stands for no id, or above.
+    pub const fn new(first: u32, count: u32) -> Option<Self> {
+        match first.checked_add(count) {
+            Some(_) if first > 0 && count > 0 => Some(Self { first, count }),
+            _ => None,
+        }
+    }
+
+    /// The first.
+    pub const fn first(self) -> u32 {
+        self.first
+    }
+
+    /// How many there are.
+    pub const fn count(self) -> u32 {
+        self.count
+    }
+}
+
+impl Default for IdRange {
+    /// 65536 ids from 0x7f000000 (2130706432) on. They are positive as 32-bit numbers, and nobody else hands them out: the
+    /// shadow tools end at 600100000 (`SUB_UID_MAX`), systemd's containers at 0x6fffffff, and its foreign ids begin at 0x7ffe0000.
+    fn default() -> Self {
+        Self { first: 0x7f00_0000, count: 0x1_0000 }
+    }
+}
+
 /// Groups that exist in the jail: `count` from `inner` on are those from `outer` on outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GidMap {
@@ -104,6 +156,8 @@ pub struct Mount {
 }
 
 /// What a plugin may use up. What is above the VMM's own hard limit is lowered to it, with a warning.
+///
+/// The product is what a plugin can take of the host's file table, with 0.5 KiB of kernel memory and more each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Descriptors of one process.
@@ -112,11 +166,28 @@ pub struct Limits {
     pub processes: u64,
 }
 
+impl Limits {
+    /// What suits a plugin of a VM with `vcpus` vCPUs on this host: a thread to each vCPU and 128 more; 2048 descriptors, but so
+    /// few that all processes together have no more than a quarter of the host's file table (`fs.file-max`), and no fewer than
+    /// four to each vCPU and 64 more.
+    pub fn for_vcpus(vcpus: NonZeroU32) -> Self {
+        let file_max = std::fs::read_to_string("/proc/sys/fs/file-max").ok();
+        let file_max = file_max.and_then(|text| text.trim().parse().ok());
+        Self::on_host(vcpus, file_max.unwrap_or(u64::MAX))
+    }
+
+    fn on_host(vcpus: NonZeroU32, file_max: u64) -> Self {
+        let vcpus = u64::from(vcpus.get());
+        let processes = vcpus + 128;
+        let share = file_max / 4 / processes;
+        Self { descriptors: share.min(2048).max(4 * vcpus + 64), processes }
+    }
+}
+
 impl Default for Limits {
-    /// Descriptors for two to each of the 4096 objects a plugin may have, and the vCPUs; threads for two to each of 254
-    /// vCPUs, and some more.
+    /// What suits a VM with 254 vCPUs, on a host of whatever size.
     fn default() -> Self {
-        Self { descriptors: 10_000, processes: 600 }
+        Self { descriptors: 2048, processes: 382 }
     }
 }
 
@@ -134,5 +205,33 @@ impl Mount {
     pub(super) fn read_only(path: impl AsRef<OsStr>) -> Self {
         let path = PathBuf::from(path.as_ref());
         Self { source: path.clone(), target: path, writable: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_limits_leave_most_of_the_hosts_file_table() {
+        let of = |vcpus, file_max| {
+            let Limits { descriptors, processes } = Limits::on_host(NonZeroU32::new(vcpus).unwrap(), file_max);
+            (descriptors, processes)
+        };
+        assert_eq!(of(1, u64::MAX), (2048, 129));
+        assert_eq!(of(254, u64::MAX), (2048, 382));
+        // A host with 2 GiB of memory.
+        assert_eq!(of(1, 200_000), (387, 129));
+        assert_eq!(of(254, 200_000), (1080, 382));
+        let largest = Limits::on_host(NonZeroU32::new(254).unwrap(), u64::MAX);
+        assert_eq!(Limits::default(), largest);
+    }
+
+    #[test]
+    fn an_id_range_holds_neither_root_nor_no_id() {
+        for (first, count) in [(0, 10), (5, 0), (u32::MAX, 1), (u32::MAX - 1, 2)] {
+            assert_eq!(IdRange::new(first, count), None);
+        }
+        assert!(IdRange::new(u32::MAX - 1, 1).is_some() && IdRange::new(1, 1).is_some());
     }
 }

@@ -32,10 +32,12 @@ pub enum Part {
     GroupMap,
     /// Who the plugin is in it.
     User,
-    /// That no namespaces are made in it.
+    /// That no namespaces and no file notifications are made in it.
     Nesting,
     /// A file or directory that is to be in it.
     Source,
+    /// Who owns what is in it.
+    Owners,
     /// The place for one.
     MountPoint,
     /// Its root directory.
@@ -46,6 +48,8 @@ pub enum Part {
     HostName,
     /// What the plugin may use up.
     Limits,
+    /// That it has the priority of any process.
+    Priority,
     /// That the plugin has no privileges.
     Privileges,
     /// That it ends with the VMM.
@@ -117,6 +121,13 @@ impl Fault {
             (Part::GroupMap, Errno::PERM) => "only root may map groups that are not its own",
             (Part::GroupMap, Errno::INVAL) => "groups may not be mapped twice, nor the plugin's own again",
             (Part::User, Errno::PERM) => "only root may run a plugin as another user",
+            (Part::User, Errno::INVAL) => {
+                "the ids must exist in the VMM's user namespace: choose others by --plugin-id-range"
+            }
+            (Part::User, Errno::BUSY) => {
+                "other plugins have all ids of the range: choose a larger one by --plugin-id-range"
+            }
+            (Part::User, Errno::ACCESS) => "nobody but root may own the file or write to it: remove it",
             (Part::Landlock, _) => "the host or its container filters the calls of landlock: allow them",
             (Part::Source, Errno::NOENT) => "make it, or leave the mount out",
             (Part::Source, Errno::ACCESS | Errno::PERM) => "let the VMM's user see it, or leave the mount out",
@@ -125,6 +136,9 @@ impl Fault {
             }
             (Part::MountPoint, Errno::NOENT | Errno::ROFS) => {
                 "in a directory of the host's the mount point must be there already"
+            }
+            (Part::MountPoint, Errno::BUSY) => {
+                "the jail has something of its own there, or another mount hides it: choose another place"
             }
             (Part::MountPoint, Errno::ISDIR) => "files go onto files, and directories onto directories",
             (Part::Executable, Errno::NOENT) => {
@@ -153,13 +167,15 @@ impl fmt::Display for Part {
             Self::UserMap => "the user map",
             Self::GroupMap => "the group map",
             Self::User => "the plugin's user",
-            Self::Nesting => "forbidding namespaces within it",
+            Self::Nesting => "forbidding namespaces and file notifications within it",
             Self::Source => "what is to be mounted",
+            Self::Owners => "the owners of files in mounts",
             Self::MountPoint => "a mount point",
             Self::Root => "the root directory",
             Self::Proc => "/proc",
             Self::HostName => "the host name",
             Self::Limits => "the resource limits",
+            Self::Priority => "its priority",
             Self::Privileges => "giving up privileges",
             Self::Life => "ending with the VMM",
             Self::Landlock => "the landlock rules",

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "clone3, and descriptors that were inherited and are known by their numbers alone")]
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
 use rustix::io::Errno;
@@ -15,6 +15,7 @@ use super::init::Init;
 use super::layout::Layout;
 use super::reports::{Reports, Words};
 use super::setup::Setup;
+use super::{owners, priority};
 use crate::process::last_error;
 
 /// The first argument of a program that is to be the helper.
@@ -29,12 +30,12 @@ pub fn helper_main() -> Option<ExitCode> {
     if args.next().as_deref() != Some(OsStr::new(ARGUMENT)) {
         return None;
     }
-    let [setup, reports, socket] = [args.next(), args.next(), args.next()].map(inherited);
+    let [setup, reports, socket, own_id] = [args.next(), args.next(), args.next(), args.next()].map(inherited);
     let (Some(setup), Some(reports), Some(socket)) = (setup, reports, socket) else {
         return Some(ExitCode::from(2));
     };
     let reports = Reports::inherited(reports);
-    Some(match help(setup, &reports, socket) {
+    Some(match help(setup, &reports, socket, own_id) {
         Ok(code) => code,
         Err(fault) => {
             // With the VMM gone there is nobody to tell.
@@ -44,9 +45,10 @@ pub fn helper_main() -> Option<ExitCode> {
     })
 }
 
-/// The helper's arguments.
-pub(super) fn arguments(setup: RawFd, reports: RawFd, socket: RawFd) -> [OsString; 4] {
-    [ARGUMENT.into(), setup.to_string().into(), reports.to_string().into(), socket.to_string().into()]
+/// The helper's arguments: the setup, the reports, the plugin's socket and, where the plugin has an id of its own, its lock.
+pub(super) fn arguments(descriptors: &[RawFd]) -> Vec<OsString> {
+    let numbers = descriptors.iter().map(|number| OsString::from(number.to_string()));
+    [ARGUMENT.into()].into_iter().chain(numbers).collect()
 }
 
 fn inherited(number: Option<OsString>) -> Option<OwnedFd> {
@@ -55,15 +57,23 @@ fn inherited(number: Option<OsString>) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd) -> Result<ExitCode, Fault> {
+fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd, own_id: Option<OwnedFd>) -> Result<ExitCode, Fault> {
     let failed = Fault::of(Part::Helper);
     let setup = Setup::from_memfd(setup)?;
+    if !setup.realtime {
+        priority::lower()?;
+    }
+    priority::reset_personality()?;
     let ids = Ids::new(setup.user, setup.gid_maps.clone())?;
     let layout = Layout::new(&setup);
     // Root sees more here than in a namespace. An ordinary user can take nothing here.
     let taken = if ids.privileged { Some(layout.take()?) } else { None };
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(&failed)?;
     let inits_reports = reports.try_clone().map_err(&failed)?;
+    if let (Some(taken), Some(user), true) = (&taken, setup.user, setup.has_own_id && !setup.mounts.is_empty()) {
+        let owners = owners::exchanged_with_nobody(user.uid).map_err(Fault::of(Part::Owners))?;
+        taken.map_owners(owners.as_fd()).map_err(Fault::of(Part::Owners))?;
+    }
     match enter_namespaces().map_err(Fault::of(Part::Namespaces))? {
         Some(init) => {
             drop(told);
@@ -74,7 +84,7 @@ fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd) -> Result<ExitCode, 
         }
         None => {
             drop(tell);
-            let code = Init { setup, ids, layout, taken, socket, reports: inits_reports }.run(told);
+            let code = Init { setup, ids, layout, taken, socket, reports: inits_reports, _own_id: own_id }.run(told);
             // SAFETY: ends this process at once: nothing is left to be cleaned up.
             unsafe { libc::_exit(code) }
         }

@@ -71,7 +71,8 @@ impl Ids {
     }
 }
 
-fn is_privileged() -> Result<bool, Errno> {
+/// Whether this process may run a plugin as another user.
+pub(super) fn is_privileged() -> Result<bool, Errno> {
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID;
     Ok(capabilities(None)?.effective.contains(needed))
 }

@@ -13,8 +13,9 @@ use super::ids::Ids;
 use super::layout::{Layout, Taken};
 use super::reports::{Reports, Words};
 use super::setup::Setup;
-use super::{limits, plugin, privileges, root};
-use crate::process::{as_errno, last_error};
+use super::ucounts::Ucounts;
+use super::{limits, plugin, privileges, root, user_limits};
+use crate::process::last_error;
 
 /// Init's exit code where it has waited in vain for its helper.
 pub(crate) const HELPER_IS_GONE: Errno = Errno::SRCH;
@@ -29,6 +30,8 @@ pub(super) struct Init {
     /// The plugin's socket.
     pub(super) socket: OwnedFd,
     pub(super) reports: Reports,
+    /// Keeps the plugin's user id taken while this process lives.
+    pub(super) _own_id: Option<OwnedFd>,
 }
 
 impl Init {
@@ -57,14 +60,17 @@ impl Init {
     /// Makes this process as small as the plugin is to be.
     fn confine(&mut self) -> Result<(), Fault> {
         self.ids.become_plugin()?;
-        forbid_namespaces().map_err(Fault::of(Part::Nesting))?;
+        let ucounts = Ucounts::open()?;
         let taken = match self.taken.take() {
             Some(taken) => taken,
             None => self.layout.take()?,
         };
         root::enter(&self.layout, taken)?;
+        // In a user namespace of its own the plugin would have every capability over what else belongs to that.
+        ucounts.forbid()?;
         sethostname(b"plugin").map_err(Fault::of(Part::HostName))?;
         limits::set(self.setup.limits)?;
+        user_limits::lower()?;
         privileges::give_up()?;
         self.end_with_vmm().map_err(Fault::of(Part::Life))
     }
@@ -105,12 +111,6 @@ extern "C" fn become_plugin(init: *mut libc::c_void) -> libc::c_int {
     // SAFETY: it points to the caller's `Init`, which nobody changes meanwhile.
     let init = unsafe { &*init.cast::<Init>() };
     plugin::become_plugin(&init.setup, init.socket.as_fd(), &init.reports)
-}
-
-/// In a user namespace of its own the plugin would have every capability over what else belongs to that. The number of
-/// those below this one can be limited from within it; all other namespaces need a capability.
-fn forbid_namespaces() -> Result<(), Errno> {
-    std::fs::write("/proc/sys/user/max_user_namespaces", "0").map_err(|error| as_errno(&error))
 }
 
 fn close_standard_descriptors() {

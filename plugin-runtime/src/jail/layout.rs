@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::ResolveFlags;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use super::config::Mount;
 use super::fault::{Fault, Part};
 use super::setup::Setup;
-use super::trees::{Access, Tree};
+use super::trees::{Access, Tree, map_owners};
 
 /// Where systems keep shared libraries and loaders. What of it is not there is left out.
 const LIBRARIES: [&str; 6] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64"];
@@ -35,11 +36,15 @@ struct Place {
     mount: Mount,
     /// Whether it may be missing.
     optional: bool,
+    /// Whether the user named it.
+    is_named: bool,
     resolve: ResolveFlags,
 }
 
 /// Something to be put in its place.
 pub(super) struct Placed {
+    /// Whether the user named it.
+    is_named: bool,
     pub(super) target: PathBuf,
     pub(super) tree: Tree,
 }
@@ -50,11 +55,25 @@ pub(super) struct Taken {
     pub(super) places: Vec<Placed>,
 }
 
+impl Taken {
+    /// Maps the owners of files in the mounts that the user named. Where a file system has no id-mapped mounts, as it is
+    /// with network file systems and overlays, its files belong to the plugin's id of this time.
+    pub(super) fn map_owners(&self, owners: BorrowedFd<'_>) -> Result<(), Errno> {
+        for place in self.places.iter().filter(|place| place.is_named) {
+            match map_owners(place.tree.mount.as_fd(), owners) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Layout {
     pub(super) fn new(setup: &Setup) -> Self {
         let mut layout = Self { root: setup.root.as_ref().map(PathBuf::from), links: Vec::new(), places: Vec::new() };
         for device in DEVICES {
-            layout.add(Mount::read_only(device), false);
+            layout.add(Mount::read_only(device), false, false);
         }
         if layout.root.is_none() {
             layout.add_system();
@@ -65,7 +84,7 @@ impl Layout {
             }
         }
         for mount in &setup.mounts {
-            layout.add(mount.clone(), false);
+            layout.add(mount.clone(), false, true);
         }
         layout
     }
@@ -79,18 +98,18 @@ impl Layout {
             }
         }
         for file in LOADER_FILES {
-            self.add(Mount::read_only(file), true);
+            self.add(Mount::read_only(file), true, false);
         }
     }
 
-    fn add(&mut self, mount: Mount, optional: bool) {
-        self.places.push(Place { mount, optional, resolve: ResolveFlags::empty() });
+    fn add(&mut self, mount: Mount, optional: bool, is_named: bool) {
+        self.places.push(Place { mount, optional, is_named, resolve: ResolveFlags::empty() });
     }
 
     /// Adds what is not there already as part of something.
     fn add_if_new(&mut self, path: &Path, optional: bool, resolve: ResolveFlags) {
         if !self.places.iter().any(|place| path.starts_with(&place.mount.target)) {
-            self.places.push(Place { mount: Mount::read_only(path), optional, resolve });
+            self.places.push(Place { mount: Mount::read_only(path), optional, is_named: false, resolve });
         }
     }
 
@@ -104,10 +123,10 @@ impl Layout {
             }
         });
         let mut places = Vec::new();
-        for Place { mount, optional, resolve } in &self.places {
+        for Place { mount, optional, is_named, resolve } in &self.places {
             let access = if mount.writable { Access::Write } else { Access::Read };
             match Tree::open(&mount.source, access, *resolve) {
-                Ok(tree) => places.push(Placed { target: mount.target.clone(), tree }),
+                Ok(tree) => places.push(Placed { is_named: *is_named, target: mount.target.clone(), tree }),
                 Err(Errno::NOENT | Errno::ACCESS | Errno::NOTDIR) if *optional => {}
                 Err(errno) => return Err(Fault::at(Part::Source, &mount.source)(errno)),
             }

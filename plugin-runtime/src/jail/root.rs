@@ -21,6 +21,8 @@ const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC;
 /// Makes `layout` this process's file system, and leaves the old one.
 pub(super) fn enter(layout: &Layout, taken: Taken) -> Result<(), Fault> {
     let failed = Fault::of(Part::Root);
+    // What is made here must be readable whatever the user hides from others. The plugin has the user's again.
+    let umask = rustix::process::umask(Mode::WGRP | Mode::WOTH);
     let root = match taken.root {
         Some(tree) => Root::of_directory(tree.mount)?,
         None => Root::empty().map_err(&failed)?,
@@ -28,13 +30,15 @@ pub(super) fn enter(layout: &Layout, taken: Taken) -> Result<(), Fault> {
     for (at, to) in &layout.links {
         root.link(at, to).map_err(Fault::at(Part::MountPoint, at))?;
     }
-    for Placed { target, tree } in taken.places {
+    for Placed { target, tree, .. } in taken.places {
         let point = root.mount_point(&target, tree.is_directory).map_err(Fault::at(Part::MountPoint, &target))?;
         attach(tree.mount.as_fd(), point.as_fd()).map_err(Fault::at(Part::MountPoint, &target))?;
     }
     // While the host's is still to be seen: the kernel makes no new one for those who have none.
     root.mount_proc()?;
-    root.finish().map_err(failed)
+    root.finish().map_err(failed)?;
+    rustix::process::umask(umask);
+    Ok(())
 }
 
 /// A root directory, attached on top of the old one.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{GidMap, JailConfig, Limits, Mount, User, deserialize_path, serialize_path};
 use super::fault::{Fault, Part};
 use super::limits;
+use super::own_id::OwnId;
 use crate::PluginCommand;
 use crate::process::as_errno;
 use crate::seccomp::Filter;
@@ -25,24 +26,36 @@ pub(super) struct Setup {
     pub(super) name: OsString,
     pub(super) args: Vec<OsString>,
     pub(super) user: Option<User>,
+    /// Whether that is an id that the plugin has this time alone.
+    pub(super) has_own_id: bool,
     pub(super) gid_maps: Vec<GidMap>,
     pub(super) root: Option<OsString>,
     pub(super) mounts: Vec<Mount>,
+    /// Whether it keeps the VMM's priority.
+    pub(super) realtime: bool,
     pub(super) limits: Limits,
     /// The system call filter's bytes.
     filter: Option<Vec<u8>>,
 }
 
 impl Setup {
-    pub(super) fn new(command: &PluginCommand, executable: PathBuf, config: &JailConfig) -> Self {
+    /// For a plugin whose user outside the jail is `own_id`, where it has one.
+    pub(super) fn new(
+        command: &PluginCommand,
+        executable: PathBuf,
+        config: &JailConfig,
+        own_id: Option<&OwnId>,
+    ) -> Self {
         Self {
             executable,
             name: command.path.clone().into(),
             args: command.args.clone(),
-            user: config.user,
+            user: own_id.map(OwnId::user).or(config.user),
+            has_own_id: own_id.is_some(),
             gid_maps: config.gid_maps.clone(),
             root: config.root.clone().map(OsString::from),
             mounts: config.mounts.clone(),
+            realtime: config.realtime,
             limits: limits::allowed(config.limits),
             filter: config.seccomp.as_ref().map(Filter::to_bytes),
         }

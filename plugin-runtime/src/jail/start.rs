@@ -13,6 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_
 use super::config::JailConfig;
 use super::fault::{Fault, Part};
 use super::helper;
+use super::mount_points;
+use super::own_id::OwnId;
 use super::reports::{Report, Reports};
 use super::setup::Setup;
 use crate::PluginCommand;
@@ -23,13 +25,13 @@ use crate::process;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts a jail for `command`. What comes back is a descriptor of its init, a child of this process, with which all in the
-/// jail ends, and where the jail tells how it goes on.
+/// jail ends, where the jail tells how it goes on, and the plugin's user id where it has one of its own.
 pub(crate) fn start(
     command: &PluginCommand,
     config: &JailConfig,
     socket: OwnedFd,
     stderr: OwnedFd,
-) -> Result<(OwnedFd, Reports)> {
+) -> Result<(OwnedFd, Reports, Option<OwnId>)> {
     let failed = |source| Error::Start { path: command.path.clone(), source };
     // In a root of its own the path is looked up there.
     let executable = match &config.root {
@@ -39,14 +41,17 @@ pub(crate) fn start(
     if config.root.is_none() && !executable.metadata().map_err(failed)?.is_file() {
         return Err(failed(Errno::ACCESS.into()));
     }
-    let setup = Setup::new(command, executable, config);
+    mount_points::check(&config.mounts).map_err(|fault| jail_error(command, fault))?;
+    let own_id = OwnId::for_plugin(config).map_err(|fault| jail_error(command, fault))?;
+    let setup = Setup::new(command, executable, config, own_id.as_ref());
     let setup = setup.to_memfd().map_err(Error::set_up("writing down what the jail is to be"))?;
     let (reports, jails_end) = Reports::pair().map_err(Error::set_up("making the socket to the jail"))?;
 
-    let kept = [setup.as_raw_fd(), jails_end.as_fd().as_raw_fd(), socket.as_raw_fd()];
+    let mut kept = vec![setup.as_raw_fd(), jails_end.as_fd().as_raw_fd(), socket.as_raw_fd()];
+    kept.extend(own_id.as_ref().map(|id| id.as_fd().as_raw_fd()));
     let mut process = Command::new(&config.helper.program);
-    process.args(helper::arguments(kept[0], kept[1], kept[2]));
-    process.env(SOCKET_VARIABLE, kept[2].to_string()).stderr(Stdio::from(stderr));
+    process.args(helper::arguments(&kept));
+    process.env(SOCKET_VARIABLE, socket.as_raw_fd().to_string()).stderr(Stdio::from(stderr));
     if !config.stdio {
         process.stdin(Stdio::null()).stdout(Stdio::null());
     }
@@ -72,7 +77,7 @@ pub(crate) fn start(
         clear_away(&reports, Pid::from_child(&helper), init);
     }
     match begun {
-        Ok(init) => Ok((init, reports)),
+        Ok(init) => Ok((init, reports, own_id)),
         Err(Failure::Fault(fault)) => Err(jail_error(command, fault)),
         Err(Failure::Silence) => match status.and_then(|status| status.signal()) {
             Some(signal) => Err(Error::Killed { plugin: command.name(), signal }),

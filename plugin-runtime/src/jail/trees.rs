@@ -61,9 +61,20 @@ pub(super) fn restrict_alone(mount: BorrowedFd<'_>, attributes: u64) -> Result<(
     set_attributes(mount, attributes, 0)
 }
 
+/// Maps the owners of files in a mount and all below it by a user namespace.
+pub(super) fn map_owners(mount: BorrowedFd<'_>, owners: BorrowedFd<'_>) -> Result<(), Errno> {
+    let userns_fd = owners.as_raw_fd() as u64;
+    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set(mount, attributes, libc::AT_RECURSIVE)
+}
+
 fn set_attributes(mount: BorrowedFd<'_>, attributes: u64, flags: i32) -> Result<(), Errno> {
     let attributes =
         libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    set(mount, attributes, flags)
+}
+
+fn set(mount: BorrowedFd<'_>, attributes: libc::mount_attr, flags: i32) -> Result<(), Errno> {
     // SAFETY: the descriptor is open, the path is empty and ends with 0, and `attributes` has the size that is told.
     let done = unsafe {
         libc::syscall(

@@ -12,6 +12,7 @@ use super::compile::{KILL, LOG, NOTIFY, compile};
 use super::kernel_calls;
 use super::policy::{Comparison, Operator, Otherwise, Policy, Rule};
 use crate::error::{Error, Result};
+use crate::jail::Mount;
 
 /// The system calls a plugin may make, as a program for the kernel, and what a violation leads to.
 ///
@@ -34,14 +35,27 @@ pub enum OnViolation {
 }
 
 impl Filter {
-    /// The policy that suits plugins of both SDKs, with any C library, and with threads.
+    /// The policy that suits plugins of both SDKs, with any C library, and with threads. It lets no file be locked or synced.
     ///
     /// # Errors
     ///
     /// [`Error::SetUp`] where the kernel has no random numbers to give.
     pub fn builtin() -> Result<Self> {
-        let name = Path::new("the built-in plugin.policy");
-        Self::new(name, Policy::from_text(name, include_str!("plugin.policy"))?)
+        Self::new(BUILTIN.as_ref(), builtin()?)
+    }
+
+    /// The same for a plugin with these mounts: where one of them is writable, files may be locked and synced.
+    ///
+    /// # Errors
+    ///
+    /// [`builtin`](Self::builtin)'s.
+    pub fn builtin_for(mounts: &[Mount]) -> Result<Self> {
+        if !mounts.iter().any(|mount| mount.writable) {
+            return Self::builtin();
+        }
+        let name = Path::new("the built-in writable_mounts.policy");
+        let more = Policy::from_text(name, include_str!("writable_mounts.policy"))?;
+        Self::new(BUILTIN.as_ref(), builtin()?.or(more))
     }
 
     /// The policy in the file `plugin.policy` in `directory`.
@@ -107,6 +121,13 @@ impl Filter {
         }
         Some(Self { program, key, on_violation })
     }
+}
+
+/// What the built-in policy is called in errors.
+const BUILTIN: &str = "the built-in plugin.policy";
+
+fn builtin() -> Result<Policy> {
+    Policy::from_text(BUILTIN.as_ref(), include_str!("plugin.policy"))
 }
 
 /// The calls that [`Installed`](super::Installed) makes under the filter, whatever the policy says of them.
@@ -192,6 +213,14 @@ mod tests {
             Sysno::iopl,
             Sysno::fsopen,
             Sysno::move_mount,
+            Sysno::inotify_init,
+            Sysno::inotify_init1,
+            Sysno::inotify_add_watch,
+            Sysno::fanotify_init,
+            Sysno::fanotify_mark,
+            Sysno::syncfs,
+            Sysno::sync,
+            Sysno::readahead,
         ] {
             assert_eq!(answer(&filter, call, [0; 6]), NOTIFY, "{call}");
         }
@@ -211,6 +240,35 @@ mod tests {
         assert_eq!(answer(&filter, Sysno::seccomp, [1, 1, 0, 0, 0, 0]), ALLOW);
         assert_eq!(answer(&filter, Sysno::seccomp, [1, 8, 0, 0, 0, 0]), NOTIFY);
         assert_eq!(answer(&filter, Sysno::seccomp, [0; 6]), NOTIFY);
+        assert_eq!(one(Sysno::setsid, 0, 0), ERRNO | libc::EPERM as u32);
+        assert_eq!(one(Sysno::setpgid, 0, 0), ALLOW);
+    }
+
+    #[test]
+    fn files_are_locked_and_synced_only_with_a_writable_mount() {
+        let mount = |writable| Mount { source: "/a".into(), target: "/a".into(), writable };
+        let with = |mounts: &[Mount]| Filter::builtin_for(mounts).unwrap();
+        let locks =
+            [libc::F_GETLK, libc::F_SETLK, libc::F_SETLKW, libc::F_OFD_GETLK, libc::F_OFD_SETLK, libc::F_OFD_SETLKW];
+        let calls = [Sysno::flock, Sysno::fsync, Sysno::fdatasync, Sysno::sync_file_range, Sysno::fadvise64];
+        for filter in [Filter::builtin().unwrap(), with(&[]), with(&[mount(false)])] {
+            for lock in locks {
+                assert_eq!(answer(&filter, Sysno::fcntl, [3, lock as u64, 0, 0, 0, 0]), ERRNO | libc::EINVAL as u32);
+            }
+            for call in calls {
+                assert_eq!(answer(&filter, call, [3, 0, 0, 0, 0, 0]) & 0xffff_0000, ERRNO, "{call}");
+            }
+        }
+        let filter = with(&[mount(false), mount(true)]);
+        for lock in locks {
+            assert_eq!(answer(&filter, Sysno::fcntl, [3, lock as u64, 0, 0, 0, 0]), ALLOW);
+        }
+        for call in calls {
+            assert_eq!(answer(&filter, call, [3, 0, 0, 0, 0, 0]), ALLOW, "{call}");
+        }
+        for other in [libc::F_SETOWN, libc::F_SETLEASE, libc::F_NOTIFY] {
+            assert_eq!(answer(&filter, Sysno::fcntl, [3, other as u64, 0, 0, 0, 0]), ERRNO | libc::EINVAL as u32);
+        }
     }
 
     /// The kernel does not run the filter for a call that it allows whatever the arguments. These are made at every exit.

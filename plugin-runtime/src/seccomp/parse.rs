@@ -1,6 +1,5 @@
 //! Policy files: one rule a line, by the call's name.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use syscalls::Sysno;
@@ -8,6 +7,7 @@ use syscalls::Sysno;
 use super::policy::Policy;
 use super::rule;
 use crate::error::{Error, Result};
+use crate::text_file::read_text;
 
 /// How deep files may include each other.
 const MAX_DEPTH: usize = 8;
@@ -24,7 +24,7 @@ impl Policy {
     /// Reads the policy in the file at `path`, and in those it includes.
     pub(super) fn from_file(path: &Path) -> Result<Self> {
         let mut reader = Reader { policy: Self::default(), open: Vec::new() };
-        let text = fs::read_to_string(path).map_err(Error::reading_policy(path))?;
+        let text = read_text(path).map_err(Error::reading_policy(path))?;
         reader.open.push(path.to_owned());
         reader.read_text(path, &text)?;
         Ok(reader.policy)
@@ -91,7 +91,7 @@ impl Reader {
         if self.open.iter().any(|open| open.canonicalize().is_ok_and(|open| open == real)) {
             return Err(Wrong::Here(format!("`{named}` includes itself")));
         }
-        let text = fs::read_to_string(&path).map_err(cannot_read(named))?;
+        let text = read_text(&path).map_err(cannot_read(named))?;
         self.open.push(path.clone());
         self.read_text(&path, &text).map_err(Wrong::Included)?;
         self.open.pop();
@@ -134,6 +134,8 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::policy::Rule;
     use super::*;
 

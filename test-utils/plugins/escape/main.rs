@@ -6,12 +6,14 @@
 
 #![allow(unsafe_code, reason = "what is tried are bare system calls")]
 
+mod counts;
 mod files;
 mod kernel;
 mod limits;
 mod mounts;
 mod network;
 mod processes;
+mod side_by_side;
 
 use std::process::ExitCode;
 
@@ -25,8 +27,16 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let Some(name) = args.next() else { return ExitCode::from(2) };
     let args: Vec<_> = args.collect();
-    let topics =
-        [files::ATTEMPTS, kernel::ATTEMPTS, limits::ATTEMPTS, mounts::ATTEMPTS, network::ATTEMPTS, processes::ATTEMPTS];
+    let topics = [
+        counts::ATTEMPTS,
+        files::ATTEMPTS,
+        kernel::ATTEMPTS,
+        limits::ATTEMPTS,
+        mounts::ATTEMPTS,
+        network::ATTEMPTS,
+        processes::ATTEMPTS,
+        side_by_side::ATTEMPTS,
+    ];
     let attempt = topics.iter().flat_map(|topic| topic.iter()).find(|(known, _)| *known == name);
     let Some((_, attempt)) = attempt else {
         eprintln!("no attempt is called {name}");

@@ -39,7 +39,8 @@ pub struct Call {
 
 impl Call {
     /// Any but those that the kernel refuses to nobody who makes them right: an end, the way back from a signal, what one is
-    /// oneself, a look at a limit or a descriptor, a descriptor that is closed, a signal's disposition, a thread that is woken.
+    /// oneself, a look at a limit or a descriptor, a descriptor that is closed, a signal's disposition, a thread that is woken,
+    /// the permissions that new files lack.
     /// Nor the allocator's, of memory without a file.
     pub const ANY: Self = Self::new("any", &[]);
     /// A process or a thread is started.
@@ -92,7 +93,7 @@ impl Call {
 }
 
 /// See [`Call::ANY`].
-const NEVER_FAIL: [libc::c_long; 23] = [
+const NEVER_FAIL: [libc::c_long; 24] = [
     libc::SYS_brk,
     libc::SYS_close,
     libc::SYS_exit,
@@ -116,6 +117,7 @@ const NEVER_FAIL: [libc::c_long; 23] = [
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
     libc::SYS_sigaltstack,
+    libc::SYS_umask,
 ];
 
 /// Whose calls fail.

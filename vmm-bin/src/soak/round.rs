@@ -111,7 +111,7 @@ impl Round<'_> {
     fn config(&self) -> Result<Config, Error> {
         let sandbox = if self.plan.jailed {
             let sheet = Mount { source: self.path.to_owned(), target: PathBuf::from(SHEET_IN_JAIL), writable: true };
-            Sandbox::Jail(Box::new(JailConfig { mounts: vec![sheet], ..JailConfig::with_filter()? }))
+            Sandbox::Jail(Box::new(JailConfig::with_mounts(vec![sheet])?))
         } else {
             Sandbox::None
         };

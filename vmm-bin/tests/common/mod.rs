@@ -191,6 +191,14 @@ impl Outboard {
         self
     }
 
+    /// Calls `prepare` in its process between fork and exec, where only async-signal-safe calls are allowed.
+    #[allow(unsafe_code, reason = "what is done between fork and exec must be async-signal-safe")]
+    pub(crate) fn before(mut self, prepare: impl Fn() -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        // SAFETY: the callers hand over system calls only.
+        unsafe { self.command.pre_exec(prepare) };
+        self
+    }
+
     /// Lets it, and whatever it starts, have no more than `most` of something.
     #[allow(unsafe_code, reason = "what is done between fork and exec must be async-signal-safe")]
     pub(crate) fn limited(mut self, resource: Resource, most: u64) -> Self {
