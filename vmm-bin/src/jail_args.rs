@@ -10,13 +10,11 @@ use plugin_runtime::{Filter, Sandbox, read_text};
 
 use crate::error::Error;
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Default, PartialEq)]
 #[command(next_help_heading = "Jail")]
 pub(crate) struct JailArgs {
-    /// Run the plugin without a jail: it can do all that this user can
-    #[arg(long, conflicts_with_all = ["plugin_root", "plugin_mount", "plugin_mount_file", "plugin_gid_map",
-          "plugin_gid_map_file", "plugin_user", "plugin_id_range", "plugin_realtime", "plugin_stdio", "plugin_max_descriptors", "plugin_max_processes",
-          "seccomp_policy_dir", "seccomp_log"])]
+    /// Run the plugin without a jail: it can do all that this user can. The other options here have no effect then
+    #[arg(long)]
     disable_sandbox: bool,
     /// The plugin's root directory, read-only, in which --plugin is looked up; it has directories `proc` and `dev`, and the
     /// plugin's libraries. Without it the root is empty but for the plugin and the system's libraries
@@ -70,7 +68,9 @@ impl JailArgs {
     /// What was asked for.
     pub(crate) fn sandbox(&self, vcpus: NonZeroU32) -> Result<Sandbox, Error> {
         if self.disable_sandbox {
-            tracing::warn!("the plugin runs without a jail: it can do all that this user can");
+            let alone = Self { disable_sandbox: true, ..Self::default() };
+            let others = if *self == alone { "" } else { "; the other options for its jail have no effect" };
+            tracing::warn!("the plugin runs without a jail: it can do all that this user can{others}");
             return Ok(Sandbox::None);
         }
         let mut mounts = self.plugin_mount.clone();

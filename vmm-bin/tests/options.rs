@@ -21,6 +21,7 @@ on_each_backend! {
     the_thread_of_each_vcpu_joins_the_control_group
     a_control_group_that_takes_no_thread_ends_the_vm_by_an_error_that_names_it
     without_a_sandbox_a_plugin_runs
+    without_a_sandbox_options_of_the_jail_are_accepted_with_one_warning
 }
 
 fn params_come_before_the_other_arguments_each_as_it_is(backend: Backend) {
@@ -45,6 +46,53 @@ fn params_come_before_the_other_arguments_each_as_it_is(backend: Backend) {
 fn without_a_sandbox_a_plugin_runs(backend: Backend) {
     let program = Program::new();
     Driven::with(backend, &program, &["--disable-sandbox"]).finish();
+}
+
+/// As old test harnesses and scripts have them together.
+fn without_a_sandbox_options_of_the_jail_are_accepted_with_one_warning(backend: Backend) {
+    let probe = example("probe").display().to_string();
+    let run = |options: &[&str]| {
+        let call = ["run", "--hypervisor", backend.name(), "--disable-sandbox", "--plugin", &probe];
+        let ended = Outboard::new(call.iter().chain(options)).run();
+        ended.assert_success();
+        ended
+    };
+    let each = [
+        ["--plugin-root", "/nonexistent"],
+        ["--plugin-mount", "/nonexistent"],
+        ["--plugin-mount-file", "/nonexistent"],
+        ["--plugin-gid-map", "5"],
+        ["--plugin-gid-map-file", "/nonexistent"],
+        ["--plugin-user", "7"],
+        ["--plugin-max-descriptors", "20"],
+        ["--plugin-max-processes", "3"],
+        ["--seccomp-policy-dir", "/nonexistent"],
+    ];
+    let flags = [["--plugin-stdio"], ["--seccomp-log"]];
+    let all: Vec<&str> = each.iter().flatten().chain(flags.iter().flatten()).copied().collect();
+    let cases = each.iter().map(|option| &option[..]).chain(flags.iter().map(|flag| &flag[..])).chain([&all[..]]);
+    for options in cases {
+        let ended = run(options);
+        let warned = ended.logged(&["WARN", "without a jail", "the other options for its jail have no effect"]);
+        assert_eq!((warned, ended.logged(&["WARN"])), (1, 1), "{options:?}: {ended:#?}");
+    }
+    assert_eq!(run(&[]).logged(&["no effect"]), 0);
+}
+
+/// Of one option that another makes moot, without loss.
+#[test]
+fn options_that_others_make_moot_are_accepted() {
+    let probe = example("probe").display().to_string();
+    for options in [
+        &["--hypervisor", "mock", "--kvm-device", "/nonexistent"][..],
+        &["--hypervisor", "mock", "--hugepages"],
+        &["--hypervisor", "mock", "--transport", "pipe", "--poll-us", "10"],
+        &["-q", "-v", "--hypervisor", "mock"],
+    ] {
+        let ended = Outboard::new(["run", "--plugin", &probe].iter().chain(options)).run();
+        ended.assert_success();
+        assert_eq!(ended.logged(&["WARN"]), 0, "{options:?}: {ended:#?}");
+    }
 }
 
 /// The ids of the VMM's threads that run vCPUs.

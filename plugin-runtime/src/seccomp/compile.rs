@@ -27,9 +27,9 @@ pub(super) const X86_64: u32 = 0xc000_003e;
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 // Offsets in `struct seccomp_data` of `linux/seccomp.h`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: u32 = 16;
+pub(super) const NUMBER: u32 = 0;
+pub(super) const ARCHITECTURE: u32 = 4;
+pub(super) const ARGUMENTS: u32 = 16;
 
 /// The program for `policy`. What is no x86-64 call, or is not allowed, is answered with `violation`.
 pub(super) fn compile(policy: &Policy, violation: u32) -> Vec<Instruction> {

@@ -9,8 +9,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::bpf::{Instruction, MAX_INSTRUCTIONS};
 use super::compile::{KILL, LOG, NOTIFY, compile};
-use super::kernel_calls;
+use super::implied;
 use super::policy::{Comparison, Operator, Otherwise, Policy, Rule};
+use super::stop_parent;
 use crate::error::{Error, Result};
 use crate::jail::Mount;
 
@@ -82,8 +83,9 @@ impl Filter {
     fn new(file: &Path, mut policy: Policy) -> Result<Self> {
         let key = random()?;
         add_keyed(&mut policy, key);
-        kernel_calls::allow(&mut policy);
-        let program = compile(&policy, NOTIFY);
+        implied::allow_all(&mut policy);
+        let mut program = stop_parent::prologue().to_vec();
+        program.extend(compile(&policy, NOTIFY));
         if program.len() > MAX_INSTRUCTIONS {
             return Err(Error::LongPolicy { file: file.to_owned(), instructions: program.len() });
         }
@@ -304,6 +306,47 @@ mod tests {
         }
         let filter = in_a_directory("uretprobe: return EPERM").unwrap();
         assert_eq!(answer(&filter, Sysno::uretprobe, [0; 6]), ERRNO | libc::EPERM as u32);
+    }
+
+    #[test]
+    fn what_rings_and_the_jail_bring_is_allowed_unless_a_policy_refuses_it() {
+        let filter = in_a_directory("read: 1\nioctl: arg1 == 7").unwrap();
+        for call in [Sysno::futex, Sysno::sched_yield] {
+            assert_eq!(answer(&filter, call, [1; 6]), ALLOW, "{call}");
+        }
+        for (request, done) in
+            [(7, ALLOW), (0x5401, ALLOW), (0x802c_542a, ALLOW), (0xffff_ffff_802c_542a, ALLOW), (8, NOTIFY)]
+        {
+            assert_eq!(answer(&filter, Sysno::ioctl, [0, request, 0, 0, 0, 0]), done, "{request:#x}");
+        }
+        let filter =
+            in_a_directory("futex: arg1 == 0; return EACCES\nioctl: return ENOTTY\nsched_yield: return EPERM").unwrap();
+        assert_eq!(answer(&filter, Sysno::futex, [1; 6]), ERRNO | libc::EACCES as u32);
+        assert_eq!(answer(&filter, Sysno::ioctl, [0, 0x5401, 0, 0, 0, 0]), ERRNO | libc::ENOTTY as u32);
+        assert_eq!(answer(&filter, Sysno::sched_yield, [0; 6]), ERRNO | libc::EPERM as u32);
+    }
+
+    #[test]
+    fn stopping_and_continuing_the_parent_succeeds_without_being_made() {
+        let filters = ["kill: 1", "kill: return EACCES", "read: 1"].map(|policy| in_a_directory(policy).unwrap());
+        for (filter, otherwise) in filters.iter().zip([ALLOW, ERRNO | libc::EACCES as u32, NOTIFY]) {
+            let kill = |pid: i64, signal: i32| answer(filter, Sysno::kill, [pid as u64, signal as u64, 7, 7, 7, 7]);
+            for (pid, signal, done) in [
+                (1, libc::SIGSTOP, ERRNO),
+                (1, libc::SIGCONT, ERRNO),
+                (1 << 32 | 1, libc::SIGSTOP, ERRNO),
+                (1, libc::SIGTERM, otherwise),
+                (1, 0, otherwise),
+                (2, libc::SIGSTOP, otherwise),
+                (0, libc::SIGCONT, otherwise),
+                (-1, libc::SIGSTOP, otherwise),
+            ] {
+                assert_eq!(kill(pid, signal), done, "{pid}, {signal}");
+            }
+            let int_0x80 = Call { architecture: 0x4000_0003, ..Call::new(62, [1, 19, 0, 0, 0, 0]) };
+            assert_eq!(run(&filter.program, &int_0x80), NOTIFY);
+            assert_eq!(answer(filter, Sysno::tgkill, [1, 1, 19, 0, 0, 0]), NOTIFY);
+        }
     }
 
     #[test]

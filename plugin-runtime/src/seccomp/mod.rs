@@ -12,16 +12,17 @@ mod filter;
 mod fuzzing;
 #[cfg(test)]
 mod handed;
+mod implied;
 mod install;
 #[cfg(any(test, feature = "fuzzing"))]
 mod interpreter;
-mod kernel_calls;
 mod listener;
 mod parse;
 mod policy;
 #[cfg(test)]
 mod process_tests;
 mod rule;
+mod stop_parent;
 #[cfg(test)]
 mod traced;
 mod vmm;

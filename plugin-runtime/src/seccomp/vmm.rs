@@ -11,8 +11,8 @@ use syscalls::Sysno;
 use vmm_sys_util::signal::register_signal_handler;
 
 use super::compile::{TRAP, compile};
+use super::implied;
 use super::install::install;
-use super::kernel_calls;
 use super::policy::Policy;
 use crate::error::{Error, Result};
 
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 pub(crate) fn confine_vmm() -> Result<()> {
     let [traced, exceptions] = policy()?;
     let mut policy = traced.or(exceptions);
-    kernel_calls::allow(&mut policy);
+    implied::allow_of_the_kernel(&mut policy);
     let program = compile(&policy, TRAP);
     register_signal_handler(libc::SIGSYS, tell_and_exit).map_err(Error::set_up("setting the handler of SIGSYS"))?;
     install(&program, 0).map(drop).map_err(Error::set_up("installing the VMM's seccomp filter"))

@@ -19,6 +19,7 @@ in_each_setting! {
     a_plugin_in_a_directory_of_any_depth_runs_without_options
     few_descriptors_are_enough_for_a_plugin_to_start
     what_plugins_call_on_what_they_are_handed_is_allowed
+    stopping_the_parent_has_no_effect_and_succeeds
     without_a_jail_it_is_said_once
 }
 
@@ -57,6 +58,18 @@ fn what_plugins_call_on_what_they_are_handed_is_allowed(host: &Host) {
         host.run_plugin(&plugin, options, &[]).run().assert_success();
     }
 }
+
+fn stopping_the_parent_has_no_effect_and_succeeds(host: &Host) {
+    let plugin = host.compiled("stop", include_str!("stop.c"), &[]);
+    // A policy of the user's own may say of kill what it likes.
+    std::fs::write(host.path("plugin.policy"), format!("{BUILT_IN}\n")).unwrap();
+    for options in [&[][..], &["--seccomp-policy-dir", &host.text("")], &["--seccomp-log"]] {
+        // Its end is learned, so its parent lives.
+        host.run_plugin(&plugin, options, &[]).run().assert_success();
+    }
+}
+
+const BUILT_IN: &str = include_str!("../../../plugin-runtime/src/seccomp/plugin.policy");
 
 fn a_read_only_mount_can_be_read(host: &Host) {
     let ended = host.run(

@@ -90,8 +90,6 @@ fn bad_options_are_named(host: &Host) {
         assert_eq!(ended.code, Some(2), "{ended:#?}");
         assert!(ended.stderr.join("\n").contains(part), "{ended:#?}");
     }
-    let ended = host.run(&["--disable-sandbox", "--plugin-stdio"], "probe", &[]).run();
-    assert_eq!(ended.code, Some(2), "{ended:#?}");
     fs::write(host.path("mounts"), "/a\n/b:c\n").unwrap();
     let ended = host.run(&["--plugin-mount-file", &host.text("mounts")], "probe", &[]).run();
     ended.assert_failure(&["mounts, line 2"]);
