@@ -15,6 +15,7 @@ use protobuf::rt::WireType;
 use protobuf::{CodedInputStream, CodedOutputStream, Message};
 
 use crate::Error;
+use crate::scan::{Problem, Schema, scan};
 
 /// The way to a packed repeated field, as field numbers from the outermost message inwards.
 type Path = [u32];
@@ -38,18 +39,49 @@ pub(crate) fn append<M: Message>(message: &M, out: &mut Vec<u8>) -> Result<(), E
         .map_err(|source| Error::Encode { message: M::NAME, source })
 }
 
+/// Decodes a request, of between 1 and `limit` bytes, whose fields `schema` has.
+pub(crate) fn decode_request<M: Message>(bytes: &[u8], limit: usize, schema: &Schema) -> Result<M, Error> {
+    check_length::<M>(bytes, limit)?;
+    scan(bytes, schema).map_err(|problem| match problem {
+        Problem::Malformed => Error::Malformed { message: M::NAME, length: bytes.len() },
+        Problem::Superfluous => Error::Superfluous { message: M::NAME },
+        Problem::TooMany { outermost } => Error::TooMany { message: M::NAME, outermost },
+    })?;
+    // No packed field is longer than the bytes it stands in: the scan has seen that.
+    parse(bytes)
+}
+
+/// The message that holds an empty field of that number and nothing else; the empty one where there is no such field.
+pub(crate) fn with_empty_field<M: Message>(number: u32) -> M {
+    let mut bytes = Vec::new();
+    let mut stream = CodedOutputStream::vec(&mut bytes);
+    let written = stream.write_tag(number, WireType::LengthDelimited).and_then(|()| stream.write_raw_varint32(0));
+    let written = written.and_then(|()| stream.flush());
+    drop(stream);
+    written.and_then(|()| M::parse_from(&mut whole(&bytes)?)).unwrap_or_default()
+}
+
+fn check_length<M: Message>(bytes: &[u8], limit: usize) -> Result<(), Error> {
+    match bytes.len() {
+        0 => Err(Error::Empty { message: M::NAME }),
+        length if length > limit => Err(Error::TooLong { message: M::NAME, length: length as u64, limit }),
+        _ => Ok(()),
+    }
+}
+
+fn parse<M: Message>(bytes: &[u8]) -> Result<M, Error> {
+    whole(bytes).and_then(|mut input| M::parse_from(&mut input)).map_err(decode_error::<M>(bytes))
+}
+
+fn decode_error<M: Message>(bytes: &[u8]) -> impl Fn(protobuf::Error) -> Error {
+    move |source| Error::Decode { message: M::NAME, length: bytes.len(), source }
+}
+
 /// Decodes `bytes`, of which there must be between 1 and `limit`.
 pub(crate) fn decode<M: Message>(bytes: &[u8], limit: usize, packed: &Path) -> Result<M, Error> {
-    if bytes.is_empty() {
-        return Err(Error::Empty { message: M::NAME });
-    }
-    if bytes.len() > limit {
-        return Err(Error::TooLong { message: M::NAME, length: bytes.len() as u64, limit });
-    }
-    whole(bytes)
-        .and_then(|mut input| check_packed(&mut input, packed))
-        .and_then(|()| M::parse_from(&mut whole(bytes)?))
-        .map_err(|source| Error::Decode { message: M::NAME, length: bytes.len(), source })
+    check_length::<M>(bytes, limit)?;
+    whole(bytes).and_then(|mut input| check_packed(&mut input, packed)).map_err(decode_error::<M>(bytes))?;
+    parse(bytes)
 }
 
 /// A stream that knows where `bytes` end. Without a limit the decoder would reserve up to ten million bytes for a field
@@ -88,6 +120,7 @@ fn check_packed(input: &mut CodedInputStream<'_>, path: &Path) -> protobuf::Resu
 mod tests {
     use super::*;
     use crate::messages::VcpuRequest;
+    use crate::scan::VCPU_REQUEST;
 
     /// `get_msrs { entry_indices: packed, of ten million bytes }`, which ends there.
     const CLAIMS_TEN_MILLION: [u8; 7] = [0x2a, 0x05, 0x0a, 0x80, 0xad, 0xe2, 0x04];
@@ -100,12 +133,16 @@ mod tests {
             decode::<VcpuRequest>(&CLAIMS_TEN_MILLION, 4096, &[5, 1]),
             Err(Error::Decode { message: "VcpuRequest", length: 7, .. })
         ));
+        assert!(matches!(
+            decode_request::<VcpuRequest>(&CLAIMS_TEN_MILLION, 4096, &VCPU_REQUEST),
+            Err(Error::Malformed { message: "VcpuRequest", length: 7 })
+        ));
     }
 
     #[test]
     fn packed_and_unpacked_numbers_both_decode() {
         for bytes in [&[0x2a, 0x04, 0x0a, 0x02, 0x10, 0x11][..], &[0x2a, 0x04, 0x08, 0x10, 0x08, 0x11]] {
-            let request: VcpuRequest = decode(bytes, 4096, &[5, 1]).unwrap();
+            let request: VcpuRequest = decode_request(bytes, 4096, &VCPU_REQUEST).unwrap();
             assert_eq!(request.get_msrs().entry_indices, [0x10, 0x11]);
         }
     }

@@ -46,6 +46,28 @@ pub enum Error {
         /// What the decoder says.
         source: protobuf::Error,
     },
+    /// The bytes are not the message's protobuf encoding: a field is cut short, or of a wire type that proto3 does not have.
+    #[error("{length} bytes are no {message}: a field is cut short")]
+    Malformed {
+        /// The message expected.
+        message: &'static str,
+        /// How many bytes there were.
+        length: usize,
+    },
+    /// More than [`MAX_SUPERFLUOUS_FIELDS`](crate::limits::MAX_SUPERFLUOUS_FIELDS) fields that are unknown or come again.
+    #[error("a {message} with too many fields that are unknown or come again")]
+    Superfluous {
+        /// The message.
+        message: &'static str,
+    },
+    /// More elements of a repeated field than the protocol allows.
+    #[error("a {message} with too many elements in its field {outermost}")]
+    TooMany {
+        /// The message.
+        message: &'static str,
+        /// The number of the message's field that they are in: which request it is.
+        outermost: u32,
+    },
     /// The message has no encoding.
     #[error("a {message} cannot be encoded: {source}")]
     Encode {

@@ -28,13 +28,16 @@ pub mod limits;
 pub mod main_framing;
 pub mod messages;
 pub mod ring;
+mod scan;
 #[cfg(feature = "strategies")]
 pub mod strategies;
 pub mod vcpu_framing;
 
 pub use error::Error;
-pub use main_framing::{decode_main_request, decode_main_response, encode_main_request, encode_main_response};
+pub use main_framing::{
+    bare_main_request, decode_main_request, decode_main_response, encode_main_request, encode_main_response,
+};
 pub use vcpu_framing::{
-    ResponseReader, decode_vcpu_request, decode_vcpu_response, encode_bare_vcpu_response, encode_vcpu_request,
-    encode_vcpu_response,
+    ResponseReader, bare_vcpu_request, decode_vcpu_request, decode_vcpu_response, encode_bare_vcpu_response,
+    encode_vcpu_request, encode_vcpu_response,
 };

@@ -24,5 +24,21 @@ pub const MAX_VCPUS: usize = MAX_RESPONSE_FDS / FDS_PER_VCPU;
 /// Bytes that a vCPU's pipe is asked to hold (`F_SETPIPE_SZ`).
 pub const PIPE_SIZE: usize = 0x40000;
 
+/// Most fields of a request that the protocol does not have, or has once and that come again. A decoder keeps those that it does
+/// not know, each in memory of its own.
+pub const MAX_SUPERFLUOUS_FIELDS: usize = 64;
+
+/// Most routes of `set_irq_routing`, as for the kernel (`KVM_MAX_IRQ_ROUTES`).
+pub const MAX_ROUTES: usize = 4096;
+
+/// Most details of a call hint. Clients in C keep to 32.
+pub const MAX_HINTS: usize = 128;
+
+/// Most entries of `get_msrs` and `set_msrs`, as for the kernel (`MAX_IO_MSRS`, itself one too many there).
+pub const MAX_MSRS: usize = 256;
+
+/// Most entries of `set_cpuid`, as for the kernel (`KVM_MAX_CPUID_ENTRIES`).
+pub const MAX_CPUID_ENTRIES: usize = 256;
+
 /// Most bytes of one access: a string instruction (`rep insw`) may move a page at once.
 pub const MAX_STRING_DATA: usize = 4096;

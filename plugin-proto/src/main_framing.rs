@@ -4,9 +4,10 @@
 //! which nothing is set, which has no bytes.
 
 use crate::Error;
-use crate::codec::{decode, encode};
+use crate::codec::{decode, decode_request, encode, with_empty_field};
 use crate::limits::{MAX_REQUEST, MAX_RESPONSE};
 use crate::messages::{MainRequest, MainResponse};
+use crate::scan::MAIN_REQUEST;
 
 /// Where a `MainResponse` has packed numbers: `get_msr_index_list.indices`.
 const RESPONSE_PACKED: [u32; 2] = [9, 1];
@@ -23,9 +24,16 @@ pub fn encode_main_request(request: &MainRequest, datagram: &mut Vec<u8>) -> Res
 ///
 /// # Errors
 /// [`Error::Empty`] for the datagram that closes the connection, [`Error::TooLong`] past [`MAX_REQUEST`],
-/// [`Error::Decode`].
+/// [`Error::Superfluous`], [`Error::TooMany`], [`Error::Malformed`], [`Error::Decode`].
 pub fn decode_main_request(datagram: &[u8]) -> Result<MainRequest, Error> {
-    decode(datagram, MAX_REQUEST, &[])
+    decode_request(datagram, MAX_REQUEST, &MAIN_REQUEST)
+}
+
+/// The request that [`Error::TooMany`] is about, by the number it has there, without what it holds: so that it can be refused by
+/// its name.
+#[must_use]
+pub fn bare_main_request(number: u32) -> MainRequest {
+    with_empty_field(number)
 }
 
 /// Replaces what is in `datagram` with `response`, encoded.

@@ -18,12 +18,10 @@
 use protobuf::{CodedOutputStream, Message};
 
 use crate::Error;
-use crate::codec::{append, decode, encode};
+use crate::codec::{append, decode, decode_request, encode, with_empty_field};
 use crate::limits::{MAX_REQUEST, MAX_RESPONSE};
 use crate::messages::{VcpuRequest, VcpuResponse};
-
-/// Where a `VcpuRequest` has packed numbers: `get_msrs.entry_indices`.
-const REQUEST_PACKED: [u32; 2] = [5, 1];
+use crate::scan::VCPU_REQUEST;
 
 /// Where a `VcpuResponse` has packed numbers: `get_msrs.entry_data`.
 const RESPONSE_PACKED: [u32; 2] = [6, 1];
@@ -42,9 +40,17 @@ pub fn encode_vcpu_request(request: &VcpuRequest, bytes: &mut Vec<u8>) -> Result
 /// Reads the one request in `bytes`.
 ///
 /// # Errors
-/// [`Error::Empty`], [`Error::TooLong`] past [`MAX_REQUEST`], [`Error::Decode`].
+/// [`Error::Empty`], [`Error::TooLong`] past [`MAX_REQUEST`], [`Error::Superfluous`], [`Error::TooMany`], [`Error::Malformed`],
+/// [`Error::Decode`].
 pub fn decode_vcpu_request(bytes: &[u8]) -> Result<VcpuRequest, Error> {
-    decode(bytes, MAX_REQUEST, &REQUEST_PACKED)
+    decode_request(bytes, MAX_REQUEST, &VCPU_REQUEST)
+}
+
+/// The request that [`Error::TooMany`] is about, by the number it has there, without what it holds: so that it can be refused by
+/// its name.
+#[must_use]
+pub fn bare_vcpu_request(number: u32) -> VcpuRequest {
+    with_empty_field(number)
 }
 
 /// Replaces what is in `bytes` with the length of `response` and `response`, to be written by one `write`.
