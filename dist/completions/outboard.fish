@@ -52,9 +52,10 @@ complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-mount -
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-mount-file -d 'The same from a file with one mount a line; `#` begins a comment' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-gid-map -d 'Make the plugin a member of COUNT groups (1) that are from INNER on in the jail, from OUTER (INNER) on outside; for root only' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-gid-map-file -d 'The same from a file with one map a line; `#` begins a comment' -r -F
-complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-user -d 'Who the plugin is outside the jail, for root only; without it root\'s plugin is 65534:65534, another user\'s is that user' -r
-complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-max-descriptors -d 'How many descriptors the plugin may have open' -r
-complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-max-processes -d 'How many processes and threads may be in the jail, one of which is its own' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-user -d 'Who the plugin is outside the jail, for root only; without it root\'s plugin has an id of its own, of --plugin-id-range, and another user\'s is that user' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-id-range -d 'The ids of which root\'s plugin gets one, as user and as group, that no other live plugin has; 2130706432:65536' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-max-descriptors -d 'How many descriptors each process of the plugin may have open; 2048, fewer where the host has little memory' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-max-processes -d 'How many processes and threads may be in the jail, one of which is its own; 128 and one to each vCPU' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l seccomp-policy-dir -d 'Take the system calls the plugin may make from plugin.policy in this directory, not from the built-in policy' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l host-ip -d 'Make a tap for the plugin, with this address on the host\'s side' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l netmask -d 'The netmask of --host-ip' -r
@@ -63,6 +64,7 @@ complete -c outboard -n "__fish_outboard_using_subcommand run" -l tap-name -d 'G
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l tap-fd -d 'Give the plugin the tap behind this inherited descriptor, as it is set up' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l hugepages -d 'Back guest memory by huge pages where the kernel can, on KVM'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l disable-sandbox -d 'Run the plugin without a jail: it can do all that this user can'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-realtime -d 'Let the plugin keep this program\'s real-time priority, negative nice value, and protection from the OOM killer'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-stdio -d 'Let the plugin have this program\'s standard input and output, not /dev/null'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l seccomp-log -d 'Tell of system calls that the policy does not allow, and let them be made'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'

@@ -97,6 +97,12 @@ impl Fault {
             (Part::Namespaces, Errno::NOSPC | Errno::USERS) => {
                 "the limits in /proc/sys/user are reached: raise max_user_namespaces and the like"
             }
+            (Part::UserMap | Part::GroupMap, Errno::NOENT) => {
+                "newuidmap and newgidmap, of the package uidmap or shadow, must be in PATH"
+            }
+            (Part::UserMap | Part::GroupMap, Errno::PERM) if self.subject.starts_with("new") => {
+                "/etc/subuid and /etc/subgid must give the VMM's user the ids of --plugin-id-range"
+            }
             (Part::Namespaces | Part::Proc | Part::UserMap, _) => {
                 "the host or its container forbids user namespaces to this user: allow them \
                  (kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), or run as root"
@@ -110,7 +116,7 @@ impl Fault {
             (Part::User, Errno::BUSY) => {
                 "other plugins have all ids of the range: choose a larger one by --plugin-id-range"
             }
-            (Part::User, Errno::ACCESS) => "nobody but root may own the file or write to it: remove it",
+            (Part::User, Errno::ACCESS) => "nobody but the VMM's user may own the file or write to it: remove it",
             (Part::Landlock, Errno::PERM) => "the host or its container filters the calls of landlock: allow them",
             (Part::Source, Errno::NOENT) => "make it, or leave the mount out",
             (Part::Source, Errno::ACCESS | Errno::PERM) => "let the VMM's user see it, or leave the mount out",
