@@ -227,7 +227,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__run)
-            opts="-p -c -v -q -h --plugin --params --exit-timeout --transport --poll-us --cpus --hypervisor --kvm-device --hugepages --vcpu-cgroup-path --script --disable-sandbox --plugin-root --plugin-mount --plugin-mount-file --plugin-gid-map --plugin-gid-map-file --plugin-user --plugin-stdio --plugin-max-descriptors --plugin-max-processes --seccomp-policy-dir --seccomp-log --host-ip --netmask --mac --tap-name --tap-fd --verbose --quiet --help"
+            opts="-p -c -v -q -h --plugin --params --exit-timeout --transport --poll-us --cpus --hypervisor --kvm-device --hugepages --vcpu-cgroup-path --script --disable-sandbox --plugin-root --plugin-mount --plugin-mount-file --plugin-gid-map --plugin-gid-map-file --plugin-user --plugin-id-range --plugin-realtime --plugin-stdio --plugin-max-descriptors --plugin-max-processes --seccomp-policy-dir --seccomp-log --host-ip --netmask --mac --tap-name --tap-fd --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -327,6 +327,10 @@ _outboard() {
                     return 0
                     ;;
                 --plugin-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugin-id-range)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

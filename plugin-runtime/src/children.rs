@@ -26,3 +26,27 @@ pub(crate) fn must_be_waited_for() -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_sigchld_ignored_a_run_is_refused() {
+        must_be_waited_for().unwrap();
+        // In a child, whose disposition is no other test's.
+        // SAFETY: the child ends by the next call but the one that is tested.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: ignoring runs no code of this program's, and the child ends at once.
+            unsafe {
+                libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+                libc::_exit(i32::from(must_be_waited_for().is_err()));
+            }
+        }
+        let mut status = 0;
+        // SAFETY: `status` is what the call writes.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, 1));
+    }
+}

@@ -38,6 +38,9 @@ pub(crate) struct JailArgs {
     #[arg(long, value_name = "UID[:GID]", value_parser = user)]
     plugin_user: Option<User>,
     /// The ids of which root's plugin gets one, as user and as group, that no other live plugin has; 2130706432:65536
+    ///
+    /// An ordinary user may name a range of its subordinate ids (/etc/subuid, /etc/subgid), which newuidmap and newgidmap map. The
+    /// plugin then is another user outside: its executable must be everyone's to read, and so must what is mounted.
     #[arg(long, value_name = "FIRST:COUNT", value_parser = id_range, conflicts_with = "plugin_user")]
     plugin_id_range: Option<IdRange>,
     /// Let the plugin keep this program's real-time priority, negative nice value, and protection from the OOM killer

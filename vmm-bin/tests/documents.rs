@@ -16,7 +16,7 @@ const HEADING: &str = "test";
 
 /// The jail's tests, and those of their files whose tests are attempts, or ends.
 const JAIL: &str = "vmm-bin/tests/jail";
-const ATTEMPTS: [&str; 7] = ["ends", "files", "kernel", "limits", "mounts", "network", "processes"];
+const ATTEMPTS: [&str; 8] = ["counts", "ends", "files", "kernel", "limits", "mounts", "network", "processes"];
 
 #[test]
 fn every_test_that_a_document_names_is_there() {

@@ -26,8 +26,9 @@ pub struct JailConfig {
     pub helper: Helper,
     /// Who the plugin is outside the jail. `None` for an id of `id_range` where the VMM is root, else for the VMM's own user.
     pub user: Option<User>,
-    /// The ids of which a plugin of root's gets one that no other live plugin process has. `None` for the default range; where
-    /// its ids cannot be had, user and group 65534, with a warning.
+    /// The ids of which the plugin gets one that no other live plugin process has; an ordinary user's must be subordinate ids,
+    /// and are mapped by `newuidmap`. `None` for the default range where the VMM is root, or user and group 65534 with a warning
+    /// where its ids cannot be had; else for none.
     pub id_range: Option<IdRange>,
     /// Groups that exist in the jail beside the plugin's own, and that the plugin is a member of.
     pub gid_maps: Vec<GidMap>,

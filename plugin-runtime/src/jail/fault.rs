@@ -109,6 +109,12 @@ impl Fault {
                 "the container's /proc/sys is read-only: run it with a writable one \
                  (--security-opt systempaths=unconfined, or a pod's procMount: Unmasked)"
             }
+            (Part::UserMap | Part::GroupMap, Errno::NOENT) => {
+                "newuidmap and newgidmap, of the package uidmap or shadow, must be in PATH"
+            }
+            (Part::UserMap | Part::GroupMap, Errno::PERM) if self.subject.starts_with("new") => {
+                "/etc/subuid and /etc/subgid must give the VMM's user the ids of --plugin-id-range"
+            }
             (Part::Namespaces | Part::Proc | Part::UserMap, _) => USER_NAMESPACES,
             // Ubuntu lets a namespace be made, and takes away what could be done in it.
             (
@@ -127,7 +133,7 @@ impl Fault {
             (Part::User, Errno::BUSY) => {
                 "other plugins have all ids of the range: choose a larger one by --plugin-id-range"
             }
-            (Part::User, Errno::ACCESS) => "nobody but root may own the file or write to it: remove it",
+            (Part::User, Errno::ACCESS) => "nobody but the VMM's user may own the file or write to it: remove it",
             (Part::Landlock, _) => "the host or its container filters the calls of landlock: allow them",
             (Part::Source, Errno::NOENT) => "make it, or leave the mount out",
             (Part::Source, Errno::ACCESS | Errno::PERM) => "let the VMM's user see it, or leave the mount out",

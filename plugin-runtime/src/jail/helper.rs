@@ -64,7 +64,7 @@ fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd, own_id: Option<Owned
         priority::lower()?;
     }
     priority::reset_personality()?;
-    let ids = Ids::new(setup.user, setup.gid_maps.clone())?;
+    let ids = Ids::new(&setup)?;
     let layout = Layout::new(&setup);
     // Root sees more here than in a namespace. An ordinary user can take nothing here.
     let taken = if ids.privileged { Some(layout.take()?) } else { None };

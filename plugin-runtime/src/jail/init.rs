@@ -59,12 +59,13 @@ impl Init {
 
     /// Makes this process as small as the plugin is to be.
     fn confine(&mut self) -> Result<(), Fault> {
-        self.ids.become_plugin()?;
-        let ucounts = Ucounts::open()?;
+        // As the VMM's user, who may see more than the plugin's.
         let taken = match self.taken.take() {
             Some(taken) => taken,
             None => self.layout.take()?,
         };
+        self.ids.become_plugin()?;
+        let ucounts = Ucounts::open()?;
         root::enter(&self.layout, taken)?;
         // In a user namespace of its own the plugin would have every capability over what else belongs to that.
         ucounts.forbid()?;

@@ -30,9 +30,7 @@ fn lowered(wished: u64, resource: Resource, name: &str) -> u64 {
 /// Sets them for this process and all that come from it. None of them can be raised again. Processes are counted in the
 /// jail's user namespace alone.
 pub(super) fn set(limits: Limits) -> Result<(), Fault> {
-    for (resource, limit) in
-        [(Resource::Nofile, limits.descriptors), (Resource::Nproc, limits.processes), (Resource::Core, 0)]
-    {
+    for (resource, limit) in [(Resource::Nofile, limits.descriptors), (Resource::Nproc, limits.processes)] {
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).map_err(Fault::of(Part::Limits))?;
     }
     bound_pending_signals()

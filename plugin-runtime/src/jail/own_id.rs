@@ -1,7 +1,8 @@
 //! A user id that no other live plugin process has.
 //!
 //! The kernel counts many things by user: descriptors in flight, epoll watches, pipe pages, keys. Where two plugins share a user,
-//! one of them can use up what the other needs. So each process of root's plugins gets an id of its own. An id is taken by a
+//! one of them can use up what the other needs. So each process of root's plugins gets an id of its own, and an ordinary user's
+//! where a range of subordinate ids was given. An id is taken by a
 //! lock on one byte of a file, at the id's own offset. The lock belongs to the open file, which the VMM and the jail's init
 //! share: it is released when both have ended, however they end.
 #![allow(unsafe_code, reason = "rustix has no locks of open files")]
@@ -12,14 +13,19 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::config::{IdRange, JailConfig, User};
 use super::fault::{Fault, Part};
 use super::ids;
 use crate::process::{as_errno, last_error};
 
-/// Where the file lies. `/run` is emptied when the host starts, and only root may write to it.
-const DIRECTORY: &str = "/run/outboard";
+/// Where root's file lies. `/run` is emptied when the host starts, and only root may write to it.
+const RUN: &str = "/run";
+/// The variable with the directory of an ordinary user's that is as `/run`.
+const RUN_VARIABLE: &str = "XDG_RUNTIME_DIR";
+/// The directory of our own there.
+const DIRECTORY: &str = "outboard";
 /// The file. It stays empty: a lock needs no byte to be there.
 const FILE: &str = "ids";
 
@@ -32,17 +38,15 @@ pub(crate) struct OwnId {
 
 impl OwnId {
     /// The id for the plugin that `config` describes; `None` where its user is not one of the range: the configuration names a
-    /// user, or the VMM may not run a plugin as another user.
+    /// user, or no range and the VMM may not run a plugin as another user. An ordinary user's range is one of its subordinate
+    /// ids.
     ///
     /// Where no id of the default range can be taken, a warning says that root's plugins share a user.
     pub(super) fn for_plugin(config: &JailConfig) -> Result<Option<Self>, Fault> {
-        let is_root = rustix::process::geteuid().is_root();
+        let is_root = geteuid().is_root();
         let may_choose = is_root && ids::is_privileged().map_err(Fault::of(Part::User))?;
         if config.user.is_some() || (!may_choose && config.id_range.is_none()) {
             return Ok(None);
-        }
-        if !may_choose {
-            return Err(Fault::of(Part::User)(Errno::PERM));
         }
         match (Self::take(config.id_range.unwrap_or_default()), config.id_range) {
             (Ok(id), _) => Ok(Some(id)),
@@ -62,8 +66,11 @@ impl OwnId {
                 return Err(Fault::at(Part::User, map.as_ref())(Errno::INVAL));
             }
         }
-        let path = Path::new(DIRECTORY).join(FILE);
-        let lock = open_file().map_err(Fault::at(Part::User, &path))?;
+        let directory = if geteuid().is_root() { Some(RUN.into()) } else { std::env::var_os(RUN_VARIABLE) };
+        let directory = directory.ok_or_else(|| Fault::new(Part::User, RUN_VARIABLE, Errno::NOENT))?;
+        let directory = Path::new(&directory).join(DIRECTORY);
+        let path = directory.join(FILE);
+        let lock = open_file(&directory).map_err(Fault::at(Part::User, &path))?;
         // Another beginning each time, so that an id is not used again soon: keys and pipes may outlive their process a little.
         let begin = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs() % range.count();
         for nth in 0..range.count() {
@@ -87,20 +94,21 @@ impl AsFd for OwnId {
     }
 }
 
-/// Opens the file, makes it where it is missing, and sees that it is root's alone: who can open it can take every id.
-fn open_file() -> Result<OwnedFd, Errno> {
-    match mkdirat(CWD, DIRECTORY, Mode::from_raw_mode(0o755)) {
+/// Opens the file in `directory`, makes both where they are missing, and sees that they are this user's alone: who can open the
+/// file can take every id.
+fn open_file(path: &Path) -> Result<OwnedFd, Errno> {
+    match mkdirat(CWD, path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(CWD, DIRECTORY, OFlags::RDONLY | OFlags::DIRECTORY | flags, Mode::empty())?;
+    let directory = openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | flags, Mode::empty())?;
     let file = openat(&directory, FILE, OFlags::RDWR | OFlags::CREATE | flags, Mode::RUSR | Mode::WUSR)?;
     for (opened, file_type, others) in [(&directory, FileType::Directory, 0o022), (&file, FileType::RegularFile, 0o066)]
     {
         let status = fstat(opened)?;
-        let is_roots = status.st_uid == 0 && status.st_mode & others == 0;
-        if !is_roots || FileType::from_raw_mode(status.st_mode) != file_type {
+        let is_own = status.st_uid == geteuid().as_raw() && status.st_mode & others == 0;
+        if !is_own || FileType::from_raw_mode(status.st_mode) != file_type {
             return Err(Errno::ACCESS);
         }
     }

@@ -7,7 +7,11 @@ use super::fault::{Fault, Part};
 /// Signals that wait, and timers, which need one each, are counted in the jail's namespace and for the VMM's user: two to each
 /// of 254 vCPUs, and few enough for many VMs. Locked memory is what the kernel gives by default (`MLOCK_LIMIT`). No plugin
 /// needs message queues, a real-time priority or a nice value below 0.
-const LIMITS: [(Resource, u64); 5] = [
+///
+/// A core of one byte is too short for a file, and with that limit the kernel starts no program that takes one either
+/// (`core_pattern` with a pipe), as it does with a limit of 0 (`do_coredump` of the kernel's `fs/coredump.c`).
+const LIMITS: [(Resource, u64); 6] = [
+    (Resource::Core, 1),
     (Resource::Sigpending, 512),
     (Resource::Memlock, 8 << 20),
     (Resource::Msgqueue, 0),

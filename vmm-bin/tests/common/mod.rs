@@ -108,7 +108,8 @@ impl Outboard {
     pub(crate) fn of_program(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new(program);
         command.args(args).env_remove("OUTBOARD_LOG").env_remove("NO_COLOR");
-        Self { command, script: None, stdin: Stdio::null(), stdout: None, stderr: None }
+        let outboard = Self { command, script: None, stdin: Stdio::null(), stdout: None, stderr: None };
+        outboard.before(hear_hangups)
     }
 
     /// Runs `program` on `backend` with a probe whose steps `steps` are, separated by spaces. The step `memory` becomes
@@ -241,6 +242,16 @@ impl Outboard {
     pub(crate) fn run(self) -> Ended {
         self.start().end()
     }
+}
+
+/// Whoever runs the tests may ignore hangups, by nohup(1).
+fn hear_hangups() -> std::io::Result<()> {
+    // SAFETY: the default action runs no code of this program's.
+    #[allow(unsafe_code, reason = "rustix sets no signal's action")]
+    unsafe {
+        libc::signal(libc::SIGHUP, libc::SIG_DFL);
+    }
+    Ok(())
 }
 
 fn forbid_namespaces() -> std::io::Result<()> {

@@ -41,7 +41,7 @@ fn a_plugin_is_the_second_process_and_nobody_special(host: &Host) {
     if let Some(user) = user {
         assert!(found.contains(&format!("user {user}")), "{found:#?}");
     }
-    for line in ["pid 2", "parent 1", "session 1", "host plugin", "working directory /", "core 0"] {
+    for line in ["pid 2", "parent 1", "session 1", "host plugin", "working directory /", "core 1"] {
         assert!(found.iter().any(|found| found == line), "no {line:?}: {found:#?}");
     }
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {

@@ -13,7 +13,7 @@ in_each_setting! {
 /// More than any hard limit here.
 const WISHED: &str = "1000000000";
 
-/// A limit that the jail sets. The third, on core dumps, is 0 and above nothing.
+/// A limit that an option sets. Those of every plugin are lowered without a word.
 struct Limit {
     resource: Resource,
     option: &'static str,

@@ -17,6 +17,7 @@ in_each_setting! {
     a_real_time_priority
     a_negative_nice_value_and_oom_protection
     hard_limits_of_a_plugin
+    a_hard_limit_of_core_dumps_of_0
 }
 
 /// Calls of the C library's between fork and exec, which return -1 where they fail.
@@ -159,7 +160,14 @@ fn hard_limits_of_a_plugin(host: &Host) {
     let at_most = |resource, most: u64| getrlimit(resource).maximum.map_or(most, |own| own.min(most)).to_string();
     assert_eq!(value(&ended, "pending signals"), at_most(Resource::Sigpending, 512));
     assert_eq!(value(&ended, "locked memory"), at_most(Resource::Memlock, 8 << 20));
-    for none in ["message queues", "highest priority", "highest nice", "core"] {
+    for none in ["message queues", "highest priority", "highest nice"] {
         assert_eq!(value(&ended, none), "0", "{none}");
     }
+}
+
+/// As services have it: the plugin's cannot be higher.
+fn a_hard_limit_of_core_dumps_of_0(host: &Host) {
+    let ended = host.inspect(&[]).limited(Resource::Core, 0).run();
+    ended.assert_success();
+    assert_eq!(value(&ended, "core"), "0");
 }

@@ -14,6 +14,7 @@ in_each_setting! {
     two_plugins_of_roots_have_two_users
     files_in_a_mount_belong_to_the_plugin_again_in_its_next_life
     an_id_is_another_plugins_once_its_vm_has_ended
+    an_ordinary_users_plugin_may_have_a_subordinate_id
     without_a_place_for_its_lock_root_is_warned_once
     one_that_exhausts_what_is_counted_is_not_noticed_by_another
 }
@@ -67,7 +68,7 @@ fn an_id_is_another_plugins_once_its_vm_has_ended(host: &Host) {
     let options = ["--plugin-id-range", &range];
     let attempt = || host.run(&options, "probe", &[]).run();
     if host.user == User::Ordinary {
-        attempt().assert_failure(&["the plugin's user", "only root"]);
+        // Whose own are subordinate ids.
         return;
     }
     attempt().assert_success();
@@ -114,6 +115,66 @@ int main(int argc, char **argv) {
     return file < 0 || write(file, argv[0], 0) || write(file, "x", 1) != 1;
 }
 "#;
+
+/// Stands for the program of shadow, without a look into `/etc/subuid`: made root's, it writes the map that it is told to.
+const MAPPER: &str = r#"
+#include <stdio.h>
+#include <string.h>
+int main(int argc, char **argv) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%s/%s", argv[1], strstr(argv[0], "newuidmap") ? "uid_map" : "gid_map");
+    FILE *map = fopen(path, "w");
+    return !map || fprintf(map, "%s %s %s\n", argv[2], argv[3], argv[4]) < 0 || fclose(map);
+}
+"#;
+
+fn an_ordinary_users_plugin_may_have_a_subordinate_id(host: &Host) {
+    if host.user == User::Root || !rustix::process::geteuid().is_root() {
+        // Only root can make a program that maps the ids of others.
+        return;
+    }
+    let backend = u32::from(host.backend == Backend::Kvm);
+    let range = format!("{}:2", 1_900_000_000 + 4 * std::process::id() + 2 * backend);
+    let options = ["--plugin-id-range", &range];
+    fs::create_dir(host.path("bin")).unwrap();
+    let (bin, run) = (host.text("bin"), host.text("run"));
+    let set_up = |outboard: Outboard| outboard.env("PATH", &bin).env("XDG_RUNTIME_DIR", &run);
+
+    let without = host.run(&options, "probe", &[]).without_variable("XDG_RUNTIME_DIR").run();
+    without.assert_failure(&["the plugin's user (XDG_RUNTIME_DIR)"]);
+    fs::create_dir(host.path("run")).unwrap();
+    std::os::unix::fs::chown(host.path("run"), Some(NOBODY), Some(NOBODY)).unwrap();
+    let missing = set_up(host.run(&options, "probe", &[])).run();
+    missing.assert_failure(&["the user map (newuidmap", "uidmap"]);
+    for name in ["newuidmap", "newgidmap"] {
+        let program = host.compiled(&format!("bin/{name}"), MAPPER, &[]);
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let refused = set_up(host.run(&options, "probe", &[])).run();
+    refused.assert_failure(&["the user map (newuidmap", "/etc/subuid"]);
+    for name in ["newuidmap", "newgidmap"] {
+        fs::set_permissions(host.path(&format!("bin/{name}")), fs::Permissions::from_mode(0o4755)).unwrap();
+    }
+
+    let started = || {
+        let options = ["--plugin-stdio", options[0], options[1]];
+        let mut running = set_up(host.run(&options, "probe", &["print=ready", "hang"])).start();
+        running.await_line("ready");
+        running
+    };
+    let (first, second) = (started(), started());
+    let mut users = [&first, &second].map(|running| ids_of_plugin(running)[0]);
+    users.sort_unstable();
+    assert_eq!((format!("{}:2", users[0]), users[1]), (range.clone(), users[0] + 1));
+    let third = set_up(host.run(&options, "probe", &[])).run();
+    third.assert_failure(&["the plugin's user", "other plugins have all ids"]);
+    let hoarder_ended = second.kill();
+    assert!(hoarder_ended.is_empty());
+    let inspected = set_up(host.inspect(&options)).run();
+    inspected.assert_success();
+    assert!(inspected.stdout.iter().any(|line| line.trim_end() == "Groups:"), "{inspected:#?}");
+    first.kill();
+}
 
 /// `/run` is a file system that nothing can be written to.
 fn without_a_place_for_its_lock_root_is_warned_once(host: &Host) {
