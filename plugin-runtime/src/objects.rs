@@ -17,6 +17,7 @@ use plugin_proto::messages::main_request::create::{Constructor, IoEvent as WireI
 
 use crate::errno::Errno;
 use crate::quota;
+use crate::refusal::Refusal;
 use crate::wire::space_from_wire;
 
 /// Bytes of a dirty log, so that tags and lengths around it fit into a response too.
@@ -30,9 +31,20 @@ pub(crate) struct Objects {
 }
 
 enum Object {
-    Memory { slot: SlotId, pages: Option<u64> },
-    IoEvent { at: IoEvent, event: Arc<EventFd> },
-    IrqEvent { gsi: Gsi, trigger: Arc<EventFd> },
+    /// `ram` are the first and the last address, where the guest's writes do not exit.
+    Memory {
+        slot: SlotId,
+        pages: Option<u64>,
+        ram: Option<(u64, u64)>,
+    },
+    IoEvent {
+        at: IoEvent,
+        event: Arc<EventFd>,
+    },
+    IrqEvent {
+        gsi: Gsi,
+        trigger: Arc<EventFd>,
+    },
 }
 
 impl Objects {
@@ -44,19 +56,25 @@ impl Objects {
         id: u32,
         constructor: Option<Constructor>,
         fd: Option<OwnedFd>,
-    ) -> Result<Vec<OwnedFd>, Errno> {
+    ) -> Result<Vec<OwnedFd>, Refusal> {
         if self.by_id.contains_key(&id) {
-            return Err(Errno::EXIST);
+            return Err(Refusal::new(Errno::EXIST, format!("there is an object of id {id}")));
         }
         if self.by_id.len() >= quota::OBJECTS {
-            return Err(Errno::NOSPC);
+            return Err(Refusal::new(Errno::NOSPC, format!("a plugin has at most {} objects", quota::OBJECTS)));
         }
         let (object, fds) = match constructor {
-            Some(Constructor::Memory(memory)) => map_memory(vm, &memory, fd.ok_or(Errno::BADF)?)?,
-            Some(Constructor::IoEvent(_)) if self.io_events >= quota::IO_EVENTS => return Err(Errno::NOSPC),
+            Some(Constructor::Memory(memory)) => {
+                let memfd = fd.ok_or_else(|| Refusal::new(Errno::BADF, "no descriptor came with the request"))?;
+                map_memory(vm, &memory, memfd)?
+            }
+            Some(Constructor::IoEvent(_)) if self.io_events >= quota::IO_EVENTS => {
+                let why = format!("a plugin has at most {} I/O events", quota::IO_EVENTS);
+                return Err(Refusal::new(Errno::NOSPC, why));
+            }
             Some(Constructor::IoEvent(event)) => io_event(vm, &event)?,
             Some(Constructor::IrqEvent(event)) => irq_event(vm, &event)?,
-            _ => return Err(Errno::NOTTY),
+            _ => return Err(Refusal::new(Errno::NOTTY, "it says nothing that could be made")),
         };
         if let Object::IoEvent { .. } = object {
             self.io_events = self.io_events.saturating_add(1);
@@ -66,8 +84,9 @@ impl Objects {
     }
 
     /// Undoes what `id` stands for. The id is free afterwards, also where the kernel refused.
-    pub(crate) fn destroy(&mut self, vm: &dyn Vm, id: u32) -> Result<(), Errno> {
-        match self.by_id.remove(&id).ok_or(Errno::NOENT)? {
+    pub(crate) fn destroy(&mut self, vm: &dyn Vm, id: u32) -> Result<(), Refusal> {
+        let none = || Refusal::new(Errno::NOENT, format!("there is no object of id {id}"));
+        match self.by_id.remove(&id).ok_or_else(none)? {
             Object::Memory { slot, .. } => vm.unmap_memory(slot),
             Object::IoEvent { at, event } => {
                 self.io_events = self.io_events.saturating_sub(1);
@@ -75,63 +94,83 @@ impl Objects {
             }
             Object::IrqEvent { gsi, trigger } => vm.unregister_irqfd(gsi, &trigger),
         }
-        .map_err(|error| Errno::from(&error))
+        .map_err(|error| Refusal::from(&error))
+    }
+
+    /// The first RAM that part of the addresses from `first` to `last` is: its first and its last address.
+    pub(crate) fn ram_at(&self, first: u64, last: u64) -> Option<(u64, u64)> {
+        self.by_id.values().find_map(|object| match object {
+            Object::Memory { ram: Some(ram), .. } if ram.0 <= last && first <= ram.1 => Some(*ram),
+            _ => None,
+        })
+    }
+
+    /// How many interrupt events the line `gsi` has.
+    pub(crate) fn irq_events_of(&self, gsi: u32) -> usize {
+        let is_it = |object: &&Object| matches!(object, Object::IrqEvent { gsi: of, .. } if of.0 == gsi);
+        self.by_id.values().filter(is_it).count()
     }
 
     /// The pages of a memory that were written since the last call, one bit a page, rounded up to whole bytes. `EMSGSIZE`
     /// for more than a response carries.
-    pub(crate) fn dirty_log(&self, vm: &dyn Vm, id: u32) -> Result<Vec<u8>, Errno> {
-        let Some(Object::Memory { slot, pages: Some(pages) }) = self.by_id.get(&id) else {
-            return Err(Errno::NOENT);
+    pub(crate) fn dirty_log(&self, vm: &dyn Vm, id: u32) -> Result<Vec<u8>, Refusal> {
+        let Some(Object::Memory { slot, pages: Some(pages), .. }) = self.by_id.get(&id) else {
+            return Err(Refusal::new(Errno::NOENT, format!("id {id} is no memory with a dirty log")));
         };
         // Refused before the kernel forgets what it tells.
         let len = usize::try_from(pages.div_ceil(8)).unwrap_or(usize::MAX);
         if len > LONGEST_BITMAP {
-            return Err(Errno::MSGSIZE);
+            return Err(Refusal::new(Errno::MSGSIZE, format!("{len} bytes of dirty log do not fit into a response")));
         }
-        let words = vm.dirty_log(*slot).map_err(|error| Errno::from(&error))?;
+        let words = vm.dirty_log(*slot).map_err(|error| Refusal::from(&error))?;
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.truncate(len);
         Ok(bytes)
     }
 }
 
-fn map_memory(vm: &dyn Vm, memory: &Memory, memfd: OwnedFd) -> Result<(Object, Vec<OwnedFd>), Errno> {
+fn map_memory(vm: &dyn Vm, memory: &Memory, memfd: OwnedFd) -> Result<(Object, Vec<OwnedFd>), Refusal> {
     let region = GuestMemoryRegion::new(GuestAddress(memory.start), memfd, memory.offset, memory.length)
-        .map_err(|error| Errno::from(&error))?
+        .map_err(|error| Refusal::from(&error))?
         .read_only(memory.read_only)
         .log_dirty(memory.dirty_log);
-    let slot = vm.map_memory(region).map_err(|error| Errno::from(&error))?;
-    Ok((Object::Memory { slot, pages: memory.dirty_log.then(|| memory.length.div_ceil(PAGE_SIZE)) }, Vec::new()))
+    let slot = vm.map_memory(region).map_err(|error| Refusal::from(&error))?;
+    let pages = memory.dirty_log.then(|| memory.length.div_ceil(PAGE_SIZE));
+    // A region is not empty, and its end fits.
+    let last = memory.start.saturating_add(memory.length.saturating_sub(1));
+    let ram = (!memory.read_only).then_some((memory.start, last));
+    Ok((Object::Memory { slot, pages, ram }, Vec::new()))
 }
 
-fn io_event(vm: &dyn Vm, wanted: &WireIoEvent) -> Result<(Object, Vec<OwnedFd>), Errno> {
+fn io_event(vm: &dyn Vm, wanted: &WireIoEvent) -> Result<(Object, Vec<OwnedFd>), Refusal> {
     let space = space_from_wire(wanted.space)?;
     // Without a length there are no bytes to compare.
     let datamatch = (wanted.length != 0).then_some(wanted.datamatch);
-    let at = IoEvent::new(space, wanted.address, wanted.length, datamatch).ok_or(Errno::INVAL)?;
+    let at = IoEvent::new(space, wanted.address, wanted.length, datamatch).ok_or_else(|| {
+        Refusal::new(Errno::INVAL, format!("writes of {} bytes: an I/O event has 0, 1, 2, 4 or 8", wanted.length))
+    })?;
     let event = event()?;
     let copies = vec![copy(&event)?];
-    vm.register_ioevent(&at, &event).map_err(|error| Errno::from(&error))?;
+    vm.register_ioevent(&at, &event).map_err(|error| Refusal::from(&error))?;
     Ok((Object::IoEvent { at, event }, copies))
 }
 
-fn irq_event(vm: &dyn Vm, wanted: &IrqEvent) -> Result<(Object, Vec<OwnedFd>), Errno> {
+fn irq_event(vm: &dyn Vm, wanted: &IrqEvent) -> Result<(Object, Vec<OwnedFd>), Refusal> {
     let gsi = Gsi(wanted.irq_id);
     let (trigger, resample) = (event()?, event()?);
     let copies = vec![copy(&trigger)?, copy(&resample)?];
-    vm.register_irqfd(gsi, &trigger, &resample).map_err(|error| Errno::from(&error))?;
+    vm.register_irqfd(gsi, &trigger, &resample).map_err(|error| Refusal::from(&error))?;
     Ok((Object::IrqEvent { gsi, trigger }, copies))
 }
 
 /// An eventfd that blocks and counts, as the protocol hands them out.
-fn event() -> Result<Arc<EventFd>, Errno> {
-    EventFd::new(libc::EFD_CLOEXEC).map(Arc::new).map_err(|error| Errno::from(&error))
+fn event() -> Result<Arc<EventFd>, Refusal> {
+    EventFd::new(libc::EFD_CLOEXEC).map(Arc::new).map_err(|error| Refusal::from(&error))
 }
 
 #[allow(unsafe_code, reason = "vmm-sys-util's EventFd lends out only a raw descriptor")]
-fn copy(event: &EventFd) -> Result<OwnedFd, Errno> {
+fn copy(event: &EventFd) -> Result<OwnedFd, Refusal> {
     // SAFETY: the eventfd is open as long as it is borrowed.
     let borrowed = unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) };
-    borrowed.try_clone_to_owned().map_err(|error| Errno::from(&error))
+    borrowed.try_clone_to_owned().map_err(|error| Refusal::from(&error))
 }

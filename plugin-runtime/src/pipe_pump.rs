@@ -20,6 +20,7 @@ use rustix::io::{Errno as OsErrno, retry_on_intr};
 use vmm_core::{Command, Event, Exchange, LinkError, Pump, StopSignal};
 
 use crate::errno::Errno;
+use crate::refusal::Refusal;
 use crate::vcpu_pipes::VcpuPipes;
 use crate::vcpu_words::{
     Asked, Fault, Setting, access_response, attach, command, cpuid_response, done_response, hyperv_call_response,
@@ -99,7 +100,10 @@ impl PipePump {
         loop {
             match self.request(deadline)?.message {
                 Some(Message::Wait(_)) => return self.respond(&init_response(), deadline),
-                request => self.respond(&refusal(request.as_ref(), Errno::PROTO), deadline)?,
+                request => {
+                    let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
+                    self.respond(&refusal(request.as_ref(), &why), deadline)?;
+                }
             }
         }
     }

@@ -16,6 +16,7 @@ use thiserror::Error as ThisError;
 use vmm_core::{Bytes, Command, Exchange, LinkError, Registers, State};
 
 use crate::errno::Errno;
+use crate::refusal::{self, Refusal};
 use crate::wire::{
     cpuid_from_wire, cpuid_to_wire, from_bytes, space_to_wire, state_from_bytes, state_kind, state_to_bytes, to_bytes,
 };
@@ -69,7 +70,15 @@ pub(crate) enum Asked {
 /// The answer to the request that set something.
 pub(crate) fn done_response(setting: Option<Setting>, done: hypervisor::Result<()>) -> VcpuResponse {
     let mut response = VcpuResponse::new();
-    response.errno = done.map_or_else(|error| Errno::from(&error).0, |()| 0);
+    if let Err(error) = done {
+        let request = match setting {
+            Some(Setting::Msrs) => "set_msrs",
+            Some(Setting::Cpuid) => "set_cpuid",
+            Some(Setting::Capability) => "enable_capability",
+            Some(Setting::State) | None => "set_state",
+        };
+        response.errno = refused(request, &error);
+    }
     match setting {
         Some(Setting::Msrs) => drop(response.mut_set_msrs()),
         Some(Setting::Cpuid) => drop(response.mut_set_cpuid()),
@@ -81,7 +90,7 @@ pub(crate) fn done_response(setting: Option<Setting>, done: hypervisor::Result<(
 
 /// What a request asks. A resume comes in the box of the access that it answers, which is taken from `exchange`.
 pub(crate) fn command(request: VcpuRequest, exchange: &mut Option<Box<Exchange>>) -> Result<Asked> {
-    let refused = |message: &Message, errno| Ok(Asked::Nothing { answer: refusal(Some(message), errno) });
+    let refused = |message: &Message, why| Ok(Asked::Nothing { answer: refusal(Some(message), &why) });
     match request.message {
         Some(Message::Resume(resume)) => {
             let mut exchange = exchange.take().unwrap_or_default();
@@ -91,12 +100,12 @@ pub(crate) fn command(request: VcpuRequest, exchange: &mut Option<Box<Exchange>>
         Some(Message::Shutdown(_)) => Ok(Asked::Vcpu(Command::Stop)),
         Some(ref message @ Message::GetState(ref get)) => match state_kind(get.set) {
             Ok(kind) => Ok(Asked::Vcpu(Command::Get(kind))),
-            Err(errno) => refused(message, errno),
+            Err(why) => refused(message, why),
         },
         Some(ref message @ Message::SetState(ref set)) => {
             match state_kind(set.set).and_then(|kind| state_from_bytes(kind, &set.state)) {
                 Ok(state) => Ok(Asked::Vcpu(Command::Set(state))),
-                Err(errno) => refused(message, errno),
+                Err(why) => refused(message, why),
             }
         }
         Some(Message::GetMsrs(get)) => Ok(Asked::Vcpu(Command::GetMsrs(get.entry_indices))),
@@ -112,15 +121,23 @@ pub(crate) fn command(request: VcpuRequest, exchange: &mut Option<Box<Exchange>>
         Some(Message::GetHypervCpuid(_)) => Ok(Asked::Vcpu(Command::GetHypervCpuid)),
         Some(ref message @ Message::EnableCapability(ref enable)) => match Capability::from_number(enable.capability) {
             Some(capability) => Ok(Asked::Vcpu(Command::EnableCapability(capability))),
-            None => refused(message, Errno::INVAL),
+            None => {
+                let why = format!("capability {} cannot be enabled by a plugin", enable.capability);
+                refused(message, Refusal::new(Errno::INVAL, why))
+            }
         },
-        Some(ref message @ Message::Wait(_)) => refused(message, Errno::PROTO),
-        message => Ok(Asked::Nothing { answer: refusal(message.as_ref(), Errno::NOTTY) }),
+        Some(ref message @ Message::Wait(_)) => {
+            refused(message, Refusal::new(Errno::PROTO, "a vCPU is waited for once, and then resumed"))
+        }
+        message => {
+            let why = Refusal::new(Errno::NOTTY, "the protocol has no such request");
+            Ok(Asked::Nothing { answer: refusal(message.as_ref(), &why) })
+        }
     }
 }
 
 pub(crate) fn resume_from_wire(resume: &vcpu_request::Resume, exchange: &mut Exchange) -> Result<()> {
-    let wrong = |what| move |_: Errno| LinkError::from(Fault::ResumeSize(what));
+    let wrong = |what| move |_: Refusal| LinkError::from(Fault::ResumeSize(what));
     exchange.data = Bytes::from_slice(&resume.data);
     if !resume.regs.is_empty() {
         exchange.set.put_regs(&from_bytes(&resume.regs).map_err(wrong("regs"))?);
@@ -187,7 +204,7 @@ pub(crate) fn msrs_response(values: hypervisor::Result<Vec<u64>>) -> VcpuRespons
     match values {
         Ok(values) => response.mut_get_msrs().entry_data = values,
         Err(error) => {
-            response.errno = Errno::from(&error).0;
+            response.errno = refused("get_msrs", &error);
             response.mut_get_msrs();
         }
     }
@@ -199,7 +216,7 @@ pub(crate) fn cpuid_response(entries: hypervisor::Result<Vec<kvm_cpuid_entry2>>)
     match entries {
         Ok(entries) => response.mut_get_hyperv_cpuid().entries = cpuid_to_wire(&entries),
         Err(error) => {
-            response.errno = Errno::from(&error).0;
+            response.errno = refused("get_hyperv_cpuid", &error);
             response.mut_get_hyperv_cpuid();
         }
     }
@@ -233,17 +250,42 @@ pub(crate) fn state_response(state: hypervisor::Result<State>) -> VcpuResponse {
     match state {
         Ok(state) => response.mut_get_state().state = state_to_bytes(&state),
         Err(error) => {
-            response.errno = Errno::from(&error).0;
+            response.errno = refused("get_state", &error);
             response.mut_get_state();
         }
     }
     response
 }
 
+/// The errno of what the backend refuses, which is logged.
+#[cold]
+fn refused(request: &str, error: &hypervisor::Error) -> i32 {
+    refusal::log(format_args!("{request} refused: {error}"));
+    Errno::from(error).0
+}
+
+/// The request's name in the protocol.
+fn request_name(request: Option<&Message>) -> &'static str {
+    match request {
+        Some(Message::Wait(_)) => "wait",
+        Some(Message::Resume(_)) => "resume",
+        Some(Message::GetState(_)) => "get_state",
+        Some(Message::SetState(_)) => "set_state",
+        Some(Message::GetMsrs(_)) => "get_msrs",
+        Some(Message::SetMsrs(_)) => "set_msrs",
+        Some(Message::SetCpuid(_)) => "set_cpuid",
+        Some(Message::Shutdown(_)) => "shutdown",
+        Some(Message::GetHypervCpuid(_)) => "get_hyperv_cpuid",
+        Some(Message::EnableCapability(_)) => "enable_capability",
+        _ => "an unknown request",
+    }
+}
+
 /// An answer that says only why not; its oneof is that of the request, where the protocol has one.
-pub(crate) fn refusal(request: Option<&Message>, errno: Errno) -> VcpuResponse {
+pub(crate) fn refusal(request: Option<&Message>, why: &Refusal) -> VcpuResponse {
+    refusal::log(format_args!("{} refused: {why}", request_name(request)));
     let mut response = VcpuResponse::new();
-    response.errno = errno.0;
+    response.errno = why.errno.0;
     match request {
         Some(Message::Wait(_)) => drop(response.mut_wait()),
         Some(Message::GetState(_)) => drop(response.mut_get_state()),

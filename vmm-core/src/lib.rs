@@ -39,6 +39,7 @@ mod prediction;
 mod pump;
 mod routing;
 mod stop_signal;
+mod unclaimed;
 mod vcpu_loop;
 
 pub use address_map::{AddressMap, Claim, Service};
@@ -48,8 +49,9 @@ pub use channel::{Command, Event, FarEnd, State, StateKind};
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use exchange::{Bytes, Exchange, Registers};
 pub use machine::{Config, Machine};
-pub use notice::{Notice, Notices, StopReason};
+pub use notice::{Culprit, Notice, Notices, StopReason};
 pub use owner::OwnerId;
 pub use prediction::Looks;
 pub use pump::{Pump, Stepping};
 pub use stop_signal::StopSignal;
+pub use unclaimed::Unclaimed;

@@ -1,8 +1,8 @@
 //! A machine: a VM, its address map, and the threads of its vCPUs.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::owner::OwnerId;
 use crate::prediction::Predictions;
 use crate::pump::{Pump, Stepping, step_until_stopped};
 use crate::stop_signal::StopSignal;
+use crate::unclaimed::{Unclaimed, UnclaimedLog};
 use crate::vcpu_loop::{Shared, VcpuLoop};
 
 /// What a machine is made with.
@@ -70,6 +71,7 @@ impl Machine {
             has_hint: AtomicBool::new(false),
             hint: RwLock::default(),
             cgroup: config.cgroup.clone(),
+            unclaimed: OnceLock::new(),
         };
         let machine = Self {
             vm,
@@ -230,6 +232,7 @@ impl Machine {
                     predictions: Predictions::new(),
                     spare: None,
                     coalesced: Vec::new(),
+                    unclaimed: UnclaimedLog::default(),
                 },
             ));
         }
@@ -255,6 +258,12 @@ impl Machine {
             }
         }
         self.shared.gate.poke();
+    }
+
+    /// Sets what becomes of accesses that nobody has reserved; without it they are [ignored](Unclaimed::Ignore). The first
+    /// call counts.
+    pub fn set_unclaimed(&self, policy: Unclaimed) {
+        self.shared.unclaimed.get_or_init(|| policy);
     }
 
     /// Says which access is to come with registers attached, in place of what was said before.

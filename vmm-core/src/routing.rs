@@ -14,7 +14,8 @@ use crate::exchange::{Exchange, Registers};
 use crate::notice::StopReason;
 use crate::owner::OwnerId;
 use crate::prediction::Looks;
-use crate::vcpu_loop::{Result, VcpuLoop, final_reason};
+use crate::unclaimed::Unclaimed;
+use crate::vcpu_loop::{Result, VcpuLoop, final_reason, guest_state};
 
 /// What an access nobody claimed reads.
 static ZEROS: [u8; MAX_ACCESS_BYTES] = [0; MAX_ACCESS_BYTES];
@@ -38,8 +39,20 @@ impl VcpuLoop {
                 let long = if access.has_long_data() { self.vcpu.access_data().into() } else { Box::default() };
                 self.post(owner, access, long)
             }
-            None => Ok(()),
+            None => self.unclaimed(access),
         }
+    }
+
+    /// Nobody has reserved `access`.
+    #[cold]
+    fn unclaimed(&mut self, access: &Access) -> Result<()> {
+        let policy = self.shared.unclaimed.get().copied().unwrap_or_default();
+        if policy == Unclaimed::Stop {
+            let state = guest_state(&*self.vcpu);
+            return Err(StopReason::Unclaimed { access: *access, state }.into());
+        }
+        self.unclaimed.log(policy, self.vcpu.id(), access);
+        Ok(())
     }
 
     /// Sees an exit through that waits for data, with all fragments of its instruction if registers are to be set behind it.
@@ -54,7 +67,7 @@ impl VcpuLoop {
                     self.finish_read(exchange, HYPERV_RESULT_BYTES, &mut deferred)?;
                     Some(HYPERV_OWNER)
                 }
-                exit => return Err(final_reason(exit).into()),
+                exit => return Err(final_reason(exit, &*self.vcpu).into()),
             };
             if deferred.is_empty() {
                 return Ok(());
@@ -74,7 +87,10 @@ impl VcpuLoop {
                 let exchange = self.consult_about(owner, access, Some(deferred))?;
                 self.finish_read(exchange, access.len(), deferred)?;
             }
-            (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
+            (_, Direction::Read) => {
+                self.unclaimed(access)?;
+                self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?;
+            }
             // Behind a read of the same instruction a write is unfinished business too.
             (Some(Claim { owner, service: Service::Synchronous }), Direction::Write) if !deferred.is_empty() => {
                 let exchange = self.consult_about(owner, access, Some(deferred))?;

@@ -316,11 +316,13 @@ fn state_the_backend_refuses_is_told_to_the_owner_and_the_vcpu_lives_on() {
     vcpu.expect_set_mp_state().times(1).return_once(|_| Err(refused()));
     vcpu.expect_sregs().times(1).return_once(|| Err(refused()));
     vcpu.expect_run().return_once(|| Ok(Exit::Shutdown));
+    // Where the guest was is not known then.
+    vcpu.expect_regs().times(1).return_once(|| Err(refused()));
     let rig = machine_around(vcpu);
     rig.send(0, Command::Set(State::MpState(Default::default())));
     assert!(matches!(rig.event(0), Event::Done(Err(_))));
     rig.send(0, Command::Get(vmm_core::StateKind::Sregs));
     assert!(matches!(rig.event(0), Event::State(Err(_))));
     rig.resume(0);
-    assert!(matches!(rig.stop_reason().1, StopReason::Shutdown));
+    assert!(matches!(rig.stop_reason().1, StopReason::Shutdown { state: None }));
 }

@@ -32,6 +32,7 @@ mod trees;
 pub use config::{GidMap, Helper, JailConfig, Limits, Mount, Sandbox, User};
 pub use fault::{Fault, Part};
 pub use helper::helper_main;
+pub(crate) use helper::refuse_in_helper;
 pub(crate) use init::HELPER_IS_GONE;
 pub(crate) use reports::{Report, Reports};
 pub(crate) use start::{jail_error, start};

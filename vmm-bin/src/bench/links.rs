@@ -186,7 +186,7 @@ fn channel(hypervisor: &dyn Hypervisor, setup: Setup, stepping: Stepping) -> Res
     });
     machine.join();
     match reason {
-        Some(StopReason::Shutdown) => Ok(()),
+        Some(StopReason::Shutdown { .. }) => Ok(()),
         Some(other) => Err(other.into()),
         None => Err("the vCPU ended without a reason".into()),
     }
@@ -260,6 +260,7 @@ fn process(
         vcpus: setup.vcpus,
         exit_timeout: None,
         vcpu_cgroup: None,
+        unclaimed: Default::default(),
         transport,
         poll_us,
         tap: None,
