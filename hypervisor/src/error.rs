@@ -75,7 +75,7 @@ pub enum MemoryProblem {
         size: u64,
     },
     /// The file may be shrunk by whoever holds it: it lacks `F_SEAL_SHRINK`.
-    #[error("the file is not sealed against shrinking (F_SEAL_SHRINK)")]
+    #[error("the memfd is not sealed against shrinking (F_SEAL_SHRINK)")]
     NotSealed,
     /// The file lies on hugetlbfs, which raises SIGBUS when pages run out; the mock maps and touches it.
     #[error("the mock does not take hugetlb memory")]

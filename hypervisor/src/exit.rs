@@ -233,7 +233,36 @@ impl InternalError {
         let name: Vec<u8> = whole(name_low, name_high).into_iter().take_while(|&byte| byte != 0).collect();
         Some((address, bytes.to_vec(), String::from_utf8_lossy(&name).into_owned()))
     }
+
+    /// The bytes from RIP on that the emulator had fetched when it failed, 1 to 15: the instruction, and what lies behind it.
+    /// `None` where the backend does not tell them (`KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`).
+    pub fn instruction_bytes(&self) -> Option<Vec<u8>> {
+        let [flags, low, high, ..] = self.data;
+        if self.suberror != EMULATION || self.words < 3 || flags & INSTRUCTION_BYTES == 0 {
+            return None;
+        }
+        let [len, bytes @ ..] = whole(low, high);
+        Some(bytes.get(..len.into()).unwrap_or(&bytes).to_vec()).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// The words that say more than [`instruction_bytes`](Self::instruction_bytes) does: those of an emulation failure are
+    /// the hardware's exit reason and what belongs to it.
+    fn other_words(&self) -> &[u64] {
+        let words = self.data.get(..usize::from(self.words)).unwrap_or(&self.data);
+        let first = match self.suberror {
+            EMULATION if self.instruction_bytes().is_some() => 3,
+            // The flags.
+            EMULATION => 1,
+            _ => 0,
+        };
+        words.get(first..).unwrap_or_default()
+    }
 }
+
+/// `KVM_INTERNAL_ERROR_EMULATION`.
+const EMULATION: u32 = 1;
+/// `KVM_INTERNAL_ERROR_DELIVERY_EV`.
+const DELIVERY: u32 = 3;
 
 /// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
 const INSTRUCTION_BYTES: u64 = 1;
@@ -252,22 +281,51 @@ fn whole(low: u64, high: u64) -> [u8; 16] {
 impl fmt::Display for InternalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let meaning = match self.suberror {
-            1 => "instruction emulation failed",
+            EMULATION => "instruction emulation failed",
             2 => "simultaneous exceptions",
-            3 => "an event could not be delivered",
+            DELIVERY => "an event could not be delivered",
             4 => "unexpected exit reason",
             _ => "unknown suberror",
         };
         write!(f, "suberror {}: {meaning}", self.suberror)?;
         if let Some((address, bytes, name)) = self.instruction() {
-            write!(f, ": {name} at {address:#x}, bytes")?;
-            return bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"));
+            return fmt_unknown_to_mock(f, address, &bytes, &name);
         }
-        for word in self.data.iter().take(usize::from(self.words)) {
-            write!(f, " {word:#018x}")?;
+        match self.instruction_bytes() {
+            Some(bytes) => fmt_bytes(f, &bytes)?,
+            None if self.suberror == EMULATION && self.words > 0 => f.write_str(", no instruction could be fetched")?,
+            None => {}
         }
-        Ok(())
+        if let (DELIVERY, [information, ..]) = (self.suberror, self.data)
+            && self.words > 0
+        {
+            // The vector's place in the IDT-vectoring information (Intel SDM volume 3, table 26-17).
+            write!(f, " (vector {})", information & 0xff)?;
+        }
+        let words = self.other_words();
+        if !words.is_empty() {
+            f.write_str(", the kernel's words")?;
+        }
+        words.iter().try_for_each(|word| write!(f, " {word:#x}"))
     }
+}
+
+/// Says what the mock cannot do. A name in parentheses is no instruction's.
+fn fmt_unknown_to_mock(f: &mut fmt::Formatter<'_>, address: u64, bytes: &[u8], name: &str) -> fmt::Result {
+    if name == "(no memory)" {
+        write!(f, ": there is no memory to execute at {address:#x}")?;
+        return fmt_bytes(f, bytes);
+    }
+    write!(f, ": {name} at {address:#x}")?;
+    fmt_bytes(f, bytes)?;
+    f.write_str(": the mock does not know it; what it knows is in docs/mock-cpu.md")
+}
+
+fn fmt_bytes(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    if !bytes.is_empty() {
+        f.write_str(", bytes")?;
+    }
+    bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"))
 }
 
 #[cfg(test)]
@@ -308,14 +366,51 @@ mod tests {
 
     #[test]
     fn an_internal_error_tells_suberror_meaning_and_words() {
-        let error = InternalError { suberror: 1, data: [0xf4, 0, 0, 0, 0, 0], words: 1 };
-        assert_eq!(error.to_string(), "suberror 1: instruction emulation failed 0x00000000000000f4");
+        let said = |suberror, data, words| InternalError { suberror, data, words }.to_string();
+        assert_eq!(said(1, [0; 6], 0), "suberror 1: instruction emulation failed");
+        assert_eq!(
+            said(1, [0, 0x30, 0, 0, 0, 0], 2),
+            "suberror 1: instruction emulation failed, no instruction could be fetched, the kernel's words 0x30"
+        );
+        let fetched = [1, 0x00e8_d902, 0, 0x30, 0, 0];
+        assert_eq!(
+            said(1, fetched, 4),
+            "suberror 1: instruction emulation failed, bytes d9 e8, the kernel's words 0x30"
+        );
+        assert_eq!(said(2, [5, 0, 0, 0, 0, 0], 1), "suberror 2: simultaneous exceptions, the kernel's words 0x5");
+        assert_eq!(
+            said(3, [0x8000_0b0e, 0x30, 0, 0, 0, 0], 2),
+            "suberror 3: an event could not be delivered (vector 14), the kernel's words 0x80000b0e 0x30"
+        );
+        assert_eq!(said(4, [9, 0, 0, 0, 0, 0], 1), "suberror 4: unexpected exit reason, the kernel's words 0x9");
+        assert_eq!(said(77, [0; 6], 0), "suberror 77: unknown suberror");
+    }
+
+    #[test]
+    fn words_that_lie_about_their_number_are_taken_as_they_are() {
+        for suberror in 0..6 {
+            for words in [0, 1, 3, 6, 7, 255] {
+                for word in [0, 1, u64::MAX] {
+                    let error = InternalError { suberror, data: [word; 6], words };
+                    assert!(error.to_string().starts_with("suberror "));
+                    assert!(error.instruction_bytes().is_none_or(|bytes| (1..=15).contains(&bytes.len())));
+                }
+            }
+        }
     }
 
     #[test]
     fn an_unknown_instruction_is_told_with_address_bytes_and_name() {
         let error = InternalError::unknown_instruction(0x1000, &[0xd9, 0xe8], "fld1");
         assert_eq!(error.instruction(), Some((0x1000, vec![0xd9, 0xe8], "fld1".into())));
-        assert_eq!(error.to_string(), "suberror 1: instruction emulation failed: fld1 at 0x1000, bytes d9 e8");
+        assert_eq!(
+            error.to_string(),
+            "suberror 1: instruction emulation failed: fld1 at 0x1000, bytes d9 e8: the mock does not know it; what it \
+             knows is in docs/mock-cpu.md"
+        );
+        let mode = InternalError::unknown_instruction(0x1000, &[], "(paging)").to_string();
+        assert!(mode.contains(": (paging) at 0x1000: the mock does not know it"), "{mode}");
+        let nowhere = InternalError::unknown_instruction(0x8000, &[], "(no memory)").to_string();
+        assert!(nowhere.ends_with("there is no memory to execute at 0x8000"), "{nowhere}");
     }
 }

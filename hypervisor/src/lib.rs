@@ -20,6 +20,7 @@
 compile_error!("Outboard runs on x86-64 Linux only");
 
 mod backend;
+mod diagnosis;
 mod error;
 mod exit;
 mod ioevent;
@@ -34,6 +35,7 @@ pub use backend::{
 };
 #[cfg(feature = "mockall")]
 pub use backend::{MockHypervisor, MockVcpu, MockVm};
+pub use diagnosis::{Diagnosis, GuestState};
 pub use error::{Error, MemoryProblem, ReadProblem, Result};
 pub use exit::{Access, AddressSpace, Direction, Exit, InternalError, MAX_ACCESS_BYTES, SynicWrite};
 pub use ioevent::IoEvent;

@@ -86,7 +86,8 @@ pub fn main_request_message() -> impl Strategy<Value = main_request::Message> {
 /// Any alternative of a main response.
 pub fn main_response_message() -> impl Strategy<Value = main_response::Message> {
     use main_response::{
-        CheckExtension, CpuidResponse, GetNetConfig, GetState, MemoryDirtyLog, Message, MsrListResponse,
+        CheckExtension, CpuidResponse, GetNetConfig, GetState, GetVcpuRings, MemoryDirtyLog, Message, MsrListResponse,
+        Negotiate,
     };
     let cpuid = || message!(CpuidResponse { entries: vec(cpuid_entry(), 0..8) });
     prop_oneof![
@@ -111,6 +112,8 @@ pub fn main_response_message() -> impl Strategy<Value = main_response::Message> 
         Just(Message::Start(Default::default())),
         Just(Message::SetCallHint(Default::default())),
         message!(MemoryDirtyLog { bitmap: data() }).prop_map(Message::DirtyLog),
+        message!(Negotiate { version: any::<u32>(), features: any::<u64>() }).prop_map(Message::Negotiate),
+        message!(GetVcpuRings { vcpus: any::<u32>() }).prop_map(Message::GetVcpuRings),
     ]
 }
 

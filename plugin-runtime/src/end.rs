@@ -82,15 +82,23 @@ impl End {
         }
     }
 
-    /// What the plugin's end means for the run.
-    pub(crate) fn verdict(&self, plugin: String, status: ExitStatus) -> Result<()> {
-        if let Phase::HungUp { .. } | Phase::Killed = self.phase {
-            return Err(Error::NotInTime { plugin });
-        }
-        match (status.code(), status.signal()) {
-            (Some(0), _) => Ok(()),
-            (Some(code), _) => Err(Error::Exited { plugin, code }),
-            (None, signal) => Err(Error::Killed { plugin, signal: signal.unwrap_or_default() }),
+    /// What the plugin's end means for the run, which `cause` has ended, if it was not the plugin.
+    ///
+    /// A plugin that exits with 0 before it is disconnected has had the last word: the run went well. Otherwise the cause is
+    /// what went wrong, however the plugin took it. Without one, how the plugin ended is; when it was disconnected, any exit
+    /// code is in order.
+    pub(crate) fn verdict(&self, plugin: String, status: ExitStatus, cause: Option<Error>) -> Result<()> {
+        let is_connected = matches!(self.phase, Phase::Running | Phase::Told { .. });
+        match (cause, status.code(), status.signal()) {
+            (_, Some(0), _) if is_connected => Ok(()),
+            (Some(cause), ..) => {
+                tracing::debug!(plugin, "its end, which is not what went wrong: {status}");
+                Err(cause)
+            }
+            (None, ..) if self.phase == Phase::Killed => Err(Error::NotInTime { plugin }),
+            (None, Some(_), _) if !is_connected => Ok(()),
+            (None, Some(code), _) => Err(Error::Exited { plugin, code }),
+            (None, None, signal) => Err(Error::Killed { plugin, signal: signal.unwrap_or_default() }),
         }
     }
 }
@@ -103,11 +111,15 @@ mod tests {
         ExitStatus::from_raw(code << 8)
     }
 
-    fn verdict(end: &End, status: ExitStatus) -> String {
-        match end.verdict("p".into(), status) {
+    fn verdict_of(end: &End, status: ExitStatus, cause: Option<Error>) -> String {
+        match end.verdict("p".into(), status, cause) {
             Ok(()) => "fine".into(),
             Err(error) => error.to_string(),
         }
+    }
+
+    fn verdict(end: &End, status: ExitStatus) -> String {
+        verdict_of(end, status, None)
     }
 
     #[test]
@@ -130,7 +142,8 @@ mod tests {
         // Its end may take the kernel a while, which is not waited for in a circle.
         assert_eq!(end.deadline(), None);
         assert_eq!(end.due(start + GRACE * 3), None);
-        assert_eq!(verdict(&end, ExitStatus::from_raw(9)), "plugin p did not exit in time after it was told to");
+        let late = "plugin p did not exit in time after it was told to, and was killed";
+        assert_eq!(verdict(&end, ExitStatus::from_raw(9)), late);
     }
 
     #[test]
@@ -147,11 +160,31 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_exits_only_after_it_was_hung_up_on_was_too_late() {
+    fn a_plugin_that_exits_when_it_is_disconnected_is_in_order() {
         let start = Instant::now();
         let mut end = End::new();
         end.begin(start);
         end.due(start + GRACE);
-        assert_eq!(verdict(&end, exited(0)), "plugin p did not exit in time after it was told to");
+        assert_eq!(verdict(&end, exited(0)), "fine");
+        assert_eq!(verdict(&end, exited(1)), "fine");
+        assert_eq!(verdict(&end, ExitStatus::from_raw(11)), "plugin p was killed by signal 11 (SIGSEGV)");
+    }
+
+    #[test]
+    fn the_cause_is_what_went_wrong_unless_a_connected_plugin_exits_with_0() {
+        let start = Instant::now();
+        let mut end = End::new();
+        let interrupted = |end: &End, status| verdict_of(end, status, Some(Error::Signal { signal: 2 }));
+        let said = "ended by signal 2 (SIGINT)";
+        end.begin(start);
+        assert_eq!(interrupted(&end, exited(0)), "fine");
+        assert_eq!(interrupted(&end, exited(5)), said);
+        assert_eq!(interrupted(&end, ExitStatus::from_raw(2)), said);
+        for due in [GRACE, GRACE * 2] {
+            end.due(start + due);
+            for status in [exited(0), exited(1), ExitStatus::from_raw(9)] {
+                assert_eq!(interrupted(&end, status), said, "{end:?} {status}");
+            }
+        }
     }
 }

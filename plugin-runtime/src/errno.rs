@@ -67,7 +67,7 @@ impl From<&MachineError> for Errno {
     fn from(error: &MachineError) -> Self {
         match error {
             MachineError::Reservation { problem, .. } => match problem {
-                ReservationProblem::Overlap => Self(libc::EPERM),
+                ReservationProblem::Overlap { .. } => Self(libc::EPERM),
                 ReservationProblem::NotReserved => Self::NOENT,
                 ReservationProblem::Overflow | ReservationProblem::Empty => Self::INVAL,
             },

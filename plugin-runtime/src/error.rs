@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hypervisor::VcpuId;
 use thiserror::Error;
-use vmm_core::StopReason;
+use vmm_core::{Culprit, StopReason};
 
 use crate::jail::Fault;
 use crate::seccomp::Violation;
@@ -65,6 +65,29 @@ pub enum Error {
         /// Its exit code.
         code: i32,
     },
+    /// The dynamic loader did not find a library of the plugin's.
+    #[error(
+        "plugin {plugin} exited with code 127: its shared library {library} was not found; put the library's directory into \
+         LD_LIBRARY_PATH, or with --plugin-root the library into that root"
+    )]
+    MissingLibrary {
+        /// The plugin's name.
+        plugin: String,
+        /// The library's name, as the loader gave it.
+        library: String,
+    },
+    /// A signal to the VMM ended the VM.
+    #[error("ended by signal {signal} ({})", signal_name(*signal))]
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// [`run`](crate::run) was called in the process that is to be the helper of a jail.
+    #[error(
+        "this process was started to make a plugin's jail, and its `main` has not called plugin_runtime::jail::helper_main(): \
+         `main` must call it before anything else, and return the exit code that it gives"
+    )]
+    InHelper,
     /// A signal ended the plugin.
     #[error("plugin {plugin} was killed by signal {signal} ({})", signal_name(*signal))]
     Killed {
@@ -73,8 +96,8 @@ pub enum Error {
         /// The signal's number.
         signal: i32,
     },
-    /// The plugin had to be killed, or ended only after it was hung up on.
-    #[error("plugin {plugin} did not exit in time after it was told to")]
+    /// The plugin had to be killed.
+    #[error("plugin {plugin} did not exit in time after it was told to, and was killed")]
     NotInTime {
         /// Its name.
         plugin: String,
@@ -133,6 +156,32 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns who failed: the guest, the plugin ([`Culprit::Owner`]), or this program and the host beneath it. A
+    /// [`Signal`](Self::Signal) is nobody's failure, and is told as the host's.
+    pub fn culprit(&self) -> Culprit {
+        match self {
+            Self::Vcpu { reason, .. } => reason.culprit().unwrap_or(Culprit::Host),
+            Self::Start { .. }
+            | Self::Exited { .. }
+            | Self::MissingLibrary { .. }
+            | Self::Killed { .. }
+            | Self::NotInTime { .. }
+            | Self::Violation { .. }
+            | Self::UnnamedViolation { .. } => Culprit::Owner,
+            Self::Vm(_)
+            | Self::Machine(_)
+            | Self::SetUp { .. }
+            | Self::Jail { .. }
+            | Self::Poll(_)
+            | Self::Signal { .. }
+            | Self::InHelper
+            | Self::ReadPolicy { .. }
+            | Self::Policy { .. }
+            | Self::LongPolicy { .. }
+            | Self::Wait { .. } => Culprit::Host,
+        }
+    }
+
     /// Names the seccomp policy that could not be read.
     pub(crate) fn reading_policy(file: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::ReadPolicy { file: file.to_owned(), source }

@@ -3,7 +3,8 @@
 
 use hypervisor::kvm_fpu;
 
-const SIZE: usize = size_of::<kvm_fpu>();
+/// Bytes of it.
+pub(crate) const SIZE: usize = size_of::<kvm_fpu>();
 
 // No byte of it is padding: its members' sizes add up to its own.
 const _: () = assert!(SIZE == 8 * 16 + 2 + 2 + 1 + 1 + 2 + 8 + 8 + 16 * 16 + 4 + 4);

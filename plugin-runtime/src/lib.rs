@@ -6,7 +6,17 @@
 //! Inside, one supervisor thread (the caller's) waits on everything that is not an exit: the plugin's main sockets, its
 //! end, its standard error, signals, and the machine's notices. Exits go from each vCPU's thread straight to the plugin,
 //! over a pair of pipes. Everything that comes from the plugin is checked as if it were hostile.
+//!
+//! # A whole program
+//!
+//! A program that runs jailed plugins calls [`jail::helper_main`] first of all in its `main`. [`run`] executes that program once
+//! more to make a jail; without the call it would begin to run VMs there, so [`run`] refuses that.
+//!
+//! ```standalone_crate
+#![doc = include_str!("../examples/two_vms.rs")]
+//! ```
 
+mod advice;
 mod backoff;
 mod children;
 mod confine;
@@ -29,9 +39,12 @@ mod objects;
 mod polling;
 mod process;
 mod quota;
+mod refusal;
 mod seccomp;
 mod shutdown_event;
 mod signals;
+mod start_error;
+mod startup_watch;
 mod stderr_log;
 mod supervisor;
 mod tap;
@@ -54,7 +67,7 @@ pub use jail::Sandbox;
 pub use seccomp::{Filter, OnViolation, Violation};
 pub use tap::{MacAddress, Tap};
 pub use text_file::read_text;
-pub use vmm_core::Cgroup;
+pub use vmm_core::{Cgroup, Culprit, StopReason, Unclaimed};
 
 /// The program that is to be a VM's plugin.
 #[derive(Clone, Debug)]
@@ -94,6 +107,8 @@ pub struct Config {
     pub exit_timeout: Option<Duration>,
     /// What each vCPU's thread joins before its vCPU runs.
     pub vcpu_cgroup: Option<Arc<Cgroup>>,
+    /// What becomes of the guest's accesses to what the plugin has not reserved.
+    pub unclaimed: Unclaimed,
     /// How exits reach the plugin.
     pub transport: Transport,
     /// How long, in microseconds, either side of a ring looks before it sleeps; `None` for what suits the processors there are.
@@ -110,7 +125,27 @@ pub struct Config {
     pub confine: bool,
 }
 
+impl Config {
+    /// A VM with `vcpus` vCPUs whose plugin is kept by `sandbox`, and else nothing that need be asked for.
+    pub fn new(vcpus: NonZeroU32, sandbox: Sandbox) -> Self {
+        Self {
+            vcpus,
+            exit_timeout: None,
+            vcpu_cgroup: None,
+            unclaimed: Unclaimed::default(),
+            transport: Transport::default(),
+            poll_us: None,
+            max_memory: None,
+            tap: None,
+            sandbox,
+            confine: false,
+        }
+    }
+}
+
 /// Runs a VM on `hypervisor` until its plugin has ended.
+///
+/// VMs that run side by side in a process, each on a thread of its own, do not disturb each other. A signal ends them all.
 ///
 /// This process's soft limit of descriptors is raised to the hard one; the plugin has it as it was.
 ///
@@ -119,8 +154,20 @@ pub struct Config {
 ///
 /// # Errors
 ///
-/// The first thing that went wrong, even if cleaning up failed later. It is no error when the plugin exits with 0, also
-/// after the guest has stopped.
+/// The first thing that went wrong, even if cleaning up failed later. What the guest fails with, or a signal, is no error where
+/// the plugin exits with 0 before it is hung up on. [`Error::culprit`] tells whose failure it was.
+///
+/// [`Error::InHelper`] where the calling process is the helper that is to make a plugin's jail: `main` has not called
+/// [`jail::helper_main`].
+///
+/// # Examples
+///
+/// A whole program:
+///
+/// ```no_run
+#[doc = include_str!("../examples/two_vms.rs")]
+/// ```
 pub fn run(hypervisor: &dyn Hypervisor, plugin: &PluginCommand, config: Config) -> Result<()> {
+    jail::refuse_in_helper()?;
     supervisor::Supervisor::new(hypervisor, plugin, config)?.run()
 }

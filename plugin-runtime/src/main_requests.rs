@@ -7,12 +7,14 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use hypervisor::{Direction, Gsi, Hypervisor, Route, VcpuId, Vm};
 use plugin_proto::limits::{MAX_RESPONSE_FDS, MAX_VCPUS};
 use plugin_proto::messages::main_request::Message;
+use plugin_proto::messages::main_request::create::Constructor;
 use plugin_proto::messages::main_request::set_irq_routing::route::Route as WireRoute;
 use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
@@ -20,11 +22,13 @@ use plugin_proto::ring;
 use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
 
 use crate::Transport;
+use crate::advice;
 use crate::connection::{self, Connection, Request};
 use crate::errno::Errno;
 use crate::memory_quota::MemoryQuota;
 use crate::objects::Objects;
 use crate::quota;
+use crate::refusal::Refusal;
 use crate::shutdown_event::ShutdownEvent;
 use crate::tap::Tap;
 use crate::transport::VcpuLinks;
@@ -45,6 +49,8 @@ pub(crate) struct PluginVm<'h> {
     tap: Option<Tap>,
     objects: Objects,
     reservations: usize,
+    /// The GSIs that the plugin has routed, if it has.
+    routed: Option<BTreeSet<u32>>,
     started: bool,
 }
 
@@ -53,6 +59,10 @@ pub(crate) struct Reply {
     pub(crate) response: MainResponse,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) then: Then,
+    /// What was refused, and why.
+    pub(crate) refused: Option<String>,
+    /// What the plugin has probably not meant, though it was done.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What follows a request.
@@ -71,6 +81,7 @@ struct Given {
     message: Option<Response>,
     fds: Vec<OwnedFd>,
     then: Option<Then>,
+    warnings: Vec<String>,
 }
 
 impl Given {
@@ -82,6 +93,10 @@ impl Given {
         Self { message: Some(message), ..Self::default() }
     }
 
+    fn warning(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
+    }
+
     fn descriptors(fds: Vec<OwnedFd>) -> Self {
         Self { fds, ..Self::default() }
     }
@@ -91,7 +106,7 @@ impl Given {
     }
 }
 
-type Outcome = Result<Given, Errno>;
+type Outcome = Result<Given, Refusal>;
 
 impl<'h> PluginVm<'h> {
     pub(crate) fn new(
@@ -114,28 +129,42 @@ impl<'h> PluginVm<'h> {
             tap,
             objects: Objects::new(memory),
             reservations: 0,
+            routed: None,
             started: false,
         })
+    }
+
+    /// Whether the plugin has asked for its vCPUs.
+    pub(crate) fn has_given_vcpus(&self) -> bool {
+        self.pipes_taken || self.links.as_ref().is_some_and(|links| links.rings().is_some())
+    }
+
+    /// Whether the plugin has started the VM.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started
     }
 
     /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
     pub(crate) fn handle(&mut self, request: Request, connections: usize) -> Reply {
         let mut response = MainResponse::new();
+        let mut name = "a request";
         let outcome = match request.message.message {
             Some(message) => {
                 response.message = empty_response(&message);
+                name = request_name(&message);
                 self.serve(message, request.fd, connections)
             }
-            None => Err(Errno::NOTTY),
+            None => Err(unknown_request()),
         };
         match outcome {
-            Ok(given) => {
-                response.message = given.message.or(response.message);
-                Reply { response, fds: given.fds, then: given.then.unwrap_or(Then::Nothing) }
+            Ok(Given { message, fds, then, warnings }) => {
+                response.message = message.or(response.message);
+                Reply { response, fds, then: then.unwrap_or(Then::Nothing), refused: None, warnings }
             }
-            Err(errno) => {
-                response.errno = errno.0;
-                Reply { response, fds: Vec::new(), then: Then::Nothing }
+            Err(refusal) => {
+                response.errno = refusal.errno.0;
+                let refused = Some(format!("{name} refused: {refusal}"));
+                Reply { response, fds: Vec::new(), then: Then::Nothing, refused, warnings: Vec::new() }
             }
         }
     }
@@ -160,16 +189,21 @@ impl<'h> PluginVm<'h> {
                 Ok(Given::message(Response::GetEmulatedCpuid(answer)))
             }
             Message::GetMsrIndexList(_) => {
-                let indices = self.hypervisor.msr_indices().map_err(|error| Errno::from(&error))?;
+                let indices = self.hypervisor.msr_indices().map_err(|error| Refusal::from(&error))?;
                 let answer = main_response::MsrListResponse { indices, ..Default::default() };
                 Ok(Given::message(Response::GetMsrIndexList(answer)))
             }
             Message::GetNetConfig(_) => self.net_config(),
             Message::ReserveRange(range) => self.reserve_range(&range),
-            Message::SetIrq(irq) => done(self.vm().set_irq(Gsi(irq.irq_id), irq.active)),
+            Message::SetIrq(irq) => {
+                done(self.vm().set_irq(Gsi(irq.irq_id), irq.active))?;
+                Ok(Given::nothing().warning(advice::set_irq(&irq, self.is_routed(irq.irq_id))))
+            }
             Message::SetIrqRouting(routing) => {
-                let routes = routing.routes.into_iter().map(route).collect::<Result<Vec<_>, Errno>>()?;
-                done(self.vm().set_routing(&routes))
+                let routes = routing.routes.into_iter().map(route).collect::<Result<Vec<_>, Refusal>>()?;
+                done(self.vm().set_routing(&routes))?;
+                self.routed = Some(routes.iter().map(gsi_of).collect());
+                Ok(Given::nothing())
             }
             Message::GetState(get) => {
                 let state = vm_state::get(self.vm(), get.set)?;
@@ -189,8 +223,13 @@ impl<'h> PluginVm<'h> {
             }
             Message::Negotiate(offer) => self.negotiate(&offer),
             Message::GetVcpuRings(get) => self.vcpu_rings(get.first),
-            _ => Err(Errno::NOTTY),
+            _ => Err(unknown_request()),
         }
+    }
+
+    /// Whether an interrupt of `gsi` goes anywhere. Without routes of the plugin's, those are there that the kernel makes.
+    fn is_routed(&self, gsi: u32) -> bool {
+        self.routed.as_ref().map_or(gsi < advice::DEFAULT_ROUTES, |routed| routed.contains(&gsi))
     }
 
     fn vm(&self) -> &dyn Vm {
@@ -198,8 +237,9 @@ impl<'h> PluginVm<'h> {
     }
 
     fn create(&mut self, create: main_request::Create, fd: Option<OwnedFd>) -> Outcome {
+        let warnings = advice::create(create.constructor.as_ref(), &self.objects, self.machine.map());
         let fds = self.objects.create(&**self.machine.vm(), create.id, create.constructor, fd)?;
-        Ok(Given::descriptors(fds))
+        Ok(Given::descriptors(fds).warning(warnings))
     }
 
     fn destroy(&mut self, id: u32) -> Outcome {
@@ -208,19 +248,21 @@ impl<'h> PluginVm<'h> {
     }
 
     fn shutdown_eventfd(&self) -> Outcome {
-        let event = self.shutdown.descriptor().map_err(|error| Errno::from(&error))?;
+        let event = self.shutdown.descriptor().map_err(|error| Refusal::from(&error))?;
         Ok(Given::descriptors(vec![event]))
     }
 
     fn reserve_range(&mut self, range: &main_request::ReserveRange) -> Outcome {
         let space = space_from_wire(range.space)?;
+        let warnings = advice::reserve(space, range, &self.objects);
         if range.length == 0 {
-            self.machine.release(space, range.start, self.owner).map_err(|error| Errno::from(&error))?;
+            self.machine.release(space, range.start, self.owner).map_err(|error| Refusal::from(&error))?;
             self.reservations = self.reservations.saturating_sub(1);
-            return Ok(Given::nothing());
+            return Ok(Given::nothing().warning(warnings));
         }
         if self.reservations >= quota::RESERVATIONS {
-            return Err(Errno::NOSPC);
+            let why = format!("a plugin has at most {} reservations", quota::RESERVATIONS);
+            return Err(Refusal::new(Errno::NOSPC, why));
         }
         let service = if range.async_write { Service::PostedWrites } else { Service::Synchronous };
         let reserved = match (service, range.coalesce) {
@@ -228,19 +270,24 @@ impl<'h> PluginVm<'h> {
                 self.machine.reserve_coalesced(space, range.start, range.length, self.owner)
             }
             // The guest waits for each of the others.
-            (Service::Synchronous, true) => return Err(Errno::INVAL),
+            (Service::Synchronous, true) => {
+                return Err(Refusal::new(
+                    Errno::INVAL,
+                    "writes are coalesced only where they are posted (async_write)",
+                ));
+            }
             (service, false) => {
                 self.machine.map().reserve(space, range.start, range.length, Claim { owner: self.owner, service })
             }
         };
-        reserved.map_err(|error| Errno::from(&error))?;
+        reserved.map_err(|error| Refusal::from(&error))?;
         self.reservations = self.reservations.saturating_add(1);
-        Ok(Given::nothing())
+        Ok(Given::nothing().warning(warnings))
     }
 
     fn net_config(&self) -> Outcome {
-        let tap = self.tap.as_ref().ok_or(Errno::NODATA)?;
-        let device = tap.as_fd().try_clone_to_owned().map_err(|error| Errno::from(&error))?;
+        let tap = self.tap.as_ref().ok_or_else(|| Refusal::new(Errno::NODATA, "the VM has no tap"))?;
+        let device = tap.as_fd().try_clone_to_owned().map_err(|error| Refusal::from(&error))?;
         let config = main_response::GetNetConfig {
             host_mac_address: tap.mac().to_vec(),
             // The four bytes in network order, read as a little-endian number.
@@ -248,7 +295,7 @@ impl<'h> PluginVm<'h> {
             netmask: u32::from_le_bytes(tap.netmask().octets()),
             ..Default::default()
         };
-        Ok(Given { message: Some(Response::GetNetConfig(config)), fds: vec![device], then: None })
+        Ok(Given { message: Some(Response::GetNetConfig(config)), fds: vec![device], ..Given::nothing() })
     }
 
     fn set_call_hint(&self, wanted: &main_request::SetCallHint) -> Outcome {
@@ -271,20 +318,24 @@ impl<'h> PluginVm<'h> {
     }
 
     fn vcpus(&mut self) -> Outcome {
-        let links = self.links.as_ref().ok_or(Errno::PIPE)?;
-        if links.rings().is_some() || self.transport == Transport::Ring {
-            return Err(Errno::BUSY);
+        let links = self.links.as_ref().ok_or_else(disconnected)?;
+        if links.rings().is_some() {
+            return Err(Refusal::new(Errno::BUSY, "the vCPUs have rings already, which were taken before"));
+        }
+        if self.transport == Transport::Ring {
+            return Err(Refusal::new(Errno::BUSY, "this VM carries exits over rings alone (--transport ring)"));
         }
         if links.pipes.len() > MAX_VCPUS {
             tracing::warn!(
                 vcpus = links.pipes.len(),
                 "a plugin of protocol version 0 gets at most {MAX_VCPUS} vCPUs: run it with --cpus {MAX_VCPUS} or less"
             );
-            return Err(Errno::TOOBIG);
+            let why = format!("protocol version 0 carries {MAX_VCPUS} vCPUs, the VM has {}", links.pipes.len());
+            return Err(Refusal::new(Errno::TOOBIG, why));
         }
         let mut fds = Vec::new();
         for pipes in &links.pipes {
-            fds.extend(pipes.plugin_ends().map_err(|error| Errno::from(&error))?);
+            fds.extend(pipes.plugin_ends().map_err(|error| Refusal::from(&error))?);
         }
         self.pipes_taken = true;
         Ok(Given::descriptors(fds))
@@ -292,7 +343,7 @@ impl<'h> PluginVm<'h> {
 
     /// Agrees on what both sides can, beyond version 0.
     fn negotiate(&self, offer: &main_request::Negotiate) -> Outcome {
-        let links = self.links.as_ref().ok_or(Errno::PIPE)?;
+        let links = self.links.as_ref().ok_or_else(disconnected)?;
         let offered = if offer.version >= ring::VERSION { offer.features } else { 0 };
         if !self.started {
             links.report_item_widths(offered & ring::FEATURE_ITEM_WIDTHS != 0);
@@ -303,33 +354,37 @@ impl<'h> PluginVm<'h> {
         let answer = main_response::Negotiate { version: ring::VERSION, features, ..Default::default() };
         let fds = match features & ring::FEATURE_RINGS {
             0 => Vec::new(),
-            _ => vec![links.lifeline().map_err(|error| Errno::from(&error))?],
+            _ => vec![links.lifeline().map_err(|error| Refusal::from(&error))?],
         };
-        Ok(Given { message: Some(Response::Negotiate(answer)), fds, then: None })
+        Ok(Given { message: Some(Response::Negotiate(answer)), fds, ..Given::nothing() })
     }
 
     /// The rings of the vCPUs from `first` on, as many as a response carries.
     fn vcpu_rings(&self, first: u32) -> Outcome {
-        let links = self.links.as_ref().ok_or(Errno::PIPE)?;
+        let links = self.links.as_ref().ok_or_else(disconnected)?;
         if self.transport == Transport::Pipe {
-            return Err(Errno::NOTTY);
+            return Err(Refusal::new(Errno::NOTTY, "this VM carries exits over pipes alone (--transport pipe)"));
         }
-        if links.rings().is_none() && (self.started || self.pipes_taken) {
-            return Err(Errno::BUSY);
+        if links.rings().is_none() && self.started {
+            return Err(Refusal::new(Errno::BUSY, "rings are made before the start"));
         }
-        let rings = links.make_rings().map_err(|error| Errno::from(&error))?;
-        let wanted = usize::try_from(first).ok().and_then(|first| rings.get(first..)).ok_or(Errno::INVAL)?;
+        if links.rings().is_none() && self.pipes_taken {
+            return Err(Refusal::new(Errno::BUSY, "the vCPUs' pipes were taken before"));
+        }
+        let rings = links.make_rings().map_err(|error| Refusal::from(&error))?;
+        let wanted = usize::try_from(first).ok().and_then(|first| rings.get(first..));
+        let wanted = wanted.ok_or_else(|| Refusal::new(Errno::INVAL, format!("there is no vCPU {first}")))?;
         let fds = wanted.iter().take(MAX_RESPONSE_FDS).map(|ring| ring.descriptor());
-        let fds = fds.collect::<std::io::Result<Vec<_>>>().map_err(|error| Errno::from(&error))?;
+        let fds = fds.collect::<std::io::Result<Vec<_>>>().map_err(|error| Refusal::from(&error))?;
         // 254 at most.
         let vcpus = u32::try_from(rings.len()).unwrap_or(u32::MAX);
         let answer = main_response::GetVcpuRings { vcpus, ..Default::default() };
-        Ok(Given { message: Some(Response::GetVcpuRings(answer)), fds, then: None })
+        Ok(Given { message: Some(Response::GetVcpuRings(answer)), fds, ..Given::nothing() })
     }
 
     fn start(&mut self) -> Outcome {
         if std::mem::replace(&mut self.started, true) {
-            return Err(Errno::INVAL);
+            return Err(Refusal::new(Errno::INVAL, "the VM was started before"));
         }
         Ok(Given::then(Then::Start))
     }
@@ -337,30 +392,45 @@ impl<'h> PluginVm<'h> {
 
 fn new_connection(open: usize) -> Outcome {
     if open >= quota::CONNECTIONS {
-        return Err(Errno::MFILE);
+        return Err(Refusal::new(Errno::MFILE, format!("a plugin has at most {} connections", quota::CONNECTIONS)));
     }
-    let (ours, theirs) = connection::pair().map_err(Errno::from)?;
+    let (ours, theirs) = connection::pair().map_err(Refusal::from)?;
     Ok(Given { fds: vec![theirs], ..Given::then(Then::Serve(ours)) })
 }
 
 fn done(result: hypervisor::Result<()>) -> Outcome {
-    result.map(|()| Given::nothing()).map_err(|error| Errno::from(&error))
+    result.map(|()| Given::nothing()).map_err(|error| Refusal::from(&error))
 }
 
 fn cpuid_answer(
     entries: hypervisor::Result<Vec<hypervisor::kvm_cpuid_entry2>>,
-) -> Result<main_response::CpuidResponse, Errno> {
-    let entries = entries.map_err(|error| Errno::from(&error))?;
+) -> Result<main_response::CpuidResponse, Refusal> {
+    let entries = entries.map_err(|error| Refusal::from(&error))?;
     Ok(main_response::CpuidResponse { entries: cpuid_to_wire(&entries), ..Default::default() })
 }
 
-fn route(wanted: main_request::set_irq_routing::Route) -> Result<Route, Errno> {
+fn route(wanted: main_request::set_irq_routing::Route) -> Result<Route, Refusal> {
     let gsi = Gsi(wanted.irq_id);
     match wanted.route {
         Some(WireRoute::Irqchip(to)) => Ok(Route::Irqchip { gsi, chip: to.irqchip, pin: to.pin }),
         Some(WireRoute::Msi(to)) => Ok(Route::Msi { gsi, address: to.address, data: to.data }),
-        _ => Err(Errno::INVAL),
+        _ => Err(Refusal::new(Errno::INVAL, format!("the route of GSI {} leads nowhere", wanted.irq_id))),
     }
+}
+
+fn gsi_of(route: &Route) -> u32 {
+    match route {
+        Route::Irqchip { gsi, .. } | Route::Msi { gsi, .. } => gsi.0,
+    }
+}
+
+#[cold]
+fn disconnected() -> Refusal {
+    Refusal::new(Errno::PIPE, "the vCPUs were stopped, and the plugin is disconnected from them")
+}
+
+fn unknown_request() -> Refusal {
+    Refusal::new(Errno::NOTTY, "this VMM does not know it")
 }
 
 fn hint_detail(wanted: &main_request::set_call_hint::RegHint) -> HintDetail {
@@ -371,6 +441,41 @@ fn hint_detail(wanted: &main_request::set_call_hint::RegHint) -> HintDetail {
         rdx: wanted.match_rdx.then_some(wanted.rdx),
         sregs: wanted.send_sregs,
         debug_regs: wanted.send_debugregs,
+    }
+}
+
+/// What was asked: the request's name in the protocol, made clearer where one request does several things.
+fn request_name(request: &Message) -> &'static str {
+    match request {
+        Message::Create(create) => match &create.constructor {
+            Some(Constructor::Memory(_)) => "create_memory",
+            Some(Constructor::IoEvent(_)) => "create_io_event",
+            Some(Constructor::IrqEvent(_)) => "create_irq_event",
+            _ => "create",
+        },
+        Message::Destroy(_) => "destroy",
+        Message::NewConnection(_) => "new_connection",
+        Message::GetShutdownEventfd(_) => "get_shutdown_eventfd",
+        Message::CheckExtension(_) => "check_extension",
+        Message::GetSupportedCpuid(_) => "get_supported_cpuid",
+        Message::GetEmulatedCpuid(_) => "get_emulated_cpuid",
+        Message::GetMsrIndexList(_) => "get_msr_index_list",
+        Message::GetNetConfig(_) => "get_net_config",
+        Message::ReserveRange(range) if range.length == 0 => "release_range",
+        Message::ReserveRange(_) => "reserve_range",
+        Message::SetIrq(_) => "set_irq",
+        Message::SetIrqRouting(_) => "set_irq_routing",
+        Message::GetState(_) => "get_state",
+        Message::SetState(_) => "set_state",
+        Message::SetIdentityMapAddr(_) => "set_identity_map_addr",
+        Message::PauseVcpus(_) => "pause_vcpus",
+        Message::GetVcpus(_) => "get_vcpus",
+        Message::Start(_) => "start",
+        Message::SetCallHint(_) => "set_call_hint",
+        Message::DirtyLog(_) => "dirty_log",
+        Message::Negotiate(_) => "negotiate",
+        Message::GetVcpuRings(_) => "get_vcpu_rings",
+        _ => "an unknown request",
     }
 }
 
@@ -410,7 +515,6 @@ mod tests {
     use hypervisor::Hypervisor;
     use hypervisor::mock::{Mock, Script};
     use plugin_proto::messages::MainRequest;
-    use plugin_proto::messages::main_request::create::Constructor;
     use test_utils::memory::sealed_memfd;
 
     use super::*;

@@ -21,6 +21,7 @@ use crate::children;
 use crate::descriptor_limit;
 use crate::error::{Error, Result};
 use crate::jail::{self, Fault, OwnId, Part, Report, Reports, Sandbox};
+use crate::start_error::start_error;
 
 /// What a jail tells of a plugin's end.
 enum JailsWord {
@@ -198,7 +199,7 @@ fn start_bare(command: &PluginCommand, socket: OwnedFd, stderr: OwnedFd) -> Resu
     process.arg0(&command.path).args(&command.args);
     process.env(SOCKET_VARIABLE, kept.to_string()).stderr(Stdio::from(stderr));
     prepare(&mut process, vec![kept]);
-    let mut child = process.spawn().map_err(|source| Error::Start { path: command.path.clone(), source })?;
+    let mut child = process.spawn().map_err(|source| start_error(&command.path, source))?;
     // Our copy of the socket goes: the plugin's end is the plugin's.
     drop(socket);
 

@@ -5,12 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag::register_conditional_default;
+use signal_hook::flag::{register_conditional_default, register_usize};
 use signal_hook::low_level::{pipe, unregister};
 
 use crate::error::{Error, Result};
@@ -31,6 +31,8 @@ struct Listeners {
 pub(crate) struct Signals {
     stream: OwnedFd,
     handlers: Vec<SigId>,
+    /// The number of the last signal; 0 before the first.
+    received: Arc<AtomicUsize>,
 }
 
 impl Signals {
@@ -39,13 +41,24 @@ impl Signals {
         let (ours, handlers_end) = UnixStream::pair().map_err(set_up("making the socket for signals"))?;
         begin_listening().map_err(set_up("setting the handler of a signal"))?;
         // From here on, dropping it ends the listening.
-        let mut signals = Self { stream: ours.into(), handlers: Vec::new() };
+        let mut signals = Self { stream: ours.into(), handlers: Vec::new(), received: Arc::default() };
         for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
+            // Handlers run in this order: which signal it was is known before the descriptor is readable.
+            let number = usize::try_from(signal).unwrap_or_default();
+            let handler = register_usize(signal, Arc::clone(&signals.received), number)
+                .map_err(set_up("setting the handler of a signal"))?;
+            signals.handlers.push(handler);
             let end = handlers_end.try_clone().map_err(set_up("copying the socket for signals"))?;
             let handler = pipe::register(signal, end).map_err(set_up("setting the handler of a signal"))?;
             signals.handlers.push(handler);
         }
         Ok(signals)
+    }
+
+    /// The number of the signal that has come last; `None` if none has.
+    pub(crate) fn received(&self) -> Option<i32> {
+        let number = i32::try_from(self.received.load(Ordering::SeqCst)).unwrap_or_default();
+        Some(number).filter(|number| *number != 0)
     }
 }
 

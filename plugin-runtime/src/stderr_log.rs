@@ -7,11 +7,14 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::io::{Errno, retry_on_intr};
+use smallvec::SmallVec;
 
 use crate::log_budget::{Admission, LogBudget};
 
@@ -20,6 +23,8 @@ const LONGEST_LINE: usize = 1024;
 
 /// Bytes that are read at once: as much as a pipe holds by default (pipe(7)), so that a flood costs the VMM few system calls.
 const READ_SIZE: usize = 0x10000;
+/// Lines that are kept for the case that the plugin fails.
+const LAST_LINES: usize = 20;
 
 /// The reading end of the plugin's standard error, not blocking.
 pub(crate) struct StderrLog {
@@ -29,6 +34,8 @@ pub(crate) struct StderrLog {
     /// The beginning of a line whose end has not come.
     line: Vec<u8>,
     budget: LogBudget,
+    /// As they came, the oldest first.
+    last_lines: VecDeque<Vec<u8>>,
 }
 
 /// What is left to read.
@@ -42,7 +49,8 @@ pub(crate) enum Left {
 
 impl StderrLog {
     pub(crate) fn new(plugin: String, pipe: OwnedFd) -> Self {
-        Self { plugin, pipe, buffer: vec![0; READ_SIZE], line: Vec::new(), budget: LogBudget::new() }
+        let (buffer, last_lines) = (vec![0; READ_SIZE], VecDeque::new());
+        Self { plugin, pipe, buffer, line: Vec::new(), budget: LogBudget::new(), last_lines }
     }
 
     /// Logs what is there, but no more than `most` bytes, so that a plugin that never stops writing does not keep the
@@ -121,13 +129,40 @@ impl StderrLog {
         }
     }
 
+    /// The last lines, the oldest first, also those that were not logged. They hold whatever the plugin wrote.
+    pub(crate) fn last_lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.last_lines.iter().map(|line| String::from_utf8_lossy(line))
+    }
+
+    /// Logs the last lines as errors: the plugin has failed, and they may say why.
+    pub(crate) fn log_last_lines_as_errors(&self) {
+        for line in &self.last_lines {
+            tracing::error!(plugin = self.plugin, "{}", quoted(line));
+        }
+    }
+
+    /// Keeps a line, of which `begun` came before `rest`.
+    fn keep(&mut self, begun: &[u8], rest: &[u8]) {
+        let is_full = self.last_lines.len() >= LAST_LINES;
+        let mut line = if is_full { self.last_lines.pop_front() } else { None }.unwrap_or_default();
+        line.clear();
+        line.extend(begun.iter().chain(rest).take(LONGEST_LINE));
+        self.last_lines.push_back(line);
+    }
+
     /// Takes in what will not be logged: whole lines are counted, and the beginning of the next is kept.
     fn skip(&mut self, bytes: &[u8]) {
         let mut begun = bytes;
         if let Some(last) = bytes.iter().rposition(|byte| *byte == b'\n') {
-            let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+            let whole = bytes.get(..last).unwrap_or_default();
+            let lines = whole.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
             self.budget.count_dropped(lines as u64);
-            self.line.clear();
+            let begun_before = std::mem::take(&mut self.line);
+            let kept: SmallVec<[&[u8]; LAST_LINES]> = whole.rsplit(|byte| *byte == b'\n').take(LAST_LINES).collect();
+            for (nth, line) in kept.iter().rev().enumerate() {
+                let is_first = nth == 0 && lines <= LAST_LINES;
+                self.keep(if is_first { &begun_before } else { &[] }, line);
+            }
             begun = bytes.get(last.saturating_add(1)..).unwrap_or_default();
         }
         self.line.extend_from_slice(begun);
@@ -142,7 +177,10 @@ impl StderrLog {
             Admission::Log { dropped: 0 } => tracing::info!(plugin = self.plugin, "{}", quoted(&self.line)),
             Admission::Log { dropped } => tracing::info!(plugin = self.plugin, dropped, "{}", quoted(&self.line)),
         }
-        self.line.clear();
+        let mut line = std::mem::take(&mut self.line);
+        self.keep(&line, &[]);
+        line.clear();
+        self.line = line;
     }
 }
 
@@ -157,9 +195,12 @@ impl AsFd for StderrLog {
 /// of lines and paragraphs, unassigned and private ones, spaces that are none, quotation marks and backslashes.
 fn quoted(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
-    let line = line.strip_suffix('\r').unwrap_or(&line);
-    let mut text = String::with_capacity(line.len().saturating_add(2));
-    text.push('"');
+    format!("\"{}\"", printable(line.strip_suffix('\r').unwrap_or(&line)))
+}
+
+/// The text with all escaped that is not printed as itself.
+pub(crate) fn printable(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
     for character in line.chars() {
         if is_ignored(character) {
             text.extend(character.escape_unicode());
@@ -169,7 +210,6 @@ fn quoted(line: &[u8]) -> String {
             text.extend(character.escape_debug());
         }
     }
-    text.push('"');
     text
 }
 
@@ -286,6 +326,17 @@ mod tests {
         assert_eq!(rustix::io::ioctl_fionread(&log.pipe).unwrap(), 904);
         log.log_rest();
         assert_eq!(rustix::io::ioctl_fionread(&log.pipe).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_last_20_lines_are_kept_whether_they_were_logged_or_not() {
+        let (mut log, write) = log();
+        for number in 0..500 {
+            rustix::io::write(&write, format!("line {number}\n").as_bytes()).unwrap();
+            log.log_available(4096);
+        }
+        let expected: Vec<_> = (480..500).map(|number| format!("line {number}")).collect();
+        assert!(log.last_lines().eq(expected.iter().map(|line| Cow::from(line.as_str()))), "{:?}", log.last_lines);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
-use vmm_core::{HandlerThread, KICK_INTERVAL, Machine, Notice, Notices, StopReason};
+use vmm_core::{Culprit, HandlerThread, KICK_INTERVAL, Machine, Notice, Notices, StopReason};
 
 use crate::confine::confine;
 use crate::connection::{self, Buffers, Connection, Fault};
@@ -18,13 +18,15 @@ use crate::end::{Due, End};
 use crate::error::{Error, Result};
 use crate::jail::Sandbox;
 use crate::log_budget::{Admission, LogBudget};
-use crate::main_requests::{PluginVm, Then};
+use crate::main_requests::{PluginVm, Reply, Then};
 use crate::memory_quota::MemoryQuota;
 use crate::process::{Heard, PluginProcess};
 use crate::quota;
+use crate::refusal;
 use crate::seccomp::{Filter, Listener, OnViolation};
 use crate::signals::Signals;
-use crate::stderr_log::{Left, StderrLog};
+use crate::startup_watch::StartupWatch;
+use crate::stderr_log::{Left, StderrLog, printable};
 use crate::transport::{PluginHandler, VcpuLinks};
 use crate::{Config, PluginCommand};
 
@@ -48,6 +50,9 @@ const JOIN_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of standard error before the others get their turn.
 const STDERR_TURN: usize = 0x40000;
 
+/// The code that the dynamic loader exits with, and a shell that does not find a command.
+const LOADER_FAILED: i32 = 127;
+
 pub(crate) struct Supervisor<'h> {
     epoll: OwnedFd,
     name: String,
@@ -61,6 +66,9 @@ pub(crate) struct Supervisor<'h> {
     end: End,
     /// The first thing that went wrong.
     failure: Option<Error>,
+    /// What has ended the VM first, where it was the guest or a signal: what went wrong, unless the plugin takes it well.
+    cause: Option<Error>,
+    startup: StartupWatch,
     // Before the VM, whose shutdown event may be read only when the plugin is gone.
     plugin: PluginProcess,
     /// Learns of violations of the plugin's system call filter.
@@ -78,6 +86,7 @@ impl<'h> Supervisor<'h> {
         let machine_config =
             vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout, cgroup: config.vcpu_cgroup };
         let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &machine_config)?;
+        machine.set_unclaimed(config.unclaimed);
         let links = Arc::new(VcpuLinks::new(config.vcpus.get(), config.poll_us)?);
         let stop = machine.stop_signal().clone();
         let owner = machine.attach(&name, HandlerThread::Vcpu, |vcpu| {
@@ -98,6 +107,9 @@ impl<'h> Supervisor<'h> {
             Sandbox::Jail(config) => config.seccomp.as_ref().map_or(OnViolation::Kill, Filter::on_violation),
             Sandbox::None => OnViolation::Kill,
         };
+        if matches!(&config.sandbox, Sandbox::Jail(config) if !config.stdio) {
+            tracing::debug!(plugin = name, "its standard output is discarded; --plugin-stdio lets it through");
+        }
         let (plugin, stderr) = PluginProcess::start(command, &config.sandbox, plugins_end)?;
         let mut supervisor = Self {
             epoll,
@@ -111,6 +123,8 @@ impl<'h> Supervisor<'h> {
             log_budget: LogBudget::new(),
             end: End::new(),
             failure: None,
+            cause: None,
+            startup: StartupWatch::new(Instant::now()),
             plugin,
             listener: None,
             on_violation,
@@ -151,15 +165,43 @@ impl<'h> Supervisor<'h> {
         }
         // vCPUs see the stop before they could enter the guest again, and are gone before the plugin's status is read.
         self.join_vcpus();
-        match self.failure.take() {
+        let result = match self.failure.take() {
             Some(failure) => Err(failure),
-            None => {
-                let status = self.plugin.wait()?;
-                if self.plugin.was_unnamed_violation(status) {
-                    return Err(Error::UnnamedViolation { plugin: self.name });
-                }
-                self.end.verdict(self.name.clone(), status)
+            None => self.verdict(),
+        };
+        result.map_err(|error| self.explain(error))
+    }
+
+    fn verdict(&mut self) -> Result<()> {
+        let status = self.plugin.wait()?;
+        if self.plugin.was_unnamed_violation(status) {
+            return Err(Error::UnnamedViolation { plugin: self.name.clone() });
+        }
+        // One that a terminal sends to all of its processes may have ended the plugin before it was seen here.
+        self.note_signal();
+        self.end.verdict(self.name.clone(), status, self.cause.take())
+    }
+
+    /// Shows what the plugin has said last, where it failed, and makes more of its error by it.
+    fn explain(&self, error: Error) -> Error {
+        let Some(stderr) = &self.stderr else { return error };
+        if error.culprit() != Culprit::Owner {
+            return error;
+        }
+        stderr.log_last_lines_as_errors();
+        match &error {
+            Error::Exited { code: LOADER_FAILED, plugin } => {
+                let library = stderr.last_lines().find_map(|line| missing_library(&line).map(printable));
+                library.map(|library| Error::MissingLibrary { plugin: plugin.clone(), library })
             }
+            _ => None,
+        }
+        .unwrap_or(error)
+    }
+
+    fn note_signal(&mut self) {
+        if let Some(signal) = self.signals.received() {
+            self.cause.get_or_insert(Error::Signal { signal });
         }
     }
 
@@ -184,16 +226,21 @@ impl<'h> Supervisor<'h> {
             if plugin_ended {
                 return Ok(());
             }
-            if let Some(due) = self.end.due(Instant::now()) {
+            let now = Instant::now();
+            if let Some(due) = self.end.due(now) {
                 self.act(due);
+            }
+            if let Some(warning) = self.startup.due(now) {
+                tracing::warn!(plugin = self.name, "{warning}");
             }
         }
     }
 
     /// What is ready, or nothing when something is due.
     fn wait(&self) -> Result<Vec<u64>> {
-        let timeout = self.end.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // A vCPU that a kick has not got out of the guest yet is kicked again.
+        let deadline = self.end.deadline().into_iter().chain(self.startup.deadline()).min();
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // A vCPU that has not left the guest after a kick is kicked again.
         let again = self.vm.machine.repeat_kicks().then_some(KICK_INTERVAL);
         let timeout = [timeout, again].into_iter().flatten().min();
         // The end's seconds always fit.
@@ -217,11 +264,13 @@ impl<'h> Supervisor<'h> {
     fn told_to_end(&mut self) {
         // Once is enough: the byte stays, and the descriptor would be ready for ever.
         self.unwatch(&self.signals);
+        self.note_signal();
         tracing::debug!("a signal ends the VM");
         self.begin_end();
     }
 
     fn begin_end(&mut self) {
+        self.startup.finish();
         if let Some(due) = self.end.begin(Instant::now()) {
             self.act(due);
         }
@@ -239,7 +288,10 @@ impl<'h> Supervisor<'h> {
                 self.vm.links = None;
                 self.connections.clear();
             }
-            Due::Kill => self.plugin.kill(),
+            Due::Kill => {
+                tracing::warn!(plugin = self.name, "it did not exit in time after it was told to, and is killed");
+                self.plugin.kill();
+            }
         }
     }
 
@@ -253,16 +305,21 @@ impl<'h> Supervisor<'h> {
     }
 
     fn vcpu_stopped(&mut self, vcpu: hypervisor::VcpuId, reason: StopReason) {
-        match &reason {
-            StopReason::Asked => return,
-            StopReason::InternalError(_) => tracing::error!(%vcpu, plugin = self.name, "{reason}"),
-            StopReason::Halted | StopReason::Shutdown => {
-                tracing::warn!(%vcpu, plugin = self.name, "the guest ended: {reason}");
-            }
-            _ => tracing::debug!(%vcpu, plugin = self.name, "stopped: {reason}"),
+        if let StopReason::Asked = reason {
+            return;
         }
-        if reason.is_failure() {
-            self.failure.get_or_insert(Error::Vcpu { vcpu, reason });
+        match (reason.culprit(), &reason) {
+            (Some(_), _) => tracing::error!(%vcpu, plugin = self.name, "{reason}"),
+            (None, StopReason::Halted) => tracing::warn!(%vcpu, plugin = self.name, "the guest ended: {reason}"),
+            (None, _) => tracing::debug!(%vcpu, plugin = self.name, "stopped: {reason}"),
+        }
+        if let Some(state) = reason.state() {
+            tracing::error!(%vcpu, plugin = self.name, "registers: {}", state.registers());
+        }
+        let is_failure = reason.is_failure();
+        if reason.culprit().is_some() {
+            let place = if is_failure { &mut self.failure } else { &mut self.cause };
+            place.get_or_insert(Error::Vcpu { vcpu, reason });
         }
         self.begin_end();
     }
@@ -272,9 +329,8 @@ impl<'h> Supervisor<'h> {
             && stderr.log_available(STDERR_TURN) == Left::Ended
         {
             stderr.finish();
-            let ended = self.stderr.take();
-            // Closing it would do, were there not the plugin's copies of the same open file.
-            ended.iter().for_each(|stderr| self.unwatch(stderr));
+            // What it has said last may be needed still.
+            self.stderr.iter().for_each(|stderr| self.unwatch(stderr));
         }
     }
 
@@ -359,8 +415,13 @@ impl<'h> Supervisor<'h> {
         if request.message.has_new_connection() {
             self.forget_closed_connections();
         }
-        let Some(connection) = self.connections.get(&token) else { return false };
+        if !self.connections.contains_key(&token) {
+            return false;
+        }
         let reply = self.vm.handle(request, self.connections.len());
+        self.startup.requested(Instant::now(), self.vm.has_given_vcpus(), self.vm.is_started());
+        self.log_reply(&reply);
+        let Some(connection) = self.connections.get(&token) else { return false };
         if let Err(fault) = connection.send(&reply.response, &reply.fds, &mut self.buffers) {
             self.drop_connection(token, &fault);
         }
@@ -375,6 +436,17 @@ impl<'h> Supervisor<'h> {
             Then::Start => self.start(),
         }
         true
+    }
+
+    fn log_reply(&mut self, reply: &Reply) {
+        if let Some(refused) = &reply.refused {
+            refusal::log(format_args!("{refused}"));
+        }
+        for warning in &reply.warnings {
+            if let Admission::Log { dropped } = self.log_budget.admit(Instant::now()) {
+                tracing::warn!(plugin = self.name, dropped, "{warning}");
+            }
+        }
     }
 
     fn start(&mut self) {
@@ -429,6 +501,31 @@ impl<'h> Supervisor<'h> {
         self.take_notices();
         if let Some(stderr) = &mut self.stderr {
             stderr.log_rest();
+        }
+    }
+}
+
+/// The library that a line of the dynamic loader's says is missing: glibc's, or musl's.
+fn missing_library(line: &str) -> Option<&str> {
+    let begun = ["error while loading shared libraries: ", "Error loading shared library "];
+    let (_, behind) = begun.iter().find_map(|begun| line.split_once(begun))?;
+    behind.split(':').next().filter(|library| !library.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loaders_complaint_names_the_library() {
+        let glibc =
+            "./p: error while loading shared libraries: libx.so.1: cannot open shared object file: No such file";
+        let musl = "Error loading shared library libx.so.1: No such file or directory (needed by ./p)";
+        for line in [glibc, musl] {
+            assert_eq!(missing_library(line), Some("libx.so.1"));
+        }
+        for line in ["", "error while loading shared libraries: ", "libx.so.1: cannot open", "p: command not found"] {
+            assert_eq!(missing_library(line), None, "{line}");
         }
     }
 }

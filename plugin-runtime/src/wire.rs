@@ -15,12 +15,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::errno::Errno;
 use crate::fpu_bytes;
+use crate::refusal::Refusal;
 
-pub(crate) fn space_from_wire(space: EnumOrUnknown<WireSpace>) -> Result<AddressSpace, Errno> {
+pub(crate) fn space_from_wire(space: EnumOrUnknown<WireSpace>) -> Result<AddressSpace, Refusal> {
     match space.enum_value() {
         Ok(WireSpace::IOPORT) => Ok(AddressSpace::Pio),
         Ok(WireSpace::MMIO) => Ok(AddressSpace::Mmio),
-        Err(_) => Err(Errno::INVAL),
+        Err(number) => Err(Refusal::new(Errno::INVAL, format!("there is no address space {number}"))),
     }
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn space_to_wire(space: AddressSpace) -> WireSpace {
 }
 
 /// Which state of a vCPU is meant: `EINVAL` where the protocol knows none of that number.
-pub(crate) fn state_kind(set: EnumOrUnknown<vcpu_request::StateSet>) -> Result<StateKind, Errno> {
+pub(crate) fn state_kind(set: EnumOrUnknown<vcpu_request::StateSet>) -> Result<StateKind, Refusal> {
     match set.enum_value() {
         Ok(vcpu_request::StateSet::REGS) => Ok(StateKind::Regs),
         Ok(vcpu_request::StateSet::SREGS) => Ok(StateKind::Sregs),
@@ -42,13 +43,18 @@ pub(crate) fn state_kind(set: EnumOrUnknown<vcpu_request::StateSet>) -> Result<S
         Ok(vcpu_request::StateSet::MP) => Ok(StateKind::MpState),
         Ok(vcpu_request::StateSet::XCREGS) => Ok(StateKind::Xcrs),
         Ok(vcpu_request::StateSet::EVENTS) => Ok(StateKind::Events),
-        Err(_) => Err(Errno::INVAL),
+        Err(number) => Err(Refusal::new(Errno::INVAL, format!("there is no state set {number} of a vCPU"))),
     }
 }
 
 /// A kernel structure from its bytes. `EINVAL` for a wrong size.
-pub(crate) fn from_bytes<T: FromBytes>(bytes: &[u8]) -> Result<T, Errno> {
-    T::read_from_bytes(bytes).map_err(|_| Errno::INVAL)
+pub(crate) fn from_bytes<T: FromBytes>(bytes: &[u8]) -> Result<T, Refusal> {
+    T::read_from_bytes(bytes).map_err(|_| wrong_size(bytes.len(), size_of::<T>()))
+}
+
+#[cold]
+fn wrong_size(size: usize, due: usize) -> Refusal {
+    Refusal::new(Errno::INVAL, format!("the state has {size} bytes, the kernel's structure {due}"))
 }
 
 /// A kernel structure's bytes.
@@ -57,11 +63,13 @@ pub(crate) fn to_bytes<T: IntoBytes + Immutable>(state: &T) -> Vec<u8> {
 }
 
 /// The state in `bytes`, which are the kernel's structure. `EINVAL` for a wrong size.
-pub(crate) fn state_from_bytes(kind: StateKind, bytes: &[u8]) -> Result<State, Errno> {
+pub(crate) fn state_from_bytes(kind: StateKind, bytes: &[u8]) -> Result<State, Refusal> {
     Ok(match kind {
         StateKind::Regs => State::Regs(Box::new(from_bytes(bytes)?)),
         StateKind::Sregs => State::Sregs(Box::new(from_bytes(bytes)?)),
-        StateKind::Fpu => State::Fpu(Box::new(fpu_bytes::parse(bytes).ok_or(Errno::INVAL)?)),
+        StateKind::Fpu => {
+            State::Fpu(Box::new(fpu_bytes::parse(bytes).ok_or_else(|| wrong_size(bytes.len(), fpu_bytes::SIZE))?))
+        }
         StateKind::DebugRegs => State::DebugRegs(Box::new(from_bytes(bytes)?)),
         StateKind::Lapic => State::Lapic(Box::new(from_bytes(bytes)?)),
         StateKind::MpState => State::MpState(from_bytes::<kvm_mp_state>(bytes)?),
@@ -136,16 +144,18 @@ mod tests {
             let bytes: Vec<u8> = (0..size).map(|n: usize| n as u8).collect();
             assert_eq!(state_to_bytes(&state_from_bytes(kind, &bytes).unwrap()), bytes);
             for wrong in [0, size - 1, size + 1] {
-                assert_eq!(state_from_bytes(kind, &vec![0; wrong]).unwrap_err(), Errno::INVAL);
+                let refusal = state_from_bytes(kind, &vec![0; wrong]).unwrap_err();
+                let said = format!("the state has {wrong} bytes, the kernel's structure {size}");
+                assert_eq!((refusal.errno, refusal.to_string()), (Errno::INVAL, said));
             }
         }
     }
 
     #[test]
     fn unknown_enum_values_are_einval() {
-        assert_eq!(space_from_wire(EnumOrUnknown::from_i32(2)), Err(Errno::INVAL));
-        assert_eq!(state_kind(EnumOrUnknown::from_i32(-1)), Err(Errno::INVAL));
-        assert_eq!(state_kind(EnumOrUnknown::from_i32(8)), Err(Errno::INVAL));
+        assert_eq!(space_from_wire(EnumOrUnknown::from_i32(2)).unwrap_err().errno, Errno::INVAL);
+        assert_eq!(state_kind(EnumOrUnknown::from_i32(-1)).unwrap_err().errno, Errno::INVAL);
+        assert_eq!(state_kind(EnumOrUnknown::from_i32(8)).unwrap_err().errno, Errno::INVAL);
     }
 
     #[test]

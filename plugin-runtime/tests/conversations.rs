@@ -126,6 +126,7 @@ fn config() -> Config {
         vcpus: NonZeroU32::new(2).unwrap(),
         exit_timeout: None,
         vcpu_cgroup: None,
+        unclaimed: Default::default(),
         transport: Default::default(),
         poll_us: None,
         tap: None,

@@ -20,6 +20,7 @@ fn run_in(sandbox: Sandbox, path: &str, args: &[&str]) -> Result<(), Error> {
         vcpus: NonZeroU32::new(2).unwrap(),
         exit_timeout: None,
         vcpu_cgroup: None,
+        unclaimed: Default::default(),
         transport: Default::default(),
         poll_us: None,
         tap: None,

@@ -47,10 +47,10 @@ struct Vm {
 
 /// Sends a request and takes the answer that bears its name: the answer and the descriptors that came with it.
 macro_rules! ask {
-    ($connection:expr, $name:literal, $variant:ident($request:expr)) => {
+    ($connection:expr, $name:expr, $variant:ident($request:expr)) => {
         $crate::connection::ask!($connection, $name, $variant($request), None)
     };
-    ($connection:expr, $name:literal, $variant:ident($request:expr), $fd:expr) => {{
+    ($connection:expr, $name:expr, $variant:ident($request:expr), $fd:expr) => {{
         use plugin_proto::messages::{main_request, main_response};
         match $connection.exchange($name, main_request::Message::$variant($request), $fd) {
             Ok((main_response::Message::$variant(answer), fds)) => Ok((answer, fds)),

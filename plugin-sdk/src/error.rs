@@ -1,9 +1,17 @@
 //! What can go wrong for a plugin.
 
-use std::io;
+use std::{fmt, io};
+
+use crate::hints::hint;
 
 /// Why a call of this crate failed.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` says what `Display` says, so a `main` that returns this error prints a sentence:
+///
+/// ```text
+/// Error: the VMM refused start: Invalid argument (os error 22); the VM was started before (`outboard -v` logs the reason)
+/// ```
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No VMM started this process: the variable `CROSVM_SOCKET` is not in its environment.
@@ -27,9 +35,10 @@ pub enum Error {
     #[error("the VMM has hung up")]
     HungUp,
     /// The VMM understood the request and did not do it.
-    #[error("the VMM refused {request}: {source}")]
+    #[error("the VMM refused {request}: {source}{} (`outboard -v` logs the reason)", hint_for(request, source))]
     Refused {
-        /// The request's name in the protocol.
+        /// What was asked: the request's name in the protocol, made clearer where one request does several things
+        /// (`release_range`, `create_memory`, `get_state of regs`).
         request: &'static str,
         /// The errno in the answer.
         source: io::Error,
@@ -86,6 +95,16 @@ pub enum Error {
         /// The offset or length.
         value: u64,
     },
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn hint_for(request: &str, source: &io::Error) -> String {
+    hint(request, source).map(|hint| format!("; {hint}")).unwrap_or_default()
 }
 
 impl Error {

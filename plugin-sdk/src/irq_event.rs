@@ -39,7 +39,8 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Refused`], as the kernel says: `EBUSY` when the line has such an event already.
+    /// [`Error::Refused`], as the kernel says. A second event of the same line is made; the VMM warns of it, since what the
+    /// guest acknowledges is then told to both.
     pub fn create_irq_event(&mut self, gsi: u32) -> Result<IrqEvent, Error> {
         // The VMM always makes both eventfds, whatever is asked for.
         let event = WireIrqEvent { irq_id: gsi, resample: true, ..Default::default() };

@@ -103,6 +103,7 @@ mod eventfd;
 #[doc = include_str!("from_c.md")]
 pub mod from_c {}
 mod fpu;
+mod hints;
 mod io_event;
 mod irq_event;
 mod irqs;
@@ -113,6 +114,7 @@ mod net;
 mod objects;
 mod pipe_link;
 mod ranges;
+mod redelivery;
 mod registers;
 mod ring_link;
 mod state;

@@ -85,14 +85,34 @@ impl Connection {
 
     fn get_state<T: FromBytes>(&mut self, set: StateSet) -> Result<T, Error> {
         let request = GetState { set: set.into(), ..Default::default() };
-        ask!(self, "get_state", GetState(request)).and_then(|(answer, _)| parse(&answer.state))
+        let name = named!("get_state", set);
+        ask!(self, name, GetState(request)).and_then(|(answer, _)| parse(&answer.state))
     }
 
     fn set_state<T: IntoBytes + Immutable>(&mut self, set: StateSet, state: &T) -> Result<(), Error> {
         let request = SetState { set: set.into(), state: state.as_bytes().to_vec(), ..Default::default() };
-        ask!(self, "set_state", SetState(request)).map(drop)
+        let name = named!("set_state", set);
+        ask!(self, name, SetState(request)).map(drop)
     }
 }
+
+/// The request's name with that of the state.
+macro_rules! named {
+    ($verb:literal, $set:expr) => {
+        $crate::hints::state_request!(
+            $verb,
+            $set,
+            [
+                StateSet::PIC0 => "the first PIC",
+                StateSet::PIC1 => "the second PIC",
+                StateSet::IOAPIC => "the IOAPIC",
+                StateSet::PIT => "the PIT",
+                StateSet::CLOCK => "the clock",
+            ]
+        )
+    };
+}
+use named;
 
 fn set_of(pic: Pic) -> StateSet {
     match pic {

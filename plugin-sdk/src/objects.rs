@@ -30,8 +30,14 @@ impl Connection {
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<(ObjectId, Vec<OwnedFd>), Error> {
         let id = ObjectId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
+        let name = match &constructor {
+            Constructor::Memory(_) => "create_memory",
+            Constructor::IoEvent(_) => "create_io_event",
+            Constructor::IrqEvent(_) => "create_irq_event",
+            _ => "create",
+        };
         let request = Create { id: id.number(), constructor: Some(constructor), ..Default::default() };
-        let (_, fds) = ask!(self, "create", Create(request), fd)?;
+        let (_, fds) = ask!(self, name, Create(request), fd)?;
         Ok((id, fds))
     }
 

@@ -52,7 +52,8 @@ impl Connection {
         let space = messages::AddressSpace::from(space).into();
         let (async_write, coalesce) = (kind != Kind::Synchronous, kind == Kind::Coalesced);
         let request = ReserveRange { space, start, length, async_write, coalesce, ..Default::default() };
-        ask!(self, "reserve_range", ReserveRange(request)).map(drop)
+        let name = if length == 0 { "release_range" } else { "reserve_range" };
+        ask!(self, name, ReserveRange(request)).map(drop)
     }
 }
 

@@ -226,14 +226,37 @@ impl State<'_> {
 
     fn get<T: FromBytes>(&mut self, set: StateSet) -> Result<T, Error> {
         let request = GetState { set: set.into(), ..Default::default() };
-        ask!(self.vcpu, "get_state", GetState(request)).and_then(|answer| parse(&answer.state))
+        let name = named!("get_state", set);
+        ask!(self.vcpu, name, GetState(request)).and_then(|answer| parse(&answer.state))
     }
 
     fn set<T: IntoBytes + Immutable>(&mut self, set: StateSet, state: &T) -> Result<(), Error> {
         let request = SetState { set: set.into(), state: state.as_bytes().to_vec(), ..Default::default() };
-        ask!(self.vcpu, "set_state", SetState(request)).map(drop)
+        let name = named!("set_state", set);
+        ask!(self.vcpu, name, SetState(request)).map(drop)
     }
 }
+
+/// The request's name with that of the state.
+macro_rules! named {
+    ($verb:literal, $set:expr) => {
+        $crate::hints::state_request!(
+            $verb,
+            $set,
+            [
+                StateSet::REGS => "regs",
+                StateSet::SREGS => "sregs",
+                StateSet::FPU => "fpu",
+                StateSet::DEBUGREGS => "debugregs",
+                StateSet::LAPIC => "lapic",
+                StateSet::MP => "mp_state",
+                StateSet::XCREGS => "xcrs",
+                StateSet::EVENTS => "vcpu_events",
+            ]
+        )
+    };
+}
+use named;
 
 impl Capability {
     fn number(self) -> u32 {

@@ -7,13 +7,14 @@ use plugin_proto::messages::{vcpu_request, vcpu_response};
 
 use crate::event::{Event, HypervCallInput, Posted, SynicWrite};
 use crate::pipe_link::PipeLink;
+use crate::redelivery::{self, Redelivery};
 use crate::registers::Registers;
 use crate::ring_link::RingLink;
 use crate::{Access, Error};
 
 /// Sends the request `$variant` and takes the answer that bears its name.
 macro_rules! ask {
-    ($vcpu:expr, $name:literal, $variant:ident($request:expr)) => {{
+    ($vcpu:expr, $name:expr, $variant:ident($request:expr)) => {{
         use plugin_proto::messages::{vcpu_request, vcpu_response};
         match $vcpu.exchange($name, vcpu_request::Message::$variant($request)) {
             Ok(vcpu_response::Message::$variant(answer)) => Ok(answer),
@@ -32,6 +33,7 @@ pub struct Vcpu {
     link: Link,
     phase: Phase,
     pub(crate) stop: Stop,
+    redelivery: Redelivery,
 }
 
 impl fmt::Debug for Vcpu {
@@ -81,7 +83,8 @@ pub(crate) enum Reason {
 
 impl Vcpu {
     pub(crate) fn new(index: usize, link: Link) -> Self {
-        Self { index, link, phase: Phase::Silent, stop: Stop::at(Reason::Init) }
+        let stop = Stop::at(Reason::Init);
+        Self { index, link, phase: Phase::Silent, stop, redelivery: Redelivery::default() }
     }
 
     /// Its number, from 0; the bit that stands for it in the mask of a pause.
@@ -93,7 +96,8 @@ impl Vcpu {
     /// Blocks until the vCPU has something to report.
     ///
     /// While the vCPU stands still, that is the event it stands still for: an event that was dropped without being resumed
-    /// comes again, at once, with the registers that were set in it.
+    /// comes again, at once, with the registers that were set in it. One that comes again a thousand times is told on standard
+    /// error, once a vCPU: whoever drops it each time waits for ever.
     ///
     /// # Errors
     /// [`Error::HungUp`] at the end of the VM, or the channel's failure.
@@ -103,6 +107,9 @@ impl Vcpu {
                 pipe.introduce()?;
             }
             self.phase = Phase::Running;
+        }
+        if self.phase == Phase::Stopped && self.redelivery.is_suspicious() {
+            redelivery::warn(self.index, &self.stop.reason);
         }
         if self.phase == Phase::Running
             && let Some(posted) = self.next_stop()?
@@ -141,6 +148,7 @@ impl Vcpu {
             Link::Ring(ring) => ring.resume(data, registers)?,
         }
         self.phase = Phase::Running;
+        self.redelivery.resumed();
         Ok(())
     }
 

@@ -381,7 +381,7 @@ fn a_refused_request_leaves_the_vcpu_where_it_is() {
     let mut stopped = init(&mut vcpu);
     fake.refuse(22);
     let error = stopped.state().set_mp_state(&kvm_mp_state { mp_state: 99 }).unwrap_err();
-    assert!(matches!(error, Error::Refused { request: "set_state", .. }), "{error}");
+    assert!(matches!(error, Error::Refused { request: "set_state of mp_state", .. }), "{error}");
     fake.request();
     stopped.resume().unwrap();
     fake.resume();

@@ -133,7 +133,7 @@ fn scripted_exits_come_without_guest_code() {
 #[test]
 fn a_guest_that_stops_for_good_ends_the_run() {
     let run = TestMachine::from_script("out 0x3f8 1\nshutdown").run(|_| {});
-    assert!(matches!(run.end, End::Stopped(VcpuId(0), vmm_core::StopReason::Shutdown)), "{run:?}");
+    assert!(matches!(run.end, End::Stopped(VcpuId(0), vmm_core::StopReason::Shutdown { .. })), "{run:?}");
 }
 
 #[test]
@@ -157,4 +157,23 @@ fn the_ram_can_be_looked_into() {
     machine.run(|_| {}).assert_done(0x5a);
     assert_eq!(memory::read_at(&ram, DATA.into(), 1), [0x5a]);
     assert!(u64::from(DATA) < RAM.end);
+}
+
+#[test]
+fn a_claim_in_one_space_leaves_the_other_to_the_device() {
+    let program = || Program::new().output(0x310, 1).output(0x311, 1).store(0x9000, 1).store(0xa000, 1);
+    let all = [
+        Seen::Out(0x310, vec![0]),
+        Seen::Out(0x311, vec![0]),
+        Seen::Store(0x9000, vec![0]),
+        Seen::Store(0xa000, vec![0]),
+    ];
+    let [first_port, second_port, first_store, second_store] = all.clone();
+    let ports = TestMachine::new(&program()).ports(0x310..0x311).run(|_| {});
+    ports.assert_exits(&[first_port.clone(), first_store.clone(), second_store]);
+    let memory = TestMachine::new(&program()).memory(0x9000..0x9001).run(|_| {});
+    memory.assert_exits(&[first_port.clone(), second_port, first_store.clone()]);
+    let both = TestMachine::new(&program()).ports(0x310..0x311).memory(0x9000..0x9001).run(|_| {});
+    both.assert_exits(&[first_port, first_store]);
+    TestMachine::new(&program()).run(|_| {}).assert_exits(&all);
 }

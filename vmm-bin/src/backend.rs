@@ -1,5 +1,6 @@
 //! Which hypervisor a command runs on.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -69,7 +70,14 @@ impl Backend {
                     Self::Kvm(Arc::new(kvm))
                 }
                 Err(error) => {
-                    tracing::info!("hypervisor: the mock, since {} does not open: {error}", Kvm::DEVICE);
+                    match remedy(&error) {
+                        None => tracing::info!("hypervisor: the mock, since {} does not open: {error}", Kvm::DEVICE),
+                        Some(remedy) => tracing::warn!(
+                            "hypervisor: the mock, which is many times slower, since {} is there and does not open: {error}; \
+                             {remedy}, or say --hypervisor mock",
+                            Kvm::DEVICE
+                        ),
+                    }
                     Self::Mock
                 }
             }),
@@ -85,15 +93,35 @@ impl Backend {
     }
 }
 
+/// What to do about a device that is there; `None` where there is none.
+fn remedy(error: &Error) -> Option<&'static str> {
+    let Error::Kvm { source, .. } = error else { return Some("see that it works") };
+    let hypervisor::Error::System { source, .. } = source else { return Some("see that it works") };
+    match source.kind() {
+        io::ErrorKind::NotFound => None,
+        io::ErrorKind::PermissionDenied => Some("let this user open it (as a member of its group, usually `kvm`)"),
+        _ => Some("see that the kernel's module for this processor is loaded (kvm_intel or kvm_amd)"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
+    fn error(kind: io::ErrorKind) -> Error {
+        let source = hypervisor::Error::System { what: "opening", source: kind.into() };
+        Error::Kvm { path: Kvm::DEVICE.into(), source }
+    }
+
     fn refuse() -> Result<Kvm, Error> {
-        let source = io::Error::from(io::ErrorKind::NotFound);
-        Err(hypervisor::Error::System { what: "opening", source }.into())
+        Err(error(io::ErrorKind::NotFound))
+    }
+
+    #[test]
+    fn a_device_that_is_there_and_does_not_open_has_a_remedy() {
+        assert_eq!(remedy(&error(io::ErrorKind::NotFound)), None);
+        assert!(remedy(&error(io::ErrorKind::PermissionDenied)).unwrap().contains("`kvm`"));
+        assert!(remedy(&error(io::ErrorKind::Other)).unwrap().contains("kvm_intel"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use clap::builder::{EnumValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint, value_parser};
 
-use plugin_runtime::Transport;
+use plugin_runtime::{Transport, Unclaimed};
 
 use crate::backend::{Choice, KvmOptions};
 use crate::bench::guest::Case;
@@ -160,6 +160,9 @@ pub(crate) struct RunArgs {
     /// counts that for this program.
     #[arg(long, value_name = "SIZE", help_heading = "Machine", value_parser = size)]
     pub(crate) max_memory: Option<u64>,
+    /// What becomes of the guest's accesses to what the plugin has not reserved
+    #[arg(long, value_enum, help_heading = "Machine", default_value = "ignore")]
+    pub(crate) unclaimed: UnclaimedChoice,
     /// A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs
     ///
     /// A group of version 2 must be threaded to take single threads.
@@ -175,6 +178,27 @@ pub(crate) struct RunArgs {
     /// Arguments for the plugin, handed over as they are
     #[arg(last = true, value_name = "PLUGIN ARGS", help_heading = "Plugin")]
     pub(crate) plugin_args: Vec<OsString>,
+}
+
+/// The names of [`Unclaimed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum UnclaimedChoice {
+    /// Reads get zeros, writes vanish; the first access to each address is logged at debug
+    Ignore,
+    /// The same, logged as a warning
+    Log,
+    /// The vCPU stops: the guest has failed
+    Stop,
+}
+
+impl From<UnclaimedChoice> for Unclaimed {
+    fn from(choice: UnclaimedChoice) -> Self {
+        match choice {
+            UnclaimedChoice::Ignore => Self::Ignore,
+            UnclaimedChoice::Log => Self::Log,
+            UnclaimedChoice::Stop => Self::Stop,
+        }
+    }
 }
 
 /// The names of [`Transport`].

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Why a link of the benchmark ended early: whatever was in its way.
 pub(crate) type Failure = Box<dyn StdError + Send + Sync>;
 
-/// What ends the command with exit code 1.
+/// What ends the command with another exit code than 0.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("OUTBOARD_LOG does not say what to log: {0}")]

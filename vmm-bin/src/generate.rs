@@ -32,9 +32,21 @@ fn pages(directory: &Path) -> io::Result<()> {
     command.build();
     for page in command.get_subcommands().chain([&command]) {
         let source = concat!("Outboard ", env!("CARGO_PKG_VERSION"));
-        Man::new(page.clone()).source(source).manual("Outboard").generate_to(directory)?;
+        let man = Man::new(page.clone()).source(source).manual("Outboard");
+        let mut text = Vec::new();
+        man.render(&mut text)?;
+        text.extend(sections_of(page.get_name()).as_bytes());
+        fs::write(directory.join(man.get_filename()), text)?;
     }
     Ok(())
+}
+
+/// What a page has beside what the command line's definition says.
+fn sections_of(page: &str) -> &'static str {
+    match page {
+        "outboard" | "run" => include_str!("manual.roff"),
+        _ => include_str!("see_also.roff"),
+    }
 }
 
 /// The command without the subcommands that are not for people.

@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod demo;
 mod error;
+mod exit_code;
 mod file_size;
 mod generate;
 mod huge_pages;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // With standard error closed, the exit code has to do.
             let _ = writeln!(io::stderr(), "outboard: error: {error}");
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }

@@ -26,6 +26,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
         vcpus: args.cpus,
         exit_timeout: args.exit_timeout,
         vcpu_cgroup: args.vcpu_cgroup_path.as_deref().map(Cgroup::open).transpose()?.map(Arc::new),
+        unclaimed: args.unclaimed.into(),
         transport: args.transport.into(),
         poll_us: args.poll_us,
         max_memory: args.max_memory,

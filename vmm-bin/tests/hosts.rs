@@ -8,7 +8,7 @@ use std::process::Command;
 
 use hypervisor::mock::Mock;
 use plugin_runtime::jail::{Helper, JailConfig};
-use plugin_runtime::{Config, Error, Filter, PluginCommand, Sandbox, Transport, run};
+use plugin_runtime::{Config, Error, Filter, PluginCommand, Sandbox, run};
 use rustix::process::geteuid;
 use test_utils::faults::syscalls::{Call, Whose, failing_of, refusing};
 use test_utils::kvm::skipped;
@@ -25,16 +25,8 @@ fn shell(script: &str, filter: Option<Filter>) -> Result<(), Error> {
     let args = ["-c", script].map(OsString::from).into();
     let command = PluginCommand { path: "/bin/sh".into(), args };
     let helper = Helper { program: env!("CARGO_BIN_EXE_outboard").into() };
-    let config = Config {
-        vcpus: NonZeroU32::MIN,
-        exit_timeout: None,
-        vcpu_cgroup: None,
-        transport: Transport::Auto,
-        poll_us: None,
-        tap: None,
-        sandbox: Sandbox::Jail(Box::new(JailConfig { helper, seccomp: filter, ..JailConfig::default() })),
-        confine: false,
-    };
+    let jail = JailConfig { helper, seccomp: filter, ..JailConfig::default() };
+    let config = Config::new(NonZeroU32::MIN, Sandbox::Jail(Box::new(jail)));
     run(&Mock::guest_code(), &command, config)
 }
 

@@ -196,6 +196,7 @@ impl Jail {
             vcpus: NonZeroU32::MIN,
             exit_timeout: None,
             vcpu_cgroup: None,
+            unclaimed: Default::default(),
             transport: Transport::Pipe,
             poll_us: None,
             tap: None,

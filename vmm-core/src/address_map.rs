@@ -62,8 +62,8 @@ impl AddressMap {
         let mut ranges = self.ranges(space).write();
         // The only range that can reach into this one is the last that begins at or before its end.
         let neighbour = ranges.range(..=last).next_back();
-        if neighbour.is_some_and(|(_, range)| range.last >= start) {
-            return Err(error(ReservationProblem::Overlap));
+        if let Some((first, range)) = neighbour.filter(|(_, range)| range.last >= start) {
+            return Err(error(ReservationProblem::Overlap { first: *first, last: range.last }));
         }
         ranges.insert(start, Range { last, claim });
         self.version.fetch_add(1, Ordering::SeqCst);
@@ -95,6 +95,13 @@ impl AddressMap {
         let ranges = self.ranges(space).read();
         let (first, range) = ranges.range(..=address).next_back()?;
         (range.last >= address).then_some((*first, range.last, range.claim))
+    }
+
+    /// The last reservation that has some of the addresses from `first` to `last`: its first address and its last one.
+    pub fn overlapping(&self, space: AddressSpace, first: u64, last: u64) -> Option<(u64, u64)> {
+        let ranges = self.ranges(space).read();
+        let (start, range) = ranges.range(..=last).next_back()?;
+        (range.last >= first).then_some((*start, range.last))
     }
 
     /// Another number after each change.
@@ -150,8 +157,9 @@ mod tests {
     fn an_overlap_in_the_last_byte_is_one() {
         let map = AddressMap::default();
         map.reserve(AddressSpace::Mmio, 0x1000, 0x10, claim(A)).unwrap();
-        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0x100f, 1, claim(A))), Some(ReservationProblem::Overlap));
-        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0xff0, 0x11, claim(A))), Some(ReservationProblem::Overlap));
+        let overlap = Some(ReservationProblem::Overlap { first: 0x1000, last: 0x100f });
+        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0x100f, 1, claim(A))), overlap);
+        assert_eq!(problem(map.reserve(AddressSpace::Mmio, 0xff0, 0x11, claim(A))), overlap);
         map.reserve(AddressSpace::Mmio, 0x1010, 1, claim(A)).unwrap();
         map.reserve(AddressSpace::Mmio, 0xff0, 0x10, claim(A)).unwrap();
     }
@@ -174,6 +182,23 @@ mod tests {
         map.release(AddressSpace::Pio, 0x60, A).unwrap();
         assert_eq!(owner_of(&map, AddressSpace::Pio, 0x60), None);
         assert_eq!(problem(map.release(AddressSpace::Pio, 0x60, A)), Some(ReservationProblem::NotReserved));
+    }
+
+    #[test]
+    fn a_refusal_names_the_range_and_what_it_overlaps() {
+        let map = AddressMap::default();
+        map.reserve(AddressSpace::Pio, 0x10, 4, claim(A)).unwrap();
+        let text = |result: Result<()>| result.unwrap_err().to_string();
+        assert_eq!(text(map.reserve(AddressSpace::Pio, 0x10, 4, claim(A))), "ports 0x10-0x13 overlap 0x10-0x13");
+        assert_eq!(text(map.reserve(AddressSpace::Pio, 0, 0x100, claim(B))), "ports 0x0-0xff overlap 0x10-0x13");
+        assert_eq!(
+            text(map.release(AddressSpace::Mmio, 0x10, A)),
+            "addresses from 0x10 on cannot be released: no reservation of this owner begins there"
+        );
+        assert_eq!(
+            text(map.reserve(AddressSpace::Mmio, u64::MAX, 2, claim(A))),
+            "addresses 0xffffffffffffffff-0xffffffffffffffff cannot be reserved: the end exceeds 64 bits"
+        );
     }
 
     #[derive(Clone, Debug)]
@@ -212,7 +237,12 @@ mod tests {
                     Some(ReservationProblem::Overflow)
                 }
                 Op::Reserve { start, len, .. } if (0..len).any(|n| self.owner_of(start + n).is_some()) => {
-                    Some(ReservationProblem::Overlap)
+                    // The one that begins last.
+                    let overlaps = |(first, len_there, _): &&(u64, u64, OwnerId)| {
+                        (0..len).any(|n| (*first..*first + *len_there).contains(&(start + n)))
+                    };
+                    let there = self.0.iter().filter(overlaps).max_by_key(|(first, ..)| *first);
+                    there.map(|(first, len, _)| ReservationProblem::Overlap { first: *first, last: first + len - 1 })
                 }
                 Op::Reserve { start, len, owner } => {
                     self.0.push((start, len, owner));

@@ -1,6 +1,7 @@
 //! What can go wrong while a machine is set up or its address map changed.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +16,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Error)]
 pub enum Error {
     /// A range could not be reserved or released.
-    #[error("{space} range at {start:#x}, {len:#x} bytes: {problem}")]
+    #[error("{} {problem}", Span { space: *space, start: *start, len: *len })]
     Reservation {
         /// Ports or memory.
         space: AddressSpace,
@@ -68,17 +69,43 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ReservationProblem {
     /// The length is 0.
-    #[error("the length is 0")]
+    #[error("cannot be reserved: the length is 0")]
     Empty,
     /// `start + len` exceeds 64 bits.
-    #[error("the end exceeds 64 bits")]
+    #[error("cannot be reserved: the end exceeds 64 bits")]
     Overflow,
     /// Some byte of it is reserved already.
-    #[error("part of it is reserved already")]
-    Overlap,
+    #[error("overlap {first:#x}-{last:#x}")]
+    Overlap {
+        /// The first address of a reservation that it overlaps.
+        first: u64,
+        /// That reservation's last address.
+        last: u64,
+    },
     /// No reservation of this owner begins there.
-    #[error("no reservation of this owner begins there")]
+    #[error("cannot be released: no reservation of this owner begins there")]
     NotReserved,
+}
+
+/// Addresses, as a sentence about them begins.
+struct Span {
+    space: AddressSpace,
+    start: u64,
+    len: u64,
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.space {
+            AddressSpace::Pio => "ports",
+            AddressSpace::Mmio => "addresses",
+        };
+        match self.len {
+            0 => write!(f, "{what} from {:#x} on", self.start),
+            // What passes the end of 64 bits is cut there.
+            len => write!(f, "{what} {:#x}-{:#x}", self.start, self.start.saturating_add(len.saturating_sub(1))),
+        }
+    }
 }
 
 /// Why a handler gave no action.

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use crate::owner::OwnerId;
 use crate::register_hint::CallHint;
 use crate::register_prefetch::RegisterPrefetch;
 use crate::stop_signal::StopSignal;
+use crate::unclaimed::{Unclaimed, UnclaimedLog};
 use crate::vcpu::{Shared, StartBarrier, VcpuHandle, VcpuThread};
 
 /// What a machine is made with.
@@ -79,6 +80,7 @@ impl Machine {
             has_hint: AtomicBool::new(false),
             hint: RwLock::default(),
             cgroup: config.cgroup.clone(),
+            unclaimed: OnceLock::new(),
         };
         let (running, all_ended) = crossbeam_channel::bounded(0);
         let machine = Self {
@@ -244,6 +246,7 @@ impl Machine {
                     prefetch: RegisterPrefetch::new(),
                     spare: None,
                     coalesced: Vec::new(),
+                    unclaimed: UnclaimedLog::default(),
                 },
             ));
         }
@@ -275,6 +278,12 @@ impl Machine {
         }
         self.kicked.store(true, Ordering::Relaxed);
         self.shared.start.notify();
+    }
+
+    /// Sets what becomes of accesses that nobody has reserved; without it they are [ignored](Unclaimed::Ignore). The first
+    /// call counts.
+    pub fn set_unclaimed(&self, policy: Unclaimed) {
+        self.shared.unclaimed.get_or_init(|| policy);
     }
 
     /// Sets which access has registers attached, and replaces the last such hint.

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use hypervisor::{Access, InternalError, VcpuId};
+use hypervisor::{Access, Diagnosis, GuestState, InternalError, VcpuId};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -37,14 +37,35 @@ pub enum StopReason {
     #[error("halted")]
     Halted,
     /// The guest shut down: a triple fault.
-    #[error("shut down (triple fault)")]
-    Shutdown,
+    #[error("triple fault{}", at(state.as_deref()))]
+    Shutdown {
+        /// The registers after it, where the backend gives them.
+        state: Option<Box<GuestState>>,
+    },
     /// The backend gave up on the guest.
-    #[error("internal error: {0}")]
-    InternalError(InternalError),
+    #[error("internal error: {}", Diagnosis::new(error, state.as_deref()))]
+    InternalError {
+        /// What the backend says.
+        error: InternalError,
+        /// The registers after it, where the backend gives them.
+        state: Option<Box<GuestState>>,
+    },
     /// The processor refused to enter the guest.
-    #[error("guest entry failed, hardware reason {0:#x}")]
-    EntryFailed(u64),
+    #[error("guest entry failed, hardware reason {reason:#x}{}", at(state.as_deref()))]
+    EntryFailed {
+        /// `hardware_entry_failure_reason`.
+        reason: u64,
+        /// The registers, where the backend gives them.
+        state: Option<Box<GuestState>>,
+    },
+    /// The guest accessed what nobody has reserved, where that is not [ignored](crate::Unclaimed::Stop).
+    #[error("nobody has reserved a {access}{}", at(state.as_deref()))]
+    Unclaimed {
+        /// What it tried.
+        access: Access,
+        /// The registers at it, where the backend gives them.
+        state: Option<Box<GuestState>>,
+    },
     /// The way to an owner ended.
     #[error("{owner} hung up")]
     HungUp {
@@ -86,17 +107,57 @@ pub enum StopReason {
     Panicked,
 }
 
+/// Who a vCPU stopped for good because of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    /// The guest did what no processor survives, or what the backend cannot run.
+    Guest,
+    /// The owner: it broke its link or its promises.
+    Owner,
+    /// The VMM, the backend, or the host beneath them.
+    Host,
+}
+
+/// Where the guest was, for the end of a sentence.
+fn at(state: Option<&GuestState>) -> String {
+    state.map(|state| format!(" at {state}")).unwrap_or_default()
+}
+
 impl StopReason {
+    /// Returns who failed; `None` where nobody did: the guest, an owner or the user has ended the vCPU.
+    pub fn culprit(&self) -> Option<Culprit> {
+        match self {
+            Self::Asked | Self::Released { .. } | Self::Halted | Self::HungUp { .. } => None,
+            Self::Shutdown { .. } | Self::InternalError { .. } | Self::EntryFailed { .. } | Self::Unclaimed { .. } => {
+                Some(Culprit::Guest)
+            }
+            Self::TimedOut { .. } | Self::Fault { .. } | Self::BadResume { .. } => Some(Culprit::Owner),
+            Self::Thread(_) | Self::Backend(_) | Self::Panicked => Some(Culprit::Host),
+        }
+    }
+
+    /// Returns the vCPU's registers, where they were kept.
+    pub fn state(&self) -> Option<&GuestState> {
+        match self {
+            Self::Shutdown { state }
+            | Self::InternalError { state, .. }
+            | Self::EntryFailed { state, .. }
+            | Self::Unclaimed { state, .. } => state.as_deref(),
+            _ => None,
+        }
+    }
+
     /// True where something failed, as opposed to a guest, an owner or the user ending the vCPU.
     pub fn is_failure(&self) -> bool {
         match self {
             Self::Asked
             | Self::Released { .. }
             | Self::Halted
-            | Self::Shutdown
-            | Self::InternalError(_)
+            | Self::Shutdown { .. }
+            | Self::InternalError { .. }
             | Self::HungUp { .. } => false,
-            Self::EntryFailed(_)
+            Self::EntryFailed { .. }
+            | Self::Unclaimed { .. }
             | Self::TimedOut { .. }
             | Self::Fault { .. }
             | Self::BadResume { .. }

@@ -160,7 +160,7 @@ fn they_come_before_the_end_that_their_vcpu_makes() {
     let mut rig = rig(1, write(7).into_iter().chain([Step::Exit(Exit::Shutdown)]).collect());
     rig.start_running();
     rig.expect_posted(0, &[7]);
-    assert!(matches!(rig.stop_reason().1, StopReason::Shutdown));
+    assert!(matches!(rig.stop_reason().1, StopReason::Shutdown { .. }));
 }
 
 #[test]

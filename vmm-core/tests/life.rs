@@ -342,9 +342,11 @@ fn state_the_backend_refuses_is_told_to_the_owner_and_the_vcpu_lives_on() {
     vcpu.expect_set_mp_state().times(1).return_once(|_| Err(refused()));
     vcpu.expect_sregs().times(1).return_once(|| Err(refused()));
     vcpu.expect_run().return_once(|| Ok(Exit::Shutdown));
+    // Where the guest was is not known then.
+    vcpu.expect_regs().times(1).return_once(|| Err(refused()));
     let rig = machine_around(vcpu);
     assert!(matches!(rig.vcpu(0).set(State::MpState(Default::default())), Ok(Err(_))));
     assert!(matches!(rig.vcpu(0).get(vmm_core::StateKind::Sregs), Ok(Err(_))));
     rig.resume(0);
-    assert!(matches!(rig.stop_reason().1, StopReason::Shutdown));
+    assert!(matches!(rig.stop_reason().1, StopReason::Shutdown { state: None }));
 }

@@ -9,8 +9,8 @@ use common::{MMIO, PIO, PORT, Rig, claim, config, mov_out, timeout};
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, InternalError, SynicWrite};
 use vmm_core::{
-    Action, CallHint, Exchange, ExitHandler, HandlerThread, HintDetail, LinkError, Machine, PostedWrite, State,
-    StopReason, StoppedVcpu, VcpuExit, VcpuMessage,
+    Action, CallHint, Culprit, Exchange, ExitHandler, HandlerThread, HintDetail, LinkError, Machine, PostedWrite,
+    State, StopReason, StoppedVcpu, Unclaimed, VcpuExit, VcpuMessage,
 };
 
 #[test]
@@ -304,16 +304,45 @@ impl ExitHandler for Curious {
 #[test]
 fn the_guests_end_is_told_with_its_reason() {
     let internal = InternalError { suberror: 4, data: [9; 6], words: 1 };
-    for (exit, expected, failure) in [
-        (Exit::Shutdown, "shut down (triple fault)", false),
-        (Exit::Halted, "halted", false),
-        (Exit::InternalError(internal), "internal error: suberror 4: unexpected exit reason 0x0000000000000009", false),
-        (Exit::EntryFailed(0x21), "guest entry failed, hardware reason 0x21", true),
+    let at = "at RIP 0xfff0 (16-bit code, CS base 0xffff0000)";
+    for (exit, expected, culprit) in [
+        (Exit::Shutdown, format!("triple fault {at}"), Some(Culprit::Guest)),
+        (Exit::Halted, "halted".into(), None),
+        (
+            Exit::InternalError(internal),
+            format!("internal error: suberror 4: unexpected exit reason, the kernel's words 0x9; {at}"),
+            Some(Culprit::Guest),
+        ),
+        (Exit::EntryFailed(0x21), format!("guest entry failed, hardware reason 0x21 {at}"), Some(Culprit::Guest)),
     ] {
         let mut rig = Rig::new(1, [Step::Exit(exit)]);
         rig.start_running();
         let (_, reason) = rig.stop_reason();
-        assert_eq!((reason.to_string().as_str(), reason.is_failure()), (expected, failure));
+        assert_eq!((reason.to_string(), reason.culprit()), (expected, culprit));
+        assert_eq!(reason.state().is_some(), culprit.is_some());
+    }
+}
+
+#[test]
+fn an_unclaimed_access_stops_the_vcpu_where_that_is_asked_for() {
+    let load = Step::Load { address: 0x9000, width: 4 };
+    for (step, said) in [
+        (Step::In { port: 0x71, width: 1 }, "nobody has reserved a port read of 1 bytes at 0x71 at RIP 0xfff0"),
+        (Step::Out { port: 0x80, width: 2 }, "nobody has reserved a port write of 2 bytes at 0x80 at RIP 0xfff0"),
+        (load, "nobody has reserved a mmio read of 4 bytes at 0x9000 at RIP 0xfff0"),
+        // Writes alone are the owner's.
+        (Step::In { port: 0x20, width: 1 }, "nobody has reserved a port read of 1 bytes at 0x20 at RIP 0xfff0"),
+    ] {
+        let mut rig = Rig::new(1, mov_out(1).into_iter().chain([step]));
+        rig.machine.set_unclaimed(Unclaimed::Stop);
+        rig.reserve(PIO, PORT.into(), 1);
+        rig.reserve_posted(PIO, 0x20, 1);
+        rig.start_running();
+        rig.expect_write(0, &[1]);
+        rig.resume(0);
+        let (_, reason) = rig.stop_reason();
+        assert!(reason.to_string().starts_with(said), "{reason}");
+        assert_eq!((reason.culprit(), reason.is_failure()), (Some(Culprit::Guest), true));
     }
 }
 

@@ -95,6 +95,11 @@ impl Fault {
     fn remedy(&self) -> Option<&'static str> {
         let errno = Errno::from_raw_os_error(self.errno);
         Some(match (self.part, errno) {
+            // It has ended before there was an init.
+            (Part::Helper, Errno::SRCH) => {
+                "the helper is the VMM's own program: its `main` must call plugin_runtime::jail::helper_main() before \
+                 anything else, and return the exit code that it gives"
+            }
             (Part::Namespaces, Errno::NOSPC | Errno::USERS) => {
                 "the limits in /proc/sys/user are reached: raise max_user_namespaces and the like"
             }

@@ -1,9 +1,12 @@
 //! The helper: the VMM's program once more, which makes the namespaces and exits.
 #![allow(unsafe_code, reason = "clone3, and descriptors that were inherited and are known by their numbers alone")]
 
+use std::env::ArgsOs;
 use std::ffi::{OsStr, OsString};
+use std::iter::Skip;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -16,6 +19,7 @@ use super::layout::Layout;
 use super::reports::{Reports, Words};
 use super::setup::Setup;
 use super::{owners, priority};
+use crate::error::Error;
 use crate::process::last_error;
 
 /// The first argument of a program that is to be the helper.
@@ -26,10 +30,8 @@ const ARGUMENT: &str = "--be-the-helper-that-makes-a-jail";
 /// A program that runs VMs with jailed plugins calls it as the first thing in its `main`, and ends with the code that
 /// comes back. It must not have started a thread before.
 pub fn helper_main() -> Option<ExitCode> {
-    let mut args = std::env::args_os().skip(1);
-    if args.next().as_deref() != Some(OsStr::new(ARGUMENT)) {
-        return None;
-    }
+    let mut args = helpers_arguments()?;
+    IS_HELPING.store(true, Ordering::SeqCst);
     let [setup, reports, socket, own_id] = [args.next(), args.next(), args.next(), args.next()].map(inherited);
     let (Some(setup), Some(reports), Some(socket)) = (setup, reports, socket) else {
         return Some(ExitCode::from(2));
@@ -43,6 +45,28 @@ pub fn helper_main() -> Option<ExitCode> {
             ExitCode::FAILURE
         }
     })
+}
+
+/// Whether this process has been the helper, so that its arguments name nothing any more.
+static IS_HELPING: AtomicBool = AtomicBool::new(false);
+
+/// The arguments behind [`ARGUMENT`]; `None` where this process is no helper.
+fn helpers_arguments() -> Option<Skip<ArgsOs>> {
+    let is_helper = std::env::args_os().nth(1).as_deref() == Some(OsStr::new(ARGUMENT));
+    is_helper.then(|| std::env::args_os().skip(2))
+}
+
+/// Fails where this process was started as the helper: its `main` has not called [`helper_main`], and would start VMs, whose
+/// jails need a helper each, without end. The VMM that waits for the helper is told at once.
+pub(crate) fn refuse_in_helper() -> Result<(), Error> {
+    let Some(mut args) = helpers_arguments() else { return Ok(()) };
+    if !IS_HELPING.swap(true, Ordering::SeqCst)
+        && let Some(reports) = inherited(args.nth(1))
+    {
+        // With the VMM gone there is nobody to tell.
+        let _ = Reports::inherited(reports).send(&Words::Failed(Fault::of(Part::Helper)(Errno::SRCH)));
+    }
+    Err(Error::InHelper)
 }
 
 /// The helper's arguments: the setup, the reports, the plugin's socket and, where the plugin has an id of its own, its lock.

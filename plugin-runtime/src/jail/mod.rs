@@ -38,6 +38,7 @@ mod user_limits;
 pub use config::{GidMap, Helper, IdRange, JailConfig, Limits, Mount, Sandbox, User};
 pub use fault::{Fault, Part};
 pub use helper::helper_main;
+pub(crate) use helper::refuse_in_helper;
 pub(crate) use init::HELPER_IS_GONE;
 pub(crate) use own_id::OwnId;
 pub(crate) use reports::{Report, Reports};

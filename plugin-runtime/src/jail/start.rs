@@ -20,6 +20,7 @@ use super::setup::Setup;
 use crate::PluginCommand;
 use crate::error::{Error, Result};
 use crate::process;
+use crate::start_error::start_error;
 
 /// How long the helper may take: it waits for nothing but file systems.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,7 +33,7 @@ pub(crate) fn start(
     socket: OwnedFd,
     stderr: OwnedFd,
 ) -> Result<(OwnedFd, Reports, Option<OwnId>)> {
-    let failed = |source| Error::Start { path: command.path.clone(), source };
+    let failed = |source| start_error(&command.path, source);
     // In a root of its own the path is looked up there.
     let executable = match &config.root {
         None => process::as_path(&command.path).canonicalize().map_err(failed)?,
@@ -138,7 +139,7 @@ fn clear_away(reports: &Reports, helper: Pid, mut init: Option<Pid>) {
 /// What to call a fault: what the plugin's executable is to blame for is not the jail's.
 pub(crate) fn jail_error(command: &PluginCommand, fault: Fault) -> Error {
     match fault.part() {
-        Part::Executable => Error::Start { path: command.path.clone(), source: fault.to_io_error() },
+        Part::Executable => start_error(&command.path, fault.to_io_error()),
         _ => Error::Jail { plugin: command.name(), fault: Box::new(fault) },
     }
 }

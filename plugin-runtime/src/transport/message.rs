@@ -14,7 +14,7 @@ use rustix::io::Errno as OsErrno;
 use thiserror::Error as ThisError;
 use vmm_core::{LinkError, Registers};
 
-use crate::errno::Errno;
+use crate::refusal::{self, Refusal};
 use crate::wire::{space_to_wire, to_bytes};
 
 /// What breaks the link to a plugin.
@@ -121,8 +121,26 @@ pub(crate) fn empty_response(request: &Message) -> VcpuResponse {
     response
 }
 
-/// A response that carries only an errno.
-pub(crate) fn refusal(request: Option<&Message>, errno: Errno) -> VcpuResponse {
+/// The name of a request in the protocol.
+pub(crate) fn request_name(request: Option<&Message>) -> &'static str {
+    match request {
+        Some(Message::Wait(_)) => "wait",
+        Some(Message::Resume(_)) => "resume",
+        Some(Message::GetState(_)) => "get_state",
+        Some(Message::SetState(_)) => "set_state",
+        Some(Message::GetMsrs(_)) => "get_msrs",
+        Some(Message::SetMsrs(_)) => "set_msrs",
+        Some(Message::SetCpuid(_)) => "set_cpuid",
+        Some(Message::Shutdown(_)) => "shutdown",
+        Some(Message::GetHypervCpuid(_)) => "get_hyperv_cpuid",
+        Some(Message::EnableCapability(_)) => "enable_capability",
+        _ => "an unknown request",
+    }
+}
+
+/// A response that carries only an errno. The reason is logged.
+pub(crate) fn refusal(request: Option<&Message>, why: &Refusal) -> VcpuResponse {
+    refusal::log(format_args!("{} refused: {why}", request_name(request)));
     let response = request.map(empty_response).unwrap_or_default();
-    VcpuResponse { errno: errno.0, ..response }
+    VcpuResponse { errno: why.errno.0, ..response }
 }

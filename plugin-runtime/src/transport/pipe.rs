@@ -27,6 +27,7 @@ use super::message::{
 use super::pipes::VcpuPipes;
 use super::serve::{Served, serve_request};
 use crate::errno::Errno;
+use crate::refusal::Refusal;
 
 /// The handler of one vCPU. A request of the plugin is read only while the vCPU is stopped.
 pub(super) struct PipeHandler {
@@ -103,7 +104,10 @@ impl PipeHandler {
         loop {
             match self.request(deadline)?.message {
                 Some(Message::Wait(_)) => return self.respond(&init_response(), deadline),
-                request => self.respond(&refusal(request.as_ref(), Errno::PROTO), deadline)?,
+                request => {
+                    let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
+                    self.respond(&refusal(request.as_ref(), &why), deadline)?;
+                }
             }
         }
     }

@@ -5,8 +5,9 @@ use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
 use vmm_core::{Bytes, Exchange, LinkError, StoppedVcpu};
 
-use super::message::{Fault, empty_response, refusal};
+use super::message::{Fault, empty_response, refusal, request_name};
 use crate::errno::Errno;
+use crate::refusal::{self, Refusal};
 use crate::wire::{cpuid_from_wire, cpuid_to_wire, from_bytes, state_from_bytes, state_kind, state_to_bytes};
 
 /// What follows from a request.
@@ -27,7 +28,8 @@ pub(crate) fn serve_request(
 ) -> Result<Served, LinkError> {
     let Some(message) = request.message else {
         vcpu.check_wait()?;
-        return Ok(Served::Response(refusal(None, Errno::NOTTY)));
+        let why = Refusal::new(Errno::NOTTY, "the protocol has no such request");
+        return Ok(Served::Response(refusal(None, &why)));
     };
     match message {
         Message::Resume(resume) => {
@@ -38,9 +40,10 @@ pub(crate) fn serve_request(
         message => {
             // A plugin that requests without end must not extend its time.
             vcpu.check_wait()?;
-            let mut response = empty_response(&message);
-            if let Err(errno) = serve_state(message, vcpu, &mut response)? {
-                response.errno = errno.0;
+            let (mut response, request) = (empty_response(&message), request_name(Some(&message)));
+            if let Err(why) = serve_state(message, vcpu, &mut response)? {
+                refusal::log(format_args!("{request} refused: {why}"));
+                response.errno = why.errno.0;
             }
             Ok(Served::Response(response))
         }
@@ -52,15 +55,15 @@ fn serve_state(
     message: Message,
     vcpu: &mut StoppedVcpu<'_>,
     response: &mut VcpuResponse,
-) -> Result<Result<(), Errno>, LinkError> {
+) -> Result<Result<(), Refusal>, LinkError> {
     let served = match message {
         Message::GetState(get) => match state_kind(get.set) {
             Ok(kind) => vcpu.get(kind)?.map(|state| response.mut_get_state().state = state_to_bytes(&state)),
-            Err(errno) => return Ok(Err(errno)),
+            Err(why) => return Ok(Err(why)),
         },
         Message::SetState(set) => match state_kind(set.set).and_then(|kind| state_from_bytes(kind, &set.state)) {
             Ok(state) => vcpu.set(state)?,
-            Err(errno) => return Ok(Err(errno)),
+            Err(why) => return Ok(Err(why)),
         },
         Message::GetMsrs(get) => {
             vcpu.msrs(get.entry_indices)?.map(|values| response.mut_get_msrs().entry_data = values)
@@ -74,12 +77,17 @@ fn serve_state(
         }
         Message::EnableCapability(enable) => match Capability::from_number(enable.capability) {
             Some(capability) => vcpu.enable_capability(capability)?,
-            None => return Ok(Err(Errno::INVAL)),
+            None => {
+                let why = format!("capability {} cannot be enabled by a plugin", enable.capability);
+                return Ok(Err(Refusal::new(Errno::INVAL, why)));
+            }
         },
-        Message::Wait(_) => return Ok(Err(Errno::PROTO)),
-        _ => return Ok(Err(Errno::NOTTY)),
+        Message::Wait(_) => {
+            return Ok(Err(Refusal::new(Errno::PROTO, "a vCPU is waited for once, and then resumed")));
+        }
+        _ => return Ok(Err(Refusal::new(Errno::NOTTY, "the protocol has no such request"))),
     };
-    Ok(served.map_err(|error| Errno::from(&error)))
+    Ok(served.map_err(|error| Refusal::from(&error)))
 }
 
 fn msr_entry(entry: vcpu_request::MsrEntry) -> kvm_msr_entry {
@@ -88,7 +96,7 @@ fn msr_entry(entry: vcpu_request::MsrEntry) -> kvm_msr_entry {
 
 /// Puts a resume into the exchange.
 pub(crate) fn put_resume(resume: &vcpu_request::Resume, exchange: &mut Exchange) -> Result<(), LinkError> {
-    let wrong = |what| move |_: Errno| LinkError::from(Fault::ResumeSize(what));
+    let wrong = |what| move |_: Refusal| LinkError::from(Fault::ResumeSize(what));
     exchange.data = Bytes::from_slice(&resume.data);
     if !resume.regs.is_empty() {
         exchange.set.put_regs(&from_bytes(&resume.regs).map_err(wrong("regs"))?);

@@ -189,6 +189,7 @@ fn config(transport: Transport) -> Config {
         vcpus: NonZeroU32::new(2).unwrap(),
         exit_timeout: None,
         vcpu_cgroup: None,
+        unclaimed: Default::default(),
         transport,
         poll_us: None,
         tap: None,

@@ -40,9 +40,14 @@ impl Plugin {
     ///
     /// # Panics
     ///
-    /// If no socket can be had.
+    /// If no socket can be had; or if this process is a plugin itself: then the test `test` does not begin with
+    /// [`be_the_plugin`], and would start plugins without end.
     #[must_use]
     pub fn new(test: &str) -> Self {
+        assert!(
+            !is_a_plugin(),
+            "{test} was started as the plugin and must call test_utils::fake::be_the_plugin() first"
+        );
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let address = format!("outboard-fake-plugin-{}-{next}", process::id());
@@ -101,13 +106,18 @@ impl Plugin {
 ///
 /// If the test cannot be reached.
 pub fn be_the_plugin() {
-    if std::env::var_os("CROSVM_SOCKET").is_none() {
+    if !is_a_plugin() {
         return;
     }
     let address = std::env::args().next_back().expect("the test's address");
     let control = socket().expect("socket");
     connect(&control, &name(&address)).expect("the test that waits for this plugin");
     process::exit(obey(&control).into());
+}
+
+/// Whether a VMM has started this process.
+fn is_a_plugin() -> bool {
+    std::env::var_os("CROSVM_SOCKET").is_some()
 }
 
 fn socket() -> rustix::io::Result<OwnedFd> {

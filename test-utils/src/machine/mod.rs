@@ -105,14 +105,15 @@ impl TestMachine {
         Self { vcpus: NonZeroU32::new(count).expect("a vCPU at least"), ..self }
     }
 
-    /// The devices have these ports. Without this and [`memory`](Self::memory) they have all ports and all memory. What
-    /// nobody has reads zeros.
+    /// The devices have these ports. Without this they have all ports. Which memory they have is another matter: see
+    /// [`memory`](Self::memory). What nobody has reads zeros.
     #[must_use]
     pub fn ports(self, ports: Range<u16>) -> Self {
         self.claim(AddressSpace::Pio, ports.start.into(), ports.end.into())
     }
 
-    /// The devices have this guest-physical memory.
+    /// The devices have this guest-physical memory. Without this they have all memory that is no RAM, whatever
+    /// [`ports`](Self::ports) they have.
     #[must_use]
     pub fn memory(self, addresses: Range<u64>) -> Self {
         self.claim(AddressSpace::Mmio, addresses.start, addresses.end)
@@ -177,14 +178,20 @@ fn lowest_stack() -> u64 {
     u64::from(DATA) - STACK * u64::from(MOST_VCPUS)
 }
 
-/// Gives `owner` what the devices have.
+/// Gives `owner` what the devices have: in each address space the claims in it, or all of it where there are none.
 fn reserve(machine: &Machine, owner: OwnerId, claims: &[(AddressSpace, u64, u64)]) {
-    let everything = [(AddressSpace::Pio, 0, 0x1_0000), (AddressSpace::Mmio, RAM.end, u64::MAX)];
-    let done = [(AddressSpace::Pio, DONE_PORT.into(), u64::from(DONE_PORT) + 1)];
-    let parts = if claims.is_empty() { [&everything[..], &[]] } else { [claims, &done] };
-    for (space, start, end) in parts.into_iter().flatten() {
+    let done = (AddressSpace::Pio, DONE_PORT.into(), u64::from(DONE_PORT) + 1);
+    let all_ports = (AddressSpace::Pio, 0, 0x1_0000);
+    let all_memory = (AddressSpace::Mmio, RAM.end, u64::MAX);
+    let has_claims_in = |space| claims.iter().any(|(claimed, ..)| *claimed == space);
+    let mut ranges = claims.to_vec();
+    ranges.push(if has_claims_in(AddressSpace::Pio) { done } else { all_ports });
+    if !has_claims_in(AddressSpace::Mmio) {
+        ranges.push(all_memory);
+    }
+    for (space, start, end) in ranges {
         let claim = Claim { owner, service: Service::Synchronous };
-        let reserved = machine.map().reserve(*space, *start, end.saturating_sub(*start), claim);
+        let reserved = machine.map().reserve(space, start, end.saturating_sub(start), claim);
         reserved.unwrap_or_else(|error| panic!("what the devices are to have: {error}"));
     }
 }

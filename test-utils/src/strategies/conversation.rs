@@ -61,7 +61,7 @@ pub fn conversation(turns: usize) -> impl Strategy<Value = Conversation> {
 
 fn request() -> impl Strategy<Value = Request> {
     let id = || 0..4_u32;
-    let port = || 0x300..0x308_u64;
+    let port = || 0x300..0x304_u64;
     prop_oneof![
         (id(), constructor()).prop_map(|(id, constructor)| {
             Request::Create(main_request::Create { id, constructor: Some(constructor), ..Default::default() })

@@ -7,8 +7,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 /// Up to `count` accesses to `ports` and to `memory`, as steps that a machine of
-/// [`from_steps`](crate::TestMachine::from_steps) makes: reads and writes of all widths, strings among them. Accesses begin in
-/// the ranges and may end behind them; what a write carries is what was read last, or what a step before it has put into RAX.
+/// [`from_steps`](crate::TestMachine::from_steps) makes: reads and writes of 1, 2 and 4 bytes of ports and of 1 to 8 of
+/// memory, and strings: of all widths where ports are read, of bytes where they are written. Accesses begin in the ranges and
+/// may end behind them; what a write carries is what was read last, or what a step before it has put into RAX.
+///
+/// A device that is to meet them all claims both ranges, or neither.
 ///
 /// A case shrinks to few steps, low addresses and narrow accesses.
 pub fn exits(ports: Range<u16>, memory: Range<u64>, count: usize) -> impl Strategy<Value = Vec<Step>> {

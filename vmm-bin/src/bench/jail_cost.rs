@@ -199,6 +199,7 @@ fn run(hypervisor: &dyn Hypervisor, keeping: Keeping, case: Case, transport: Tra
         vcpus: NonZeroU32::MIN,
         exit_timeout: None,
         vcpu_cgroup: None,
+        unclaimed: Default::default(),
         transport,
         poll_us: None,
         tap: None,

@@ -185,7 +185,7 @@ fn channel(hypervisor: &dyn Hypervisor, setup: Setup, thread: HandlerThread) -> 
     });
     machine.join();
     match reason {
-        Some(StopReason::Shutdown) => Ok(()),
+        Some(StopReason::Shutdown { .. }) => Ok(()),
         Some(other) => Err(other.into()),
         None => Err("the vCPU ended without a reason".into()),
     }
@@ -252,6 +252,7 @@ fn process(
         vcpus: setup.vcpus,
         exit_timeout: None,
         vcpu_cgroup: None,
+        unclaimed: Default::default(),
         transport,
         poll_us,
         tap: None,

@@ -25,6 +25,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Error> {
         vcpus: NonZeroU32::MIN,
         exit_timeout: None,
         vcpu_cgroup: None,
+        unclaimed: Default::default(),
         transport: Default::default(),
         poll_us: None,
         tap: None,

@@ -119,6 +119,7 @@ impl Round<'_> {
             vcpus: self.plan.vcpus(),
             exit_timeout: Some(EXIT_LIMIT),
             vcpu_cgroup: None,
+            unclaimed: Default::default(),
             transport: self.plan.transport,
             poll_us: self.plan.poll_us,
             tap: None,
@@ -152,7 +153,7 @@ fn judge(planned: Ending, end: &End, complaint: Option<String>, numbers: Numbers
         return Outcome::Bad(complaint);
     }
     let good = match (planned, end) {
-        (_, Err(VmError::Exited { code: TOLD, .. })) => return Outcome::Told,
+        (_, Err(VmError::Exited { code: TOLD, .. } | VmError::Signal { .. })) => return Outcome::Told,
         (_, Err(VmError::Exited { code: COMPLAINS, .. })) => false,
         (Ending::Done | Ending::Fault { .. }, Ok(())) => true,
         (Ending::Quits { code, .. }, Err(VmError::Exited { code: exited, .. })) => code == *exited,

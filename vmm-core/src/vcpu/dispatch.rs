@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use hypervisor::{Access, Direction, Exit, MAX_ACCESS_BYTES, Vcpu};
 
-use super::thread::{Result, VcpuThread, final_reason};
+use super::thread::{Result, VcpuThread, final_reason, guest_state};
 use crate::address_map::{Claim, Service};
 use crate::error::LinkError;
 use crate::exchange::{Exchange, Registers};
@@ -14,6 +14,7 @@ use crate::notice::StopReason;
 use crate::owner::OwnerId;
 use crate::register_prefetch::RegisterSet;
 use crate::stopped::{DeferredRegs, LocalVcpu};
+use crate::unclaimed::Unclaimed;
 use crate::vcpu_exit::{Action, PostedWrite, VcpuExit};
 
 /// What an access that nobody claimed reads.
@@ -38,8 +39,20 @@ impl VcpuThread {
                 let long = if access.has_long_data() { self.vcpu.access_data().into() } else { Box::default() };
                 self.post(owner, PostedWrite { access: *access, long })
             }
-            None => Ok(()),
+            None => self.unclaimed(access),
         }
+    }
+
+    /// Nobody has reserved `access`.
+    #[cold]
+    fn unclaimed(&mut self, access: &Access) -> Result<()> {
+        let policy = self.shared.unclaimed.get().copied().unwrap_or_default();
+        if policy == Unclaimed::Stop {
+            let state = guest_state(&*self.vcpu);
+            return Err(StopReason::Unclaimed { access: *access, state }.into());
+        }
+        self.unclaimed.log(policy, self.vcpu.id(), access);
+        Ok(())
     }
 
     /// Dispatches an exit that waits for data, and all further accesses of its instruction where registers must be set after them.
@@ -55,7 +68,7 @@ impl VcpuThread {
                     self.finish_read(exchange, HYPERV_RESULT_BYTES, &mut deferred)?;
                     Some(HYPERV_OWNER)
                 }
-                exit => return Err(final_reason(exit).into()),
+                exit => return Err(final_reason(exit, &*self.vcpu).into()),
             };
             if deferred.is_empty() {
                 return Ok(());
@@ -75,7 +88,10 @@ impl VcpuThread {
                 let exchange = self.handle_access(owner, access, Some(deferred))?;
                 self.finish_read(exchange, access.len(), deferred)?;
             }
-            (_, Direction::Read) => self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?,
+            (_, Direction::Read) => {
+                self.unclaimed(access)?;
+                self.vcpu.answer(ZEROS.get(..access.len()).unwrap_or_default())?;
+            }
             // A write after a read of the same instruction is pending, too.
             (Some(Claim { owner, service: Service::Synchronous }), Direction::Write) if !deferred.is_empty() => {
                 let exchange = self.handle_access(owner, access, Some(deferred))?;

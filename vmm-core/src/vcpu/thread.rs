@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hypervisor::{Access, Direction, Exit, Vcpu};
+use hypervisor::{Access, Direction, Exit, GuestState, Vcpu};
 use parking_lot::RwLock;
 
 use super::dispatch::HYPERV_OWNER;
@@ -23,6 +23,7 @@ use crate::owner::OwnerId;
 use crate::register_hint::CallHint;
 use crate::register_prefetch::{RegisterPrefetch, RegisterSet};
 use crate::stop_signal::StopSignal;
+use crate::unclaimed::{Unclaimed, UnclaimedLog};
 use crate::vcpu_exit::VcpuExit;
 
 /// All that the thread of a vCPU has.
@@ -38,6 +39,7 @@ pub(crate) struct VcpuThread {
     pub(crate) spare: Option<Box<Exchange>>,
     /// A buffer for coalesced writes.
     pub(crate) coalesced: Vec<(OwnerId, Access)>,
+    pub(crate) unclaimed: UnclaimedLog,
 }
 
 /// What the vCPUs of a machine have in common.
@@ -55,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) hint: RwLock<Option<Arc<CallHint>>>,
     /// What each vCPU's thread joins first.
     pub(crate) cgroup: Option<Arc<Cgroup>>,
+    /// What becomes of accesses that nobody has reserved. It is set before the start.
+    pub(crate) unclaimed: OnceLock<Unclaimed>,
 }
 
 /// The error is boxed: it is rare, and large.
@@ -123,7 +127,7 @@ impl VcpuThread {
                 }
                 Ok(())
             }
-            exit => Err(final_reason(exit).into()),
+            exit => Err(final_reason(exit, &*self.vcpu).into()),
         }
     }
 
@@ -149,14 +153,27 @@ impl VcpuThread {
 }
 
 /// Why an exit ends the vCPU.
-pub(super) fn final_reason(exit: Exit) -> StopReason {
+pub(super) fn final_reason(exit: Exit, vcpu: &dyn Vcpu) -> StopReason {
+    let state = || guest_state(vcpu);
     match exit {
         Exit::Halted => StopReason::Halted,
-        Exit::Shutdown => StopReason::Shutdown,
-        Exit::InternalError(error) => StopReason::InternalError(error),
-        Exit::EntryFailed(reason) => StopReason::EntryFailed(reason),
+        Exit::Shutdown => StopReason::Shutdown { state: state() },
+        Exit::InternalError(error) => StopReason::InternalError { error, state: state() },
+        Exit::EntryFailed(reason) => StopReason::EntryFailed { reason, state: state() },
         Exit::Access(_) | Exit::HypervCall { .. } | Exit::HypervSynic(_) | Exit::Interrupted | Exit::Unknown(_) => {
             StopReason::Asked
+        }
+    }
+}
+
+/// The registers of a vCPU whose guest cannot go on. Why it cannot is known without them.
+#[cold]
+pub(super) fn guest_state(vcpu: &dyn Vcpu) -> Option<Box<GuestState>> {
+    match GuestState::of(vcpu) {
+        Ok(state) => Some(Box::new(state)),
+        Err(error) => {
+            tracing::warn!(vcpu = %vcpu.id(), "the guest's last registers are not known: {error}");
+            None
         }
     }
 }
