@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the C library: libcrosvm_plugin.so and .a, crosvm.h, and crosvm_plugin.pc for pkg-config.
+# Installs the C library: libcrosvm_plugin.so and .a, crosvm.h, and crosvm_plugin.pc for pkg-config. Debug information of the shared
+# library lies apart, in .debug beside it.
 set -eu
 
 usage() {
@@ -71,8 +72,9 @@ done
 version=$(awk '/^#define CROSVM_API_(MAJOR|MINOR|PATCH) / { printf "%s%s", dot, $3; dot = "." }' "$here/include/crosvm.h")
 
 mkdir -p "$destdir$libdir/pkgconfig" "$destdir$includedir"
-install -m 755 "$from/libcrosvm_plugin.so" "$destdir$libdir/libcrosvm_plugin.so"
-install -m 644 "$from/libcrosvm_plugin.a" "$destdir$libdir/libcrosvm_plugin.a"
+stripped=$here/../../dist/install-stripped
+"$stripped" 755 "$from/libcrosvm_plugin.so" "$destdir$libdir/libcrosvm_plugin.so"
+"$stripped" 644 "$from/libcrosvm_plugin.a" "$destdir$libdir/libcrosvm_plugin.a"
 install -m 644 "$here/include/crosvm.h" "$destdir$includedir/crosvm.h"
 cat >"$destdir$libdir/pkgconfig/crosvm_plugin.pc" <<PC
 prefix=$prefix
@@ -88,5 +90,4 @@ Libs.private: -lutil -lrt -lpthread -lm -ldl
 PC
 chmod 644 "$destdir$libdir/pkgconfig/crosvm_plugin.pc"
 
-printf '%s\n' "$destdir$libdir/libcrosvm_plugin.so" "$destdir$libdir/libcrosvm_plugin.a" \
-    "$destdir$includedir/crosvm.h" "$destdir$libdir/pkgconfig/crosvm_plugin.pc"
+printf '%s\n' "$destdir$includedir/crosvm.h" "$destdir$libdir/pkgconfig/crosvm_plugin.pc"

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::common::leftover;
-use crate::compiler::{capi, is_there_or_skip, library_folder, run};
+use crate::common::{Backend, Outboard, leftover};
+use crate::compiler::{Program, capi, is_there_or_skip, library_folder, run};
 
 fn install() -> Command {
     let mut command = Command::new(capi().join("install.sh"));
@@ -29,15 +29,24 @@ fn files(folder: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
+/// What is installed below the prefix.
+const FILES: [&str; 5] = [
+    "include/crosvm.h",
+    "lib/.debug/libcrosvm_plugin.so.debug",
+    "lib/libcrosvm_plugin.a",
+    "lib/libcrosvm_plugin.so",
+    "lib/pkgconfig/crosvm_plugin.pc",
+];
+
 #[test]
 fn libraries_header_and_pkg_config_file_go_below_the_prefix() {
+    if !is_there_or_skip("objcopy", "libraries_header_and_pkg_config_file_go_below_the_prefix") {
+        return;
+    }
     let folder = TempDir::new().unwrap();
     let prefix = folder.path().join("a prefix");
     let said = run(install().arg("--prefix").arg(&prefix));
-    let expected: BTreeSet<_> =
-        ["include/crosvm.h", "lib/libcrosvm_plugin.a", "lib/libcrosvm_plugin.so", "lib/pkgconfig/crosvm_plugin.pc"]
-            .map(|file| prefix.join(file))
-            .into();
+    let expected: BTreeSet<_> = FILES.map(|file| prefix.join(file)).into();
     assert_eq!(files(folder.path()), expected);
     let named: BTreeSet<_> = said.lines().map(PathBuf::from).collect();
     assert_eq!(named, expected);
@@ -47,10 +56,13 @@ fn libraries_header_and_pkg_config_file_go_below_the_prefix() {
 
 #[test]
 fn destdir_comes_before_the_paths_and_into_none_of_them() {
+    if !is_there_or_skip("objcopy", "destdir_comes_before_the_paths_and_into_none_of_them") {
+        return;
+    }
     let folder = TempDir::new().unwrap();
     run(install().args(["--prefix=/opt/outboard", "--libdir=/opt/outboard/lib64"]).env("DESTDIR", folder.path()));
     let installed = folder.path().join("opt/outboard");
-    assert_eq!(files(folder.path()).len(), 4);
+    assert_eq!(files(folder.path()).len(), FILES.len());
     assert!(installed.join("lib64/libcrosvm_plugin.so").exists());
     let pc = std::fs::read_to_string(installed.join("lib64/pkgconfig/crosvm_plugin.pc")).unwrap();
     assert!(pc.contains("libdir=/opt/outboard/lib64\n") && pc.contains("Version: 0.22.0\n"), "{pc}");
@@ -79,6 +91,47 @@ fn programs_are_built_against_what_was_installed_shared_and_static() {
             run(&mut Command::new(&program));
         }
     }
+}
+
+/// The names of a file's sections.
+fn sections(file: &Path) -> BTreeSet<String> {
+    let listed = run(Command::new("readelf").args(["-S", "-W"]).arg(file));
+    listed.split_whitespace().filter(|word| word.starts_with('.')).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_installed_library_is_stripped_and_a_jailed_plugin_runs_with_it() {
+    let test = "an_installed_library_is_stripped_and_a_jailed_plugin_runs_with_it";
+    if ["objcopy", "readelf", "pkg-config"].iter().any(|program| !is_there_or_skip(program, test)) {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    run(install().arg("--prefix").arg(folder.path()));
+    let (library, debug) = (folder.path().join(FILES[3]), folder.path().join(FILES[1]));
+    let there = sections(&library);
+    assert!(there.contains(".gnu_debuglink") && there.contains(".dynsym"), "{there:#?}");
+    assert!(!there.iter().any(|name| name.starts_with(".debug_") || name == ".symtab"), "{there:#?}");
+    assert!(sections(&debug).contains(".symtab"));
+    let (built, installed) = (library_folder().join("libcrosvm_plugin.so"), library.metadata().unwrap().len());
+    assert!(installed < built.metadata().unwrap().len());
+    let of_archive = |folder: &Path| folder.join("libcrosvm_plugin.a").metadata().unwrap().len();
+    assert!(of_archive(&folder.path().join("lib")) < of_archive(&library_folder()));
+
+    let source = capi().join("../../examples/c/adder.c");
+    let Some(plugin) = Program::compile(&source, test) else { return };
+    let outboard = Outboard::executable(Backend::Mock, &[], &plugin.path(), [""; 0]);
+    let ended = outboard.env("LD_LIBRARY_PATH", folder.path().join("lib").to_str().unwrap()).run();
+    ended.assert_success();
+    assert_eq!(ended.stdout, ["2 + 3 = 5", "20 + 22 = 42"]);
+}
+
+#[test]
+fn without_objcopy_libraries_are_installed_as_they_are() {
+    let folder = TempDir::new().unwrap();
+    let said = run(install().arg("--prefix").arg(folder.path()).env("OBJCOPY", "no-such-program"));
+    assert_eq!(said.lines().count(), FILES.len() - 1);
+    let built = library_folder().join("libcrosvm_plugin.so").metadata().unwrap().len();
+    assert_eq!(folder.path().join(FILES[3]).metadata().unwrap().len(), built);
 }
 
 #[test]
