@@ -30,6 +30,7 @@ mod plugin_pump;
 mod polling;
 mod process;
 mod quota;
+mod request_budget;
 mod ring_pump;
 mod seccomp;
 mod shutdown_event;

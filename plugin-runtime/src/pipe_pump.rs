@@ -11,10 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use plugin_proto::encode_vcpu_response;
 use plugin_proto::limits::MAX_REQUEST;
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse};
-use plugin_proto::{decode_vcpu_request, encode_vcpu_response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno as OsErrno, retry_on_intr};
 use vmm_core::{Command, Event, Exchange, LinkError, Pump, StopSignal};
@@ -22,9 +22,9 @@ use vmm_core::{Command, Event, Exchange, LinkError, Pump, StopSignal};
 use crate::errno::Errno;
 use crate::vcpu_pipes::VcpuPipes;
 use crate::vcpu_words::{
-    Asked, Fault, Setting, access_response, attach, command, cpuid_response, done_response, hyperv_call_response,
-    hyperv_synic_response, init_response, msrs_response, paused_response, posted_response, refusal, setting_of,
-    state_response,
+    Asked, Fault, Incoming, Setting, access_response, attach, command, cpuid_response, decode, done_response,
+    hyperv_call_response, hyperv_synic_response, init_response, msrs_response, paused_response, posted_response,
+    refusal, state_response,
 };
 
 /// One vCPU's pump. A request of the plugin's is read only while the vCPU waits for it.
@@ -71,7 +71,7 @@ impl Pump for PipePump {
         }
         loop {
             let request = self.request(deadline)?;
-            let setting = request.message.as_ref().and_then(setting_of);
+            let setting = request.setting();
             match command(request, &mut self.exchange)? {
                 Asked::Vcpu(command) => {
                     self.setting = setting;
@@ -97,22 +97,27 @@ impl PipePump {
     /// Waits for the plugin's one `wait`, and answers it with `init`.
     fn introduce(&mut self, deadline: Option<Instant>) -> Result<()> {
         loop {
-            match self.request(deadline)?.message {
-                Some(Message::Wait(_)) => return self.respond(&init_response(), deadline),
-                request => self.respond(&refusal(request.as_ref(), Errno::PROTO), deadline)?,
+            match self.request(deadline)? {
+                Incoming::Request(VcpuRequest { message: Some(Message::Wait(_)), .. }) => {
+                    return self.respond(&init_response(), deadline);
+                }
+                Incoming::Request(request) => {
+                    self.respond(&refusal(request.message.as_ref(), Errno::PROTO), deadline)?;
+                }
+                Incoming::Refused(answer) => self.respond(&answer, deadline)?,
             }
         }
     }
 
     /// The plugin's next request: one read is one.
-    fn request(&mut self, deadline: Option<Instant>) -> Result<VcpuRequest> {
+    fn request(&mut self, deadline: Option<Instant>) -> Result<Incoming> {
         loop {
             wait_for(self.pipes.requests.as_fd(), PollFlags::IN, &self.stop, deadline)?;
             match retry_on_intr(|| rustix::io::read(&self.pipes.requests, &mut self.incoming)) {
                 Ok(0) => return Err(LinkError::HungUp),
                 Ok(len) => {
                     let bytes = self.incoming.get(..len).unwrap_or_default();
-                    return decode_vcpu_request(bytes).map_err(|error| Fault::Decode(error).into());
+                    return decode(bytes);
                 }
                 Err(OsErrno::AGAIN) => {}
                 Err(errno) => return Err(Fault::Read(errno).into()),

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hypervisor::{Access, AddressSpace, Direction, SynicWrite};
+use plugin_proto::encode_bare_vcpu_response;
 use plugin_proto::messages::VcpuResponse;
 use plugin_proto::ring::{
     self, Body, Flags, Header, Incoming, Outgoing, REGS_BYTES, Reader, ToPlugin, ToVmm, Waiter, Writer,
 };
-use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
 use rustix::io::Errno as OsErrno;
 use rustix::thread::{ClockId, futex};
 use rustix::time::{Timespec, clock_gettime};
@@ -28,7 +28,7 @@ use crate::polling::{Budget, Polling};
 use crate::turns::Turns;
 use crate::vcpu_ring::VcpuRing;
 use crate::vcpu_words::{
-    Asked, Fault, Setting, command, cpuid_response, done_response, msrs_response, setting_of, state_response,
+    Asked, Fault, Setting, command, cpuid_response, decode, done_response, msrs_response, state_response,
 };
 
 /// How long a wait lasts at most where the kernel cannot wait on two words: so late a stop may be seen.
@@ -183,8 +183,8 @@ impl RingPump {
     #[cold]
     fn requested(&mut self, deadline: Option<Instant>) -> Result<Option<Command>> {
         ToVmm::try_from(self.incoming.header.kind).map_err(Fault::Ring)?;
-        let request = decode_vcpu_request(self.incoming.payload()).map_err(Fault::Decode)?;
-        let setting = request.message.as_ref().and_then(setting_of);
+        let request = decode(self.incoming.payload())?;
+        let setting = request.setting();
         match command(request, &mut self.exchange)? {
             Asked::Vcpu(command) => {
                 self.setting = setting;

@@ -11,6 +11,7 @@
 use hypervisor::{Access, Capability, Direction, SynicWrite, kvm_cpuid_entry2, kvm_msr_entry};
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request, vcpu_response};
+use plugin_proto::{bare_vcpu_request, decode_vcpu_request};
 use rustix::io::Errno as OsErrno;
 use thiserror::Error as ThisError;
 use vmm_core::{Bytes, Command, Exchange, LinkError, Registers, State};
@@ -79,8 +80,40 @@ pub(crate) fn done_response(setting: Option<Setting>, done: hypervisor::Result<(
     response
 }
 
+/// The plugin's next request.
+pub(crate) enum Incoming {
+    Request(VcpuRequest),
+    /// One that says more than the protocol allows: here is the answer.
+    Refused(VcpuResponse),
+}
+
+impl Incoming {
+    /// What it sets, if it does.
+    pub(crate) fn setting(&self) -> Option<Setting> {
+        match self {
+            Self::Request(request) => request.message.as_ref().and_then(setting_of),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+/// Reads a request.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Incoming> {
+    match decode_vcpu_request(bytes) {
+        Ok(request) => Ok(Incoming::Request(request)),
+        Err(plugin_proto::Error::TooMany { outermost, .. }) => {
+            Ok(Incoming::Refused(refusal(bare_vcpu_request(outermost).message.as_ref(), Errno::TOOBIG)))
+        }
+        Err(error) => Err(Fault::Decode(error).into()),
+    }
+}
+
 /// What a request asks. A resume comes in the box of the access that it answers, which is taken from `exchange`.
-pub(crate) fn command(request: VcpuRequest, exchange: &mut Option<Box<Exchange>>) -> Result<Asked> {
+pub(crate) fn command(incoming: Incoming, exchange: &mut Option<Box<Exchange>>) -> Result<Asked> {
+    let request = match incoming {
+        Incoming::Request(request) => request,
+        Incoming::Refused(answer) => return Ok(Asked::Nothing { answer }),
+    };
     let refused = |message: &Message, errno| Ok(Asked::Nothing { answer: refusal(Some(message), errno) });
     match request.message {
         Some(Message::Resume(resume)) => {
@@ -206,7 +239,7 @@ pub(crate) fn cpuid_response(entries: hypervisor::Result<Vec<kvm_cpuid_entry2>>)
     response
 }
 
-pub(crate) fn setting_of(request: &Message) -> Option<Setting> {
+fn setting_of(request: &Message) -> Option<Setting> {
     match request {
         Message::SetState(_) => Some(Setting::State),
         Message::SetMsrs(_) => Some(Setting::Msrs),

@@ -10,7 +10,7 @@ use plugin_proto::{
 };
 use vmm_core::Command;
 
-use crate::vcpu_words::{Asked, command};
+use crate::vcpu_words::{Asked, Incoming, command};
 use crate::wire::state_to_bytes;
 
 /// Takes bytes for a request, for a response, and for a pipe full of responses.
@@ -31,7 +31,7 @@ fn request(data: &[u8]) {
         Err(error) => panic!("{request}: {error}"),
     }
     let message = request.message.clone();
-    match command(request, &mut None) {
+    match command(Incoming::Request(request), &mut None) {
         Ok(Asked::Nothing { answer }) => {
             assert!((1..4096).contains(&answer.errno), "{answer}");
             encode_vcpu_response(&answer, &mut bytes).unwrap();
