@@ -45,11 +45,12 @@ impl Kick {
         Door::new(Fake(wake)).kick_handle()
     }
 
-    /// Ends the current run, or the next one where none is under way.
+    /// Ends the current run, or the next one where none is under way. Where an earlier kick waits to have its effect, nothing is
+    /// left to be done.
     pub fn kick(&self) {
         let before = self.shared.state.fetch_or(PENDING, Ordering::SeqCst);
         self.shared.bell.raise();
-        if before & INSIDE != 0 {
+        if before == INSIDE {
             self.shared.bell.interrupt();
         }
     }

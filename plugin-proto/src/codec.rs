@@ -39,14 +39,10 @@ pub(crate) fn append<M: Message>(message: &M, out: &mut Vec<u8>) -> Result<(), E
         .map_err(|source| Error::Encode { message: M::NAME, source })
 }
 
-/// Decodes a request, of between 1 and `limit` bytes, whose fields `schema` has.
-pub(crate) fn decode_request<M: Message>(bytes: &[u8], limit: usize, schema: &Schema) -> Result<M, Error> {
+/// Decodes a request, of between 1 and `limit` bytes, whose fields `schema` has, with `most` elements of repeated fields.
+pub(crate) fn decode_request<M: Message>(bytes: &[u8], limit: usize, schema: &Schema, most: usize) -> Result<M, Error> {
     check_length::<M>(bytes, limit)?;
-    scan(bytes, schema).map_err(|problem| match problem {
-        Problem::Malformed => Error::Malformed { message: M::NAME, length: bytes.len() },
-        Problem::Superfluous => Error::Superfluous { message: M::NAME },
-        Problem::TooMany { outermost } => Error::TooMany { message: M::NAME, outermost },
-    })?;
+    scan(bytes, schema, most).map_err(scan_error::<M>(bytes))?;
     // No packed field is longer than the bytes it stands in: the scan has seen that.
     parse(bytes)
 }
@@ -61,7 +57,16 @@ pub(crate) fn with_empty_field<M: Message>(number: u32) -> M {
     written.and_then(|()| M::parse_from(&mut whole(&bytes)?)).unwrap_or_default()
 }
 
-fn check_length<M: Message>(bytes: &[u8], limit: usize) -> Result<(), Error> {
+/// What was seen of a message, as an error.
+pub(crate) fn scan_error<M: Message>(bytes: &[u8]) -> impl Fn(Problem) -> Error {
+    move |problem| match problem {
+        Problem::Malformed => Error::Malformed { message: M::NAME, length: bytes.len() },
+        Problem::Superfluous => Error::Superfluous { message: M::NAME },
+        Problem::TooMany { outermost } => Error::TooMany { message: M::NAME, outermost },
+    }
+}
+
+pub(crate) fn check_length<M: Message>(bytes: &[u8], limit: usize) -> Result<(), Error> {
     match bytes.len() {
         0 => Err(Error::Empty { message: M::NAME }),
         length if length > limit => Err(Error::TooLong { message: M::NAME, length: length as u64, limit }),
@@ -134,7 +139,7 @@ mod tests {
             Err(Error::Decode { message: "VcpuRequest", length: 7, .. })
         ));
         assert!(matches!(
-            decode_request::<VcpuRequest>(&CLAIMS_TEN_MILLION, 4096, &VCPU_REQUEST),
+            decode_request::<VcpuRequest>(&CLAIMS_TEN_MILLION, 4096, &VCPU_REQUEST, usize::MAX),
             Err(Error::Malformed { message: "VcpuRequest", length: 7 })
         ));
     }
@@ -142,7 +147,7 @@ mod tests {
     #[test]
     fn packed_and_unpacked_numbers_both_decode() {
         for bytes in [&[0x2a, 0x04, 0x0a, 0x02, 0x10, 0x11][..], &[0x2a, 0x04, 0x08, 0x10, 0x08, 0x11]] {
-            let request: VcpuRequest = decode_request(bytes, 4096, &VCPU_REQUEST).unwrap();
+            let request: VcpuRequest = decode_request(bytes, 4096, &VCPU_REQUEST, usize::MAX).unwrap();
             assert_eq!(request.get_msrs().entry_indices, [0x10, 0x11]);
         }
     }

@@ -28,6 +28,7 @@ pub mod limits;
 pub mod main_framing;
 pub mod messages;
 pub mod ring;
+mod routing;
 mod scan;
 #[cfg(feature = "strategies")]
 pub mod strategies;
@@ -35,8 +36,10 @@ pub mod vcpu_framing;
 
 pub use error::Error;
 pub use main_framing::{
-    bare_main_request, decode_main_request, decode_main_response, encode_main_request, encode_main_response,
+    Incoming, bare_main_request, decode_incoming, decode_main_request, decode_main_response, encode_main_request,
+    encode_main_response,
 };
+pub use routing::{Route, RouteTarget};
 pub use vcpu_framing::{
     ResponseReader, bare_vcpu_request, decode_vcpu_request, decode_vcpu_response, encode_bare_vcpu_response,
     encode_vcpu_request, encode_vcpu_response,

@@ -32,7 +32,7 @@ pub const MAX_SUPERFLUOUS_FIELDS: usize = 64;
 pub const MAX_ROUTES: usize = 4096;
 
 /// Most details of a call hint. Clients in C keep to 32.
-pub const MAX_HINTS: usize = 128;
+pub const MAX_HINTS: usize = 64;
 
 /// Most entries of `get_msrs` and `set_msrs`, as for the kernel (`MAX_IO_MSRS`, itself one too many there).
 pub const MAX_MSRS: usize = 256;

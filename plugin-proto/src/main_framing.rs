@@ -4,9 +4,10 @@
 //! which nothing is set, which has no bytes.
 
 use crate::Error;
-use crate::codec::{decode, decode_request, encode, with_empty_field};
-use crate::limits::{MAX_REQUEST, MAX_RESPONSE};
+use crate::codec::{check_length, decode, decode_request, encode, scan_error, with_empty_field};
+use crate::limits::{MAX_HINTS, MAX_REQUEST, MAX_RESPONSE};
 use crate::messages::{MainRequest, MainResponse};
+use crate::routing::{self, Route};
 use crate::scan::MAIN_REQUEST;
 
 /// Where a `MainResponse` has packed numbers: `get_msr_index_list.indices`.
@@ -26,7 +27,29 @@ pub fn encode_main_request(request: &MainRequest, datagram: &mut Vec<u8>) -> Res
 /// [`Error::Empty`] for the datagram that closes the connection, [`Error::TooLong`] past [`MAX_REQUEST`],
 /// [`Error::Superfluous`], [`Error::TooMany`], [`Error::Malformed`], [`Error::Decode`].
 pub fn decode_main_request(datagram: &[u8]) -> Result<MainRequest, Error> {
-    decode_request(datagram, MAX_REQUEST, &MAIN_REQUEST)
+    decode_request(datagram, MAX_REQUEST, &MAIN_REQUEST, usize::MAX)
+}
+
+/// A request as the VMM takes it.
+#[derive(Debug, PartialEq)]
+pub enum Incoming {
+    /// A `set_irq_routing`, and nothing else: its routes.
+    Routing(Vec<Route>),
+    /// Any other.
+    Other(MainRequest),
+}
+
+/// Reads the request in a whole `datagram`, in a time that its sender's own work is worth.
+///
+/// # Errors
+/// As those of [`decode_main_request`]. In a request with other fields beside it, `set_irq_routing` has no more routes than a call
+/// hint has details ([`MAX_HINTS`]).
+pub fn decode_incoming(datagram: &[u8]) -> Result<Incoming, Error> {
+    check_length::<MainRequest>(datagram, MAX_REQUEST)?;
+    match routing::content(datagram) {
+        Some(content) => routing::decode(content).map(Incoming::Routing).map_err(scan_error::<MainRequest>(datagram)),
+        None => decode_request(datagram, MAX_REQUEST, &MAIN_REQUEST, MAX_HINTS).map(Incoming::Other),
+    }
 }
 
 /// The request that [`Error::TooMany`] is about, by the number it has there, without what it holds: so that it can be refused by

@@ -115,9 +115,10 @@ pub(crate) enum Problem {
     },
 }
 
-/// Counts the fields of a whole message.
-pub(crate) fn scan(bytes: &[u8], schema: &Schema) -> Result<(), Problem> {
-    Counts { superfluous: 0, elements: 0, outermost: None }.message(bytes, schema)
+/// Counts the fields of a whole message, whose repeated fields may have `most` elements together, and each no more than its own
+/// limit.
+pub(crate) fn scan(bytes: &[u8], schema: &Schema, most: usize) -> Result<(), Problem> {
+    Counts { superfluous: 0, elements: 0, most, outermost: None }.message(bytes, schema)
 }
 
 /// What was seen of a message.
@@ -125,6 +126,7 @@ struct Counts {
     superfluous: usize,
     /// Of all repeated fields together.
     elements: usize,
+    most: usize,
     outermost: Option<u32>,
 }
 
@@ -168,15 +170,9 @@ impl Counts {
                     let content = delimited(&mut rest)?;
                     self.message(content, schema)?;
                 }
-                (wire_type, _) => {
+                _ => {
                     self.count_superfluous()?;
-                    match wire_type {
-                        0 => skip_varint(&mut rest)?,
-                        1 => rest = rest.get(8..).ok_or(Problem::Malformed)?,
-                        2 => drop(delimited(&mut rest)?),
-                        5 => rest = rest.get(4..).ok_or(Problem::Malformed)?,
-                        _ => return Err(Problem::Malformed),
-                    }
+                    skip(tag.into(), &mut rest)?;
                 }
             }
             if is_outermost {
@@ -193,7 +189,7 @@ impl Counts {
 
     fn count_elements(&mut self, count: usize, most: usize) -> Result<(), Problem> {
         self.elements = self.elements.saturating_add(count);
-        if self.elements > most {
+        if self.elements > most.min(self.most) {
             return Err(Problem::TooMany { outermost: self.outermost.unwrap_or_default() });
         }
         Ok(())
@@ -202,7 +198,7 @@ impl Counts {
 
 /// Takes a varint off the front, of ten bytes at most.
 #[inline]
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
+pub(crate) fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let (&first, rest) = bytes.split_first()?;
     if first < 0x80 {
         *bytes = rest;
@@ -219,13 +215,25 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// Takes a field off the front, whose tag was taken already.
+pub(crate) fn skip(tag: u64, bytes: &mut &[u8]) -> Result<(), Problem> {
+    match tag & 7 {
+        0 => skip_varint(bytes)?,
+        1 => *bytes = bytes.get(8..).ok_or(Problem::Malformed)?,
+        2 => drop(delimited(bytes)?),
+        5 => *bytes = bytes.get(4..).ok_or(Problem::Malformed)?,
+        _ => return Err(Problem::Malformed),
+    }
+    Ok(())
+}
+
 fn skip_varint(bytes: &mut &[u8]) -> Result<(), Problem> {
     varint(bytes).map(drop).ok_or(Problem::Malformed)
 }
 
 /// Takes a length and as many bytes off the front.
 #[inline]
-fn delimited<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Problem> {
+pub(crate) fn delimited<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Problem> {
     let len = varint(bytes).and_then(|len| usize::try_from(len).ok()).ok_or(Problem::Malformed)?;
     let (content, rest) = bytes.split_at_checked(len).ok_or(Problem::Malformed)?;
     *bytes = rest;
@@ -234,7 +242,6 @@ fn delimited<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Problem> {
 
 #[cfg(test)]
 mod tests {
-    use protobuf::Message as _;
 
     use super::*;
     use crate::messages::{MainRequest, VcpuRequest, main_request, vcpu_request};
@@ -251,14 +258,15 @@ mod tests {
 
     #[test]
     fn repeated_fields_have_as_many_elements_as_their_limits_say() {
-        let scan_main = |request: &MainRequest| scan(&bytes(request), &MAIN_REQUEST);
+        let scan_main = |request: &MainRequest| scan(&bytes(request), &MAIN_REQUEST, usize::MAX);
         assert_eq!(scan_main(&routing(MAX_ROUTES)), Ok(()));
         assert_eq!(scan_main(&routing(MAX_ROUTES + 1)), Err(Problem::TooMany { outermost: 12 }));
+        assert_eq!(scan(&bytes(&routing(5)), &MAIN_REQUEST, 4), Err(Problem::TooMany { outermost: 12 }));
         let mut hint = MainRequest::new();
         hint.mut_set_call_hint().hints = vec![Default::default(); MAX_HINTS + 1];
         assert_eq!(scan_main(&hint), Err(Problem::TooMany { outermost: 19 }));
 
-        let scan_vcpu = |request: &VcpuRequest| scan(&bytes(request), &VCPU_REQUEST);
+        let scan_vcpu = |request: &VcpuRequest| scan(&bytes(request), &VCPU_REQUEST, usize::MAX);
         let mut request = VcpuRequest::new();
         request.mut_get_msrs().entry_indices = vec![0x1_0000; MAX_MSRS];
         assert_eq!(scan_vcpu(&request), Ok(()));
@@ -273,7 +281,7 @@ mod tests {
     #[test]
     fn elements_of_a_field_that_comes_again_count_together() {
         let twice = [bytes(&routing(MAX_ROUTES)), bytes(&routing(1))].concat();
-        assert_eq!(scan(&twice, &MAIN_REQUEST), Err(Problem::TooMany { outermost: 12 }));
+        assert_eq!(scan(&twice, &MAIN_REQUEST, usize::MAX), Err(Problem::TooMany { outermost: 12 }));
     }
 
     #[test]
@@ -281,7 +289,7 @@ mod tests {
         // A number that nobody knows; a known one of another wire type; an empty request, which comes again; in a request.
         for field in [&[0xf8, 0x3f, 0][..], &[0x0d, 0, 0, 0, 0], &[0x92, 0x01, 0], &[0x5a, 0x02, 0x18, 0]] {
             let first = usize::from(field[0] == 0x92 || field[0] == 0x5a);
-            let times = |count: usize| scan(&field.repeat(count + first), &MAIN_REQUEST);
+            let times = |count: usize| scan(&field.repeat(count + first), &MAIN_REQUEST, usize::MAX);
             let most = if field[0] == 0x5a { MAX_SUPERFLUOUS_FIELDS / 2 } else { MAX_SUPERFLUOUS_FIELDS };
             assert_eq!(times(most - first), Ok(()), "{field:x?}");
             assert_eq!(times(most + 1), Err(Problem::Superfluous), "{field:x?}");
@@ -292,13 +300,13 @@ mod tests {
     fn what_is_cut_short_is_malformed() {
         let whole = bytes(&routing(3));
         for len in 1..whole.len() {
-            assert_eq!(scan(&whole[..len], &MAIN_REQUEST), Err(Problem::Malformed), "{len}");
+            assert_eq!(scan(&whole[..len], &MAIN_REQUEST, usize::MAX), Err(Problem::Malformed), "{len}");
         }
         // A group, a length of 64 bits, a tag of more than 32, a varint of more than ten bytes.
         let endless = [&[0x58][..], &[0x80; 11]].concat();
         let long = [&[0x62][..], &[0xff; 9], &[1]].concat();
         for bytes in [&[0x7b, 0x7c][..], &long, &[0xff, 0xff, 0xff, 0xff, 0x7f, 0], &endless] {
-            assert_eq!(scan(bytes, &MAIN_REQUEST), Err(Problem::Malformed), "{bytes:x?}");
+            assert_eq!(scan(bytes, &MAIN_REQUEST, usize::MAX), Err(Problem::Malformed), "{bytes:x?}");
         }
     }
 }

@@ -43,7 +43,7 @@ pub fn encode_vcpu_request(request: &VcpuRequest, bytes: &mut Vec<u8>) -> Result
 /// [`Error::Empty`], [`Error::TooLong`] past [`MAX_REQUEST`], [`Error::Superfluous`], [`Error::TooMany`], [`Error::Malformed`],
 /// [`Error::Decode`].
 pub fn decode_vcpu_request(bytes: &[u8]) -> Result<VcpuRequest, Error> {
-    decode_request(bytes, MAX_REQUEST, &VCPU_REQUEST)
+    decode_request(bytes, MAX_REQUEST, &VCPU_REQUEST, usize::MAX)
 }
 
 /// The request that [`Error::TooMany`] is about, by the number it has there, without what it holds: so that it can be refused by

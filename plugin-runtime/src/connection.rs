@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use plugin_proto::limits::{MAX_REQUEST, MAX_REQUEST_FDS, MAX_RESPONSE, MAX_RESPONSE_FDS};
 use plugin_proto::messages::{MainRequest, MainResponse};
-use plugin_proto::{decode_main_request, encode_main_response};
+use plugin_proto::{Incoming, Route, bare_main_request, decode_incoming, encode_main_response};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -21,6 +21,7 @@ use rustix::net::{
 };
 use thiserror::Error as ThisError;
 
+use crate::errno::Errno as PluginErrno;
 use crate::unread::peer_has_unread;
 
 /// The VMM's end of a main socket.
@@ -45,8 +46,37 @@ impl Buffers {
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) message: MainRequest,
+    /// The routes of a `set_irq_routing`, in place of those in the message.
+    pub(crate) routes: Option<Vec<Route>>,
+    /// Why it is not served: it says more than the protocol allows, which is not in the message.
+    pub(crate) refused: Option<PluginErrno>,
     pub(crate) fd: Option<OwnedFd>,
 }
+
+impl Request {
+    pub(crate) fn new(message: MainRequest, fd: Option<OwnedFd>) -> Self {
+        Self { message, routes: None, refused: None, fd }
+    }
+
+    /// The request in a datagram.
+    fn decode(datagram: &[u8], fd: Option<OwnedFd>) -> Result<Self, plugin_proto::Error> {
+        match decode_incoming(datagram) {
+            Ok(Incoming::Other(message)) => Ok(Self::new(message, fd)),
+            Ok(Incoming::Routing(routes)) => {
+                Ok(Self { routes: Some(routes), ..Self::new(bare_main_request(SET_IRQ_ROUTING), fd) })
+            }
+            Err(plugin_proto::Error::TooMany { outermost, .. }) => {
+                // As the kernel has it.
+                let errno = if outermost == SET_IRQ_ROUTING { PluginErrno::INVAL } else { PluginErrno::TOOBIG };
+                Ok(Self { refused: Some(errno), ..Self::new(bare_main_request(outermost), fd) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The number of the request in `MainRequest`.
+const SET_IRQ_ROUTING: u32 = 12;
 
 /// Why a connection ends.
 #[derive(Debug, ThisError)]
@@ -127,13 +157,17 @@ impl Connection {
             return Err(Fault::TooManyDescriptors);
         }
         let datagram = buffers.incoming.get(..received.bytes).unwrap_or_default();
-        let message = decode_main_request(datagram).map_err(Fault::Decode)?;
-        Ok(Some(Request { message, fd: fds.pop() }))
+        Request::decode(datagram, fds.pop()).map(Some).map_err(Fault::Decode)
     }
 
     /// Sends a response with its descriptors. It never waits for a peer that does not read.
     pub(crate) fn send(&self, response: &MainResponse, fds: &[OwnedFd], buffers: &mut Buffers) -> Result<(), Fault> {
         encode_main_response(response, &mut buffers.outgoing).map_err(Fault::Encode)?;
+        self.send_encoded(&buffers.outgoing, fds)
+    }
+
+    /// [`send`](Self::send) of a response that is encoded already.
+    pub(crate) fn send_encoded(&self, response: &[u8], fds: &[OwnedFd]) -> Result<(), Fault> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_RESPONSE_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -144,7 +178,7 @@ impl Connection {
             control.push(SendAncillaryMessage::ScmRights(&fds));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let outgoing = [IoSlice::new(&buffers.outgoing)];
+        let outgoing = [IoSlice::new(response)];
         match retry_on_intr(|| rustix::net::sendmsg(&self.socket, &outgoing, &mut control, flags)) {
             Ok(_) => Ok(()),
             Err(Errno::PIPE | Errno::CONNRESET) => Err(Fault::HungUp),

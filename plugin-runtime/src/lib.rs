@@ -40,6 +40,7 @@ mod polling;
 mod process;
 mod quota;
 mod refusal;
+mod request_budget;
 mod seccomp;
 mod shutdown_event;
 mod signals;

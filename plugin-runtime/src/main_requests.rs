@@ -18,7 +18,7 @@ use plugin_proto::messages::main_request::create::Constructor;
 use plugin_proto::messages::main_request::set_irq_routing::route::Route as WireRoute;
 use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
-use plugin_proto::ring;
+use plugin_proto::{RouteTarget, encode_main_response, ring};
 use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
 
 use crate::Transport;
@@ -47,6 +47,7 @@ pub(crate) struct PluginVm<'h> {
     /// Pipes were handed out, so there will be no rings.
     pipes_taken: bool,
     tap: Option<Tap>,
+    cached: Cached,
     objects: Objects,
     reservations: usize,
     /// The GSIs that the plugin has routed, if it has.
@@ -56,13 +57,40 @@ pub(crate) struct PluginVm<'h> {
 
 /// The answer to a request, and what is to be done beside it.
 pub(crate) struct Reply {
-    pub(crate) response: MainResponse,
+    pub(crate) response: Outgoing,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) then: Then,
     /// What was refused, and why.
     pub(crate) refused: Option<String>,
     /// What the plugin has probably not meant, though it was done.
     pub(crate) warnings: Vec<String>,
+}
+
+/// A response on its way.
+pub(crate) enum Outgoing {
+    Message(MainResponse),
+    /// One that is the same each time, encoded.
+    Encoded(Arc<[u8]>),
+}
+
+/// Responses that are the same each time, encoded once: to make one takes many times what a plugin needs to ask for it.
+#[derive(Default)]
+struct Cached {
+    supported_cpuid: Option<Arc<[u8]>>,
+    emulated_cpuid: Option<Arc<[u8]>>,
+    msr_indices: Option<Arc<[u8]>>,
+}
+
+impl Cached {
+    /// Where the response to a request is kept, if it is.
+    fn of(&mut self, request: &Message) -> Option<&mut Option<Arc<[u8]>>> {
+        match request {
+            Message::GetSupportedCpuid(_) => Some(&mut self.supported_cpuid),
+            Message::GetEmulatedCpuid(_) => Some(&mut self.emulated_cpuid),
+            Message::GetMsrIndexList(_) => Some(&mut self.msr_indices),
+            _ => None,
+        }
+    }
 }
 
 /// What follows a request.
@@ -127,6 +155,7 @@ impl<'h> PluginVm<'h> {
             transport,
             pipes_taken: false,
             tap,
+            cached: Cached::default(),
             objects: Objects::new(memory),
             reservations: 0,
             routed: None,
@@ -146,27 +175,70 @@ impl<'h> PluginVm<'h> {
 
     /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
     pub(crate) fn handle(&mut self, request: Request, connections: usize) -> Reply {
+        let encoded = request.message.message.as_ref().and_then(|message| self.encoded(message));
+        if let Some(encoded) = encoded {
+            let response = Outgoing::Encoded(encoded);
+            return Reply { response, fds: Vec::new(), then: Then::Nothing, refused: None, warnings: Vec::new() };
+        }
         let mut response = MainResponse::new();
         let mut name = "a request";
         let outcome = match request.message.message {
             Some(message) => {
                 response.message = empty_response(&message);
                 name = request_name(&message);
-                self.serve(message, request.fd, connections)
+                match (message, request.refused, request.routes) {
+                    (_, Some(errno), _) => Err(Refusal::new(errno, "it has more fields than the protocol allows")),
+                    (Message::SetIrqRouting(_), _, Some(routes)) => self.set_irq_routing(routes),
+                    (message, ..) => self.serve(message, request.fd, connections),
+                }
             }
             None => Err(unknown_request()),
         };
         match outcome {
             Ok(Given { message, fds, then, warnings }) => {
                 response.message = message.or(response.message);
+                let response = Outgoing::Message(response);
                 Reply { response, fds, then: then.unwrap_or(Then::Nothing), refused: None, warnings }
             }
             Err(refusal) => {
                 response.errno = refusal.errno.0;
                 let refused = Some(format!("{name} refused: {refusal}"));
+                let response = Outgoing::Message(response);
                 Reply { response, fds: Vec::new(), then: Then::Nothing, refused, warnings: Vec::new() }
             }
         }
+    }
+
+    /// The response to a request that is the same each time, if this is one of those and it could be made.
+    fn encoded(&mut self, request: &Message) -> Option<Arc<[u8]>> {
+        if let Some(encoded) = self.cached.of(request)? {
+            return Some(Arc::clone(encoded));
+        }
+        let message = match request {
+            Message::GetSupportedCpuid(_) => {
+                Response::GetSupportedCpuid(cpuid_answer(&self.hypervisor.supported_cpuid().ok()?))
+            }
+            Message::GetEmulatedCpuid(_) => {
+                Response::GetEmulatedCpuid(cpuid_answer(&self.hypervisor.emulated_cpuid().ok()?))
+            }
+            _ => {
+                let indices = self.hypervisor.msr_indices().ok()?;
+                Response::GetMsrIndexList(main_response::MsrListResponse { indices, ..Default::default() })
+            }
+        };
+        let response = MainResponse { message: Some(message), ..Default::default() };
+        let mut bytes = Vec::new();
+        encode_main_response(&response, &mut bytes).ok()?;
+        let encoded: Arc<[u8]> = bytes.into();
+        *self.cached.of(request)? = Some(Arc::clone(&encoded));
+        Some(encoded)
+    }
+
+    fn set_irq_routing(&mut self, routes: Vec<plugin_proto::Route>) -> Outcome {
+        let routes = routes.into_iter().map(route_from_wire).collect::<Result<Vec<_>, Refusal>>()?;
+        done(self.vm().set_routing(&routes))?;
+        self.routed = Some(routes.iter().map(gsi_of).collect());
+        Ok(Given::nothing())
     }
 
     fn serve(&mut self, message: Message, fd: Option<OwnedFd>, connections: usize) -> Outcome {
@@ -180,19 +252,10 @@ impl<'h> PluginVm<'h> {
                 let answer = main_response::CheckExtension { has_extension, ..Default::default() };
                 Ok(Given::message(Response::CheckExtension(answer)))
             }
-            Message::GetSupportedCpuid(_) => {
-                let answer = cpuid_answer(self.hypervisor.supported_cpuid())?;
-                Ok(Given::message(Response::GetSupportedCpuid(answer)))
-            }
-            Message::GetEmulatedCpuid(_) => {
-                let answer = cpuid_answer(self.hypervisor.emulated_cpuid())?;
-                Ok(Given::message(Response::GetEmulatedCpuid(answer)))
-            }
-            Message::GetMsrIndexList(_) => {
-                let indices = self.hypervisor.msr_indices().map_err(|error| Refusal::from(&error))?;
-                let answer = main_response::MsrListResponse { indices, ..Default::default() };
-                Ok(Given::message(Response::GetMsrIndexList(answer)))
-            }
+            // They were made before where they could be: here is why not.
+            Message::GetSupportedCpuid(_) => Err(reason(self.hypervisor.supported_cpuid())),
+            Message::GetEmulatedCpuid(_) => Err(reason(self.hypervisor.emulated_cpuid())),
+            Message::GetMsrIndexList(_) => Err(reason(self.hypervisor.msr_indices())),
             Message::GetNetConfig(_) => self.net_config(),
             Message::ReserveRange(range) => self.reserve_range(&range),
             Message::SetIrq(irq) => {
@@ -402,11 +465,23 @@ fn done(result: hypervisor::Result<()>) -> Outcome {
     result.map(|()| Given::nothing()).map_err(|error| Refusal::from(&error))
 }
 
-fn cpuid_answer(
-    entries: hypervisor::Result<Vec<hypervisor::kvm_cpuid_entry2>>,
-) -> Result<main_response::CpuidResponse, Refusal> {
-    let entries = entries.map_err(|error| Refusal::from(&error))?;
-    Ok(main_response::CpuidResponse { entries: cpuid_to_wire(&entries), ..Default::default() })
+fn cpuid_answer(entries: &[hypervisor::kvm_cpuid_entry2]) -> main_response::CpuidResponse {
+    main_response::CpuidResponse { entries: cpuid_to_wire(entries), ..Default::default() }
+}
+
+/// Why something could not be had; where it can, its response was too long.
+fn reason<T>(result: hypervisor::Result<T>) -> Refusal {
+    let too_long = || Refusal::new(Errno::MSGSIZE, "the response would be too long");
+    result.err().map_or_else(too_long, |error| Refusal::from(&error))
+}
+
+fn route_from_wire(wanted: plugin_proto::Route) -> Result<Route, Refusal> {
+    let gsi = Gsi(wanted.irq_id);
+    match wanted.target {
+        Some(RouteTarget::Irqchip { irqchip, pin }) => Ok(Route::Irqchip { gsi, chip: irqchip, pin }),
+        Some(RouteTarget::Msi { address, data }) => Ok(Route::Msi { gsi, address, data }),
+        None => Err(Refusal::new(Errno::INVAL, "a route says not where to")),
+    }
 }
 
 fn route(wanted: main_request::set_irq_routing::Route) -> Result<Route, Refusal> {
@@ -534,9 +609,16 @@ mod tests {
         PluginVm::new(mock(), machine, owner, links, Transport::Auto, None, MemoryQuota::new(None)).unwrap()
     }
 
+    fn errno_of(reply: &Reply) -> i32 {
+        match &reply.response {
+            Outgoing::Message(response) => response.errno,
+            Outgoing::Encoded(_) => 0,
+        }
+    }
+
     fn ask(vm: &mut PluginVm, message: Message, fd: Option<OwnedFd>) -> i32 {
         let message = MainRequest { message: Some(message), ..Default::default() };
-        vm.handle(Request { message, fd }, 1).response.errno
+        errno_of(&vm.handle(Request::new(message, fd), 1))
     }
 
     fn memory(id: u32, start: u64) -> Message {
@@ -557,9 +639,26 @@ mod tests {
         let mut vm = vm(1);
         for (open, errno) in [(63, 0), (64, libc::EMFILE)] {
             let message = Some(Message::NewConnection(Default::default()));
-            let request = Request { message: MainRequest { message, ..Default::default() }, fd: None };
-            assert_eq!(vm.handle(request, open).response.errno, errno);
+            let request = Request::new(MainRequest { message, ..Default::default() }, None);
+            assert_eq!(errno_of(&vm.handle(request, open)), errno);
         }
+    }
+
+    #[test]
+    fn responses_that_are_always_the_same_are_encoded_once() {
+        let mut vm = vm(1);
+        for message in [
+            Message::GetSupportedCpuid(Default::default()),
+            Message::GetEmulatedCpuid(Default::default()),
+            Message::GetMsrIndexList(Default::default()),
+        ] {
+            let mut encoded = || vm.encoded(&message).unwrap();
+            let (first, second) = (encoded(), encoded());
+            assert!(Arc::ptr_eq(&first, &second));
+            let response = plugin_proto::decode_main_response(&first).unwrap();
+            assert!(response.errno == 0 && response.message.is_some());
+        }
+        assert!(vm.encoded(&Message::GetVcpus(Default::default())).is_none());
     }
 
     #[test]

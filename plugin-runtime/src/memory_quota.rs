@@ -30,6 +30,11 @@ impl MemoryQuota {
         Self { most: most.unwrap_or_else(host_memory), used: 0, log: LogBudget::new() }
     }
 
+    /// The limit.
+    pub(crate) fn most(&self) -> u64 {
+        self.most
+    }
+
     /// Takes `len` bytes, or refuses with `ENOMEM`, and says in the log why.
     pub(crate) fn take(&mut self, len: u64) -> Result<(), Errno> {
         let most = self.most;

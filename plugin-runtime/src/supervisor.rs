@@ -1,6 +1,6 @@
 //! The one thread that waits on everything that is not an exit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -12,17 +12,18 @@ use rustix::io::Errno;
 use vmm_core::{Culprit, HandlerThread, KICK_INTERVAL, Machine, Notice, Notices, StopReason};
 
 use crate::confine::confine;
-use crate::connection::{self, Buffers, Connection, Fault};
+use crate::connection::{self, Buffers, Connection, Fault, Request};
 use crate::descriptor_limit;
 use crate::end::{Due, End};
 use crate::error::{Error, Result};
 use crate::jail::Sandbox;
 use crate::log_budget::{Admission, LogBudget};
-use crate::main_requests::{PluginVm, Reply, Then};
+use crate::main_requests::{Outgoing, PluginVm, Reply, Then};
 use crate::memory_quota::MemoryQuota;
 use crate::process::{Heard, PluginProcess};
 use crate::quota;
 use crate::refusal;
+use crate::request_budget::{RequestBudget, may_take_long, thread_time};
 use crate::seccomp::{Filter, Listener, OnViolation};
 use crate::signals::Signals;
 use crate::startup_watch::StartupWatch;
@@ -62,6 +63,9 @@ pub(crate) struct Supervisor<'h> {
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     buffers: Buffers,
+    budget: RequestBudget,
+    /// Requests that wait for the budget, of connections that are not watched meanwhile.
+    parked: VecDeque<(u64, Request)>,
     log_budget: LogBudget,
     end: End,
     /// The first thing that went wrong.
@@ -92,15 +96,9 @@ impl<'h> Supervisor<'h> {
         let owner = machine.attach(&name, HandlerThread::Vcpu, |vcpu| {
             Box::new(PluginHandler::new(Arc::clone(&links), vcpu.index(), stop.clone()))
         })?;
-        let vm = PluginVm::new(
-            hypervisor,
-            machine,
-            owner,
-            links,
-            config.transport,
-            config.tap,
-            MemoryQuota::new(config.max_memory),
-        )?;
+        let memory = MemoryQuota::new(config.max_memory);
+        let budget = RequestBudget::new(memory.most(), Instant::now());
+        let vm = PluginVm::new(hypervisor, machine, owner, links, config.transport, config.tap, memory)?;
         let (first, plugins_end) = connection::pair().map_err(Error::set_up("making the plugin's socket"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::set_up("making an epoll descriptor"))?;
         let on_violation = match &config.sandbox {
@@ -120,6 +118,8 @@ impl<'h> Supervisor<'h> {
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
             buffers: Buffers::new(),
+            budget,
+            parked: VecDeque::new(),
             log_budget: LogBudget::new(),
             end: End::new(),
             failure: None,
@@ -227,6 +227,7 @@ impl<'h> Supervisor<'h> {
                 return Ok(());
             }
             let now = Instant::now();
+            self.serve_parked(begun);
             if let Some(due) = self.end.due(now) {
                 self.act(due);
             }
@@ -237,12 +238,13 @@ impl<'h> Supervisor<'h> {
     }
 
     /// What is ready, or nothing when something is due.
-    fn wait(&self) -> Result<Vec<u64>> {
+    fn wait(&mut self) -> Result<Vec<u64>> {
         let deadline = self.end.deadline().into_iter().chain(self.startup.deadline()).min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // A vCPU that has not left the guest after a kick is kicked again.
         let again = self.vm.machine.repeat_kicks().then_some(KICK_INTERVAL);
-        let timeout = [timeout, again].into_iter().flatten().min();
+        let affordable = if self.parked.is_empty() { None } else { self.budget.wait(Instant::now()) };
+        let timeout = [timeout, again, affordable].into_iter().flatten().min();
         // The end's seconds always fit.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut space = [MaybeUninit::uninit(); 32];
@@ -412,17 +414,51 @@ impl<'h> Supervisor<'h> {
                 return false;
             }
         };
+        let takes_long = request.message.message.as_ref().is_some_and(may_take_long);
+        if takes_long && self.budget.wait(Instant::now()).is_some() {
+            // Its connection's later requests wait behind it. Those of the others are served.
+            self.unwatch(connection);
+            self.parked.push_back((token, request));
+            return false;
+        }
+        self.reply_to(token, request, takes_long);
+        true
+    }
+
+    /// Serves requests that waited for the budget, as far as it goes in this turn.
+    fn serve_parked(&mut self, begun: Instant) {
+        while begun.elapsed() < TURN && self.budget.wait(Instant::now()).is_none() {
+            let Some((token, request)) = self.parked.pop_front() else { return };
+            self.reply_to(token, request, true);
+            let Some(connection) = self.connections.get(&token) else { continue };
+            if let Err(error) = self.watch(connection, token) {
+                self.connections.remove(&token);
+                self.log_dropped(&error);
+            }
+        }
+    }
+
+    /// Does what a request asks for, and sends the reply.
+    fn reply_to(&mut self, token: u64, request: Request, takes_long: bool) {
         if request.message.has_new_connection() {
             self.forget_closed_connections();
         }
         if !self.connections.contains_key(&token) {
-            return false;
+            return;
         }
+        let begun = if takes_long { thread_time() } else { Duration::ZERO };
         let reply = self.vm.handle(request, self.connections.len());
+        if takes_long {
+            self.budget.charge(thread_time().saturating_sub(begun));
+        }
         self.startup.requested(Instant::now(), self.vm.has_given_vcpus(), self.vm.is_started());
         self.log_reply(&reply);
-        let Some(connection) = self.connections.get(&token) else { return false };
-        if let Err(fault) = connection.send(&reply.response, &reply.fds, &mut self.buffers) {
+        let Some(connection) = self.connections.get(&token) else { return };
+        let sent = match &reply.response {
+            Outgoing::Message(response) => connection.send(response, &reply.fds, &mut self.buffers),
+            Outgoing::Encoded(response) => connection.send_encoded(response, &reply.fds),
+        };
+        if let Err(fault) = sent {
             self.drop_connection(token, &fault);
         }
         match reply.then {
@@ -435,7 +471,6 @@ impl<'h> Supervisor<'h> {
             }
             Then::Start => self.start(),
         }
-        true
     }
 
     fn log_reply(&mut self, reply: &Reply) {
@@ -462,13 +497,14 @@ impl<'h> Supervisor<'h> {
         if self.connections.len() < quota::CONNECTIONS {
             return;
         }
+        let is_parked = |token: &u64| self.parked.iter().any(|(parked, _)| parked == token);
         let is_closed = |connection: &Connection| {
             let mut fds = [PollFd::new(connection, PollFlags::IN)];
             let looked = poll(&mut fds, Some(&Timespec::default()));
             looked.is_ok_and(|_| fds.iter().all(|fd| fd.revents().contains(PollFlags::HUP)))
                 && rustix::io::ioctl_fionread(connection) == Ok(0)
         };
-        let closed = self.connections.iter().filter(|(_, connection)| is_closed(connection));
+        let closed = self.connections.iter().filter(|(token, connection)| !is_parked(token) && is_closed(connection));
         for token in closed.map(|(token, _)| *token).collect::<Vec<_>>() {
             self.drop_connection(token, &Fault::HungUp);
         }
@@ -494,6 +530,11 @@ impl<'h> Supervisor<'h> {
     fn take_in_the_rest(&mut self) {
         self.vm.machine.stop();
         let begun = Instant::now();
+        while begun.elapsed() < LAST_TURN
+            && let Some((token, request)) = self.parked.pop_front()
+        {
+            self.reply_to(token, request, false);
+        }
         for token in self.connections.keys().copied().collect::<Vec<_>>() {
             while begun.elapsed() < LAST_TURN && self.serve_request(token) {}
         }

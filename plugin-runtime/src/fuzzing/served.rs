@@ -12,7 +12,7 @@ use hypervisor::mock::Mock;
 use plugin_proto::limits::{MAX_REQUEST, MAX_RESPONSE, MAX_RESPONSE_FDS};
 use plugin_proto::messages::MainResponse;
 use plugin_proto::messages::main_response::Message as Response;
-use plugin_proto::{decode_main_request, decode_main_response};
+use plugin_proto::{decode_incoming, decode_main_response};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -21,7 +21,7 @@ use rustix::net::{
 use vmm_core::{HandlerThread, Machine, Notice, Notices, StopReason};
 
 use crate::connection::{self, Buffers, Connection, Fault};
-use crate::main_requests::{PluginVm, Then};
+use crate::main_requests::{Outgoing, PluginVm, Then};
 use crate::transport::{PluginHandler, VcpuLinks};
 use crate::{Transport, descriptor_limit};
 
@@ -97,7 +97,7 @@ impl Served {
                     Fault::HungUp => datagram.is_empty(),
                     Fault::TooLong => datagram.len() > MAX_REQUEST,
                     Fault::TooManyDescriptors => fds.len() > 1,
-                    Fault::Decode(_) => decode_main_request(datagram).is_err(),
+                    Fault::Decode(_) => decode_incoming(datagram).is_err(),
                     _ => false,
                 };
                 assert!(is_bad, "{fault}");
@@ -109,9 +109,16 @@ impl Served {
         let is_known = request.message.message.is_some();
         let reply = self.vm.handle(request, self.connections.len());
         let (ours, theirs) = &self.connections[index];
-        ours.send(&reply.response, &reply.fds, &mut self.buffers).expect("a plugin that reads its answers");
+        let sent = match &reply.response {
+            Outgoing::Message(response) => ours.send(response, &reply.fds, &mut self.buffers),
+            Outgoing::Encoded(bytes) => ours.send_encoded(bytes, &reply.fds),
+        };
+        sent.expect("a plugin that reads its answers");
         let (response, mut fds) = receive(theirs, &mut self.incoming);
-        assert_eq!(response, reply.response);
+        match &reply.response {
+            Outgoing::Message(expected) => assert_eq!(response, *expected),
+            Outgoing::Encoded(bytes) => assert_eq!(response, decode_main_response(bytes).expect("a response")),
+        }
         assert!((0..4096).contains(&response.errno), "{response}");
         assert_eq!(fds.len(), reply.fds.len());
         assert!(response.errno == 0 || fds.is_empty(), "{response}");

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hypervisor::Access;
+use plugin_proto::encode_vcpu_response;
 use plugin_proto::limits::MAX_REQUEST;
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse};
-use plugin_proto::{decode_vcpu_request, encode_vcpu_response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno as OsErrno, retry_on_intr};
 use vmm_core::{Action, LinkError, PostedWrite, StopSignal, StoppedVcpu, VcpuExit};
@@ -25,7 +25,7 @@ use super::message::{
     posted_response, refusal,
 };
 use super::pipes::VcpuPipes;
-use super::serve::{Served, serve_request};
+use super::serve::{Incoming, Served, decode, serve_request};
 use crate::errno::Errno;
 use crate::refusal::Refusal;
 
@@ -102,25 +102,28 @@ impl PipeHandler {
     /// Waits for the first `wait` of the plugin, and responds with `init`.
     fn introduce(&mut self, deadline: Option<Instant>) -> Result<()> {
         loop {
-            match self.request(deadline)?.message {
-                Some(Message::Wait(_)) => return self.respond(&init_response(), deadline),
-                request => {
-                    let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
-                    self.respond(&refusal(request.as_ref(), &why), deadline)?;
+            match self.request(deadline)? {
+                Incoming::Request(VcpuRequest { message: Some(Message::Wait(_)), .. }) => {
+                    return self.respond(&init_response(), deadline);
                 }
+                Incoming::Request(request) => {
+                    let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
+                    self.respond(&refusal(request.message.as_ref(), &why), deadline)?;
+                }
+                Incoming::Refused(response) => self.respond(&response, deadline)?,
             }
         }
     }
 
     /// Receives the next request of the plugin: one `read` returns one.
-    fn request(&mut self, deadline: Option<Instant>) -> Result<VcpuRequest> {
+    fn request(&mut self, deadline: Option<Instant>) -> Result<Incoming> {
         loop {
             wait_for(self.pipes.requests.as_fd(), PollFlags::IN, &self.stop, deadline)?;
             match retry_on_intr(|| rustix::io::read(&self.pipes.requests, &mut self.incoming)) {
                 Ok(0) => return Err(LinkError::Disconnected),
                 Ok(len) => {
                     let bytes = self.incoming.get(..len).unwrap_or_default();
-                    return decode_vcpu_request(bytes).map_err(|error| Fault::Decode(error).into());
+                    return decode(bytes);
                 }
                 Err(OsErrno::AGAIN) => {}
                 Err(errno) => return Err(Fault::Read(errno).into()),

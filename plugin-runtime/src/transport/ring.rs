@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hypervisor::{Access, AddressSpace, Direction, SynicWrite};
+use plugin_proto::encode_bare_vcpu_response;
 use plugin_proto::messages::VcpuResponse;
 use plugin_proto::ring::{self, Body, Flags, Header, Incoming, Outgoing, REGS_BYTES, Reader, ToPlugin, ToVmm, Writer};
-use plugin_proto::{decode_vcpu_request, encode_bare_vcpu_response};
 use vmm_core::{
     Action, Bytes, Exchange, LinkError, PostedWrite, RegisterSet, Registers, StopSignal, StoppedVcpu, VcpuExit,
 };
@@ -22,7 +22,7 @@ use zerocopy::IntoBytes;
 use super::message::Fault;
 use super::ring_memory::VcpuRing;
 use super::ring_wait::{Wait, WaitError};
-use super::serve::{Served, serve_request};
+use super::serve::{Served, decode, serve_request};
 use crate::follow::Follow;
 use crate::polling::{Budget, Polling};
 use crate::turns::Turns;
@@ -192,8 +192,7 @@ impl RingHandler {
     #[cold]
     fn request(&mut self, vcpu: &mut StoppedVcpu<'_>, exchange: &mut Exchange) -> Result<Served> {
         ToVmm::try_from(self.incoming.header.kind).map_err(Fault::Ring)?;
-        let request = decode_vcpu_request(self.incoming.payload()).map_err(Fault::Decode)?;
-        serve_request(request, vcpu, exchange)
+        serve_request(decode(self.incoming.payload())?, vcpu, exchange)
     }
 
     /// Sends `exit` to the plugin, and serves its requests until it resumes the vCPU.

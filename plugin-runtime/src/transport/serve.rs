@@ -3,12 +3,32 @@
 use hypervisor::{Capability, kvm_msr_entry};
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
+use plugin_proto::{bare_vcpu_request, decode_vcpu_request};
 use vmm_core::{Bytes, Exchange, LinkError, StoppedVcpu};
 
 use super::message::{Fault, empty_response, refusal, request_name};
 use crate::errno::Errno;
 use crate::refusal::{self, Refusal};
 use crate::wire::{cpuid_from_wire, cpuid_to_wire, from_bytes, state_from_bytes, state_kind, state_to_bytes};
+
+/// A request of the plugin.
+pub(crate) enum Incoming {
+    Request(VcpuRequest),
+    /// It has more fields than the protocol allows, and was not decoded. The plugin gets this response.
+    Refused(VcpuResponse),
+}
+
+/// Decodes a request.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Incoming, LinkError> {
+    match decode_vcpu_request(bytes) {
+        Ok(request) => Ok(Incoming::Request(request)),
+        Err(plugin_proto::Error::TooMany { outermost, .. }) => {
+            let why = Refusal::new(Errno::TOOBIG, "it has more fields than the protocol allows");
+            Ok(Incoming::Refused(refusal(bare_vcpu_request(outermost).message.as_ref(), &why)))
+        }
+        Err(error) => Err(Fault::Decode(error).into()),
+    }
+}
 
 /// What follows from a request.
 pub(crate) enum Served {
@@ -22,10 +42,17 @@ pub(crate) enum Served {
 
 /// Serves one request. The registers and the read data of a resume are put into `exchange`.
 pub(crate) fn serve_request(
-    request: VcpuRequest,
+    incoming: Incoming,
     vcpu: &mut StoppedVcpu<'_>,
     exchange: &mut Exchange,
 ) -> Result<Served, LinkError> {
+    let request = match incoming {
+        Incoming::Request(request) => request,
+        Incoming::Refused(response) => {
+            vcpu.check_wait()?;
+            return Ok(Served::Response(response));
+        }
+    };
     let Some(message) = request.message else {
         vcpu.check_wait()?;
         let why = Refusal::new(Errno::NOTTY, "the protocol has no such request");

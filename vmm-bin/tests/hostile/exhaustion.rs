@@ -2,20 +2,21 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use test_utils::guest::Program;
 use test_utils::memory::sealed_memfd;
 use test_utils::raw::request::{self, Memory};
-use test_utils::raw::{MainSocket, Message};
+use test_utils::raw::{MainSocket, Message, Wait};
 
 use crate::common::{Backend, Driven, Span, Tally, on_each_backend};
 
 on_each_backend! {
     costly_requests_left_behind_do_not_keep_the_vmm
     costly_requests_do_not_keep_the_vmm_from_killing_its_plugin
+    costly_requests_get_a_fifth_of_a_processor_and_pauses_come
     without_descriptors_requests_fail_and_leave_nothing
     without_descriptors_for_the_vcpus_the_vm_ends
     without_threads_for_the_vcpus_the_vm_ends
@@ -74,6 +75,51 @@ fn costly_requests_do_not_keep_the_vmm_from_killing_its_plugin(backend: Backend)
     let begun = Span::begin();
     driven.end().assert_failure(&["did not exit in time"]);
     assert!(begun.is_within(Duration::from_secs(10)), "{:?}", begun.elapsed());
+}
+
+/// Processor time of the VMM's first thread, which serves main requests.
+fn supervisors_time(driven: &Driven) -> Duration {
+    let pid = driven.running.pid();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+fn costly_requests_get_a_fifth_of_a_processor_and_pauses_come(backend: Backend) {
+    let driven = Driven::with(backend, &Program::new(), &["--max-memory", "8G"]);
+    let mut tally = Tally::new(format!("{} costly requests, and pauses", backend.name()));
+    let mut vcpu = driven.running_one(&[]);
+    let connection = driven.connect();
+    let memory = sealed_memfd(7 * GIGABYTE);
+    let create = request::create_memory(7, Memory::new(GIGABYTE, 7 * GIGABYTE));
+    let destroy = request::destroy(7);
+    let (begun, before) = (Instant::now(), supervisors_time(&driven));
+    let requests = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut requests = 0;
+            while begun.elapsed() < Duration::from_secs(4) {
+                connection.done_with(&create, &[memory.as_fd()]);
+                connection.done(&destroy);
+                requests += 2;
+            }
+            requests
+        });
+        while !flood.is_finished() {
+            driven.main.done(&request::pause(1, 3));
+            assert_eq!(vcpu.await_exit(), Wait::User(3));
+            vcpu.resume();
+            tally.count();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        flood.join().unwrap()
+    });
+    let (took, used) = (begun.elapsed(), supervisors_time(&driven) - before);
+    // What a bucket begins with for 8 GiB, what it fills with, 20 microseconds a request for nothing, and as much for the rest
+    // of it in a build without optimisation; pauses; and the last request, which is not cut.
+    let most =
+        Duration::from_millis(580) + took / 5 + Duration::from_micros(200) * requests + Duration::from_millis(500);
+    assert!(used < most, "{used:?} of {took:?} for {requests} requests");
+    driven.signal(Signal::TERM);
+    driven.end().assert_failure(&["did not exit in time"]);
 }
 
 /// Takes a limit down and, when dropped, up again.
