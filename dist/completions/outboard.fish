@@ -25,7 +25,7 @@ function __fish_outboard_using_subcommand
 end
 
 complete -c outboard -n "__fish_outboard_needs_command" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
-complete -c outboard -n "__fish_outboard_needs_command" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_needs_command" -s q -l quiet -d 'Tell errors only, whatever -v says'
 complete -c outboard -n "__fish_outboard_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c outboard -n "__fish_outboard_needs_command" -s V -l version -d 'Print version'
 complete -c outboard -n "__fish_outboard_needs_command" -f -a "run" -d 'Run a VM with a plugin, until the plugin has ended'
@@ -44,7 +44,11 @@ complete -c outboard -n "__fish_outboard_using_subcommand run" -s c -l cpus -d '
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: guest code is interpreted'"
-complete -c outboard -n "__fish_outboard_using_subcommand run" -l kvm-device -d 'The KVM device, in place of /dev/kvm; asks for KVM' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l kvm-device -d 'The KVM device, in place of /dev/kvm; asks for KVM, unless --hypervisor says mock' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l max-memory -d 'How much guest memory the plugin may map in all: bytes, or a number with K, M, G or T (powers of 1024); without it, as much as the host has RAM. More is refused with ENOMEM' -r
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l unclaimed -d 'What becomes of the guest\'s accesses to what the plugin has not reserved' -r -f -a "ignore\t'Reads get zeros, writes vanish; the first access to each address is logged at debug'
+log\t'The same, logged as a warning'
+stop\t'The vCPU stops: the guest has failed'"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l vcpu-cgroup-path -d 'A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs' -r -f -a "(__fish_complete_directories)"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l script -d 'What every vCPU of the mock does in place of guest code: a file of exits, one a line (--help shows the steps)' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-root -d 'The plugin\'s root directory, read-only, in which --plugin is looked up; it has directories `proc` and `dev`, and the plugin\'s libraries. Without it the root is empty but for the plugin and the system\'s libraries' -r -F
@@ -63,18 +67,18 @@ complete -c outboard -n "__fish_outboard_using_subcommand run" -l mac -d 'The MA
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l tap-name -d 'Give the plugin this tap, as it is set up' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l tap-fd -d 'Give the plugin the tap behind this inherited descriptor, as it is set up' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l hugepages -d 'Back guest memory by huge pages where the kernel can, on KVM'
-complete -c outboard -n "__fish_outboard_using_subcommand run" -l disable-sandbox -d 'Run the plugin without a jail: it can do all that this user can'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l disable-sandbox -d 'Run the plugin without a jail: it can do all that this user can. The other options here have no effect then'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-realtime -d 'Let the plugin keep this program\'s real-time priority, negative nice value, and protection from the OOM killer'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-stdio -d 'Let the plugin have this program\'s standard input and output, not /dev/null'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l seccomp-log -d 'Tell of system calls that the policy does not allow, and let them be made'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
-complete -c outboard -n "__fish_outboard_using_subcommand run" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_using_subcommand run" -s q -l quiet -d 'Tell errors only, whatever -v says'
 complete -c outboard -n "__fish_outboard_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -l hypervisor -d 'What runs the guest' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
-complete -c outboard -n "__fish_outboard_using_subcommand demo" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_using_subcommand demo" -s q -l quiet -d 'Tell errors only, whatever -v says'
 complete -c outboard -n "__fish_outboard_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s n -l exits -d 'Exits in a block, at least; 10000, or 2000 with --jail-cost' -r
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l blocks -d 'Blocks of each link that count, after one that warms up' -r
@@ -103,16 +107,16 @@ mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l jail-cost -d 'Measure, in place of the table, what the jail adds to a start and to an exit, over pipes and over rings'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -l json -d 'Print a JSON array instead of a table'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
-complete -c outboard -n "__fish_outboard_using_subcommand bench" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_using_subcommand bench" -s q -l quiet -d 'Tell errors only, whatever -v says'
 complete -c outboard -n "__fish_outboard_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c outboard -n "__fish_outboard_using_subcommand soak" -s m -l minutes -d 'How long, in minutes, fractions allowed; the round that is under way then is finished' -r
 complete -c outboard -n "__fish_outboard_using_subcommand soak" -s s -l seed -d 'What all that is random comes from; without it, another each time, which is told' -r
-complete -c outboard -n "__fish_outboard_using_subcommand soak" -l round -d 'Only the round of this number, from 0; --hypervisor says what it runs on' -r
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -l round -d 'Only the round of this number, from 0, whatever --minutes says; --hypervisor says what it runs on' -r
 complete -c outboard -n "__fish_outboard_using_subcommand soak" -l hypervisor -d 'What runs the guests; `auto` takes KVM and the mock in turns, or the mock where there is no KVM' -r -f -a "auto\t'KVM if /dev/kvm opens, else the mock'
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand soak" -s v -l verbose -d 'Tell more: -v debug, -vv trace. OUTBOARD_LOG outweighs it, for example OUTBOARD_LOG=warn,vmm_core=trace'
-complete -c outboard -n "__fish_outboard_using_subcommand soak" -s q -l quiet -d 'Tell errors only'
+complete -c outboard -n "__fish_outboard_using_subcommand soak" -s q -l quiet -d 'Tell errors only, whatever -v says'
 complete -c outboard -n "__fish_outboard_using_subcommand soak" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench soak help" -f -a "run" -d 'Run a VM with a plugin, until the plugin has ended'
 complete -c outboard -n "__fish_outboard_using_subcommand help; and not __fish_seen_subcommand_from run demo bench soak help" -f -a "demo" -d 'Show a guest, its plugin, and what passes between them; needs nothing but this program'

@@ -53,7 +53,7 @@ impl GuestState {
     }
 
     /// Returns the registers as text, for the log.
-    pub fn registers(&self) -> impl fmt::Display {
+    pub fn registers(&self) -> impl fmt::Display + use<> {
         Registers(*self)
     }
 }

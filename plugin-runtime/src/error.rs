@@ -1,5 +1,6 @@
 //! How running a VM with a plugin can fail.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,9 @@ use crate::seccomp::Violation;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a VM could not be set up, or how it ended.
-#[derive(Debug, Error)]
+///
+/// `Debug` says what `Display` says, so a `main` that returns this error prints a sentence.
+#[derive(Error)]
 pub enum Error {
     /// The VM could not be made.
     #[error("making the VM: {0}")]
@@ -155,6 +158,12 @@ pub enum Error {
     },
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl Error {
     /// Returns who failed: the guest, the plugin ([`Culprit::Owner`]), or this program and the host beneath it. A
     /// [`Signal`](Self::Signal) is nobody's failure, and is told as the host's.
@@ -205,6 +214,7 @@ mod tests {
     fn a_signal_is_named_by_number_and_name() {
         let killed = Error::Killed { plugin: "adder".into(), signal: 9 };
         assert_eq!(killed.to_string(), "plugin adder was killed by signal 9 (SIGKILL)");
+        assert_eq!(format!("{killed:?}"), killed.to_string(), "as a main that returns it shows it");
         let killed = Error::Killed { plugin: "adder".into(), signal: 40 };
         assert_eq!(killed.to_string(), "plugin adder was killed by signal 40 (a real-time signal)");
     }

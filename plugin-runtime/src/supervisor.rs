@@ -59,7 +59,9 @@ pub(crate) struct Supervisor<'h> {
     name: String,
     signals: Signals,
     notices: Notices,
-    stderr: Option<StderrLog>,
+    stderr: StderrLog,
+    /// All writers of its standard error are gone.
+    stderr_ended: bool,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     buffers: Buffers,
@@ -111,7 +113,8 @@ impl<'h> Supervisor<'h> {
         let (plugin, stderr) = PluginProcess::start(command, &config.sandbox, plugins_end)?;
         let mut supervisor = Self {
             epoll,
-            stderr: Some(StderrLog::new(name.clone(), stderr)),
+            stderr: StderrLog::new(name.clone(), stderr),
+            stderr_ended: false,
             name,
             signals,
             notices,
@@ -133,9 +136,7 @@ impl<'h> Supervisor<'h> {
         supervisor.watch(&supervisor.plugin, PLUGIN)?;
         supervisor.watch(&supervisor.signals, SIGNAL)?;
         supervisor.watch(&supervisor.notices, NOTICE)?;
-        if let Some(stderr) = &supervisor.stderr {
-            supervisor.watch(stderr, STDERR)?;
-        }
+        supervisor.watch(&supervisor.stderr, STDERR)?;
         if let Some(reports) = supervisor.plugin.reports() {
             supervisor.watch(reports, JAIL)?;
         }
@@ -184,14 +185,13 @@ impl<'h> Supervisor<'h> {
 
     /// Shows what the plugin has said last, where it failed, and makes more of its error by it.
     fn explain(&self, error: Error) -> Error {
-        let Some(stderr) = &self.stderr else { return error };
         if error.culprit() != Culprit::Owner {
             return error;
         }
-        stderr.log_last_lines_as_errors();
+        self.stderr.log_last_lines_as_errors();
         match &error {
             Error::Exited { code: LOADER_FAILED, plugin } => {
-                let library = stderr.last_lines().find_map(|line| missing_library(&line).map(printable));
+                let library = self.stderr.last_lines().find_map(|line| missing_library(&line).map(printable));
                 library.map(|library| Error::MissingLibrary { plugin: plugin.clone(), library })
             }
             _ => None,
@@ -310,13 +310,18 @@ impl<'h> Supervisor<'h> {
         if let StopReason::Asked = reason {
             return;
         }
-        match (reason.culprit(), &reason) {
-            (Some(_), _) => tracing::error!(%vcpu, plugin = self.name, "{reason}"),
-            (None, StopReason::Halted) => tracing::warn!(%vcpu, plugin = self.name, "the guest ended: {reason}"),
-            (None, _) => tracing::debug!(%vcpu, plugin = self.name, "stopped: {reason}"),
-        }
-        if let Some(state) = reason.state() {
-            tracing::error!(%vcpu, plugin = self.name, "registers: {}", state.registers());
+        let registers = reason.state().map(|state| state.registers());
+        match (&reason, reason.culprit()) {
+            // Guests also end themselves so.
+            (StopReason::Halted | StopReason::Shutdown { .. }, _) => {
+                tracing::warn!(%vcpu, plugin = self.name, "the guest ended: {reason}");
+                registers.iter().for_each(|all| tracing::warn!(%vcpu, plugin = self.name, "registers: {all}"));
+            }
+            (_, Some(_)) => {
+                tracing::error!(%vcpu, plugin = self.name, "{reason}");
+                registers.iter().for_each(|all| tracing::error!(%vcpu, plugin = self.name, "registers: {all}"));
+            }
+            (_, None) => tracing::debug!(%vcpu, plugin = self.name, "stopped: {reason}"),
         }
         let is_failure = reason.is_failure();
         if reason.culprit().is_some() {
@@ -327,12 +332,10 @@ impl<'h> Supervisor<'h> {
     }
 
     fn log_stderr(&mut self) {
-        if let Some(stderr) = &mut self.stderr
-            && stderr.log_available(STDERR_TURN) == Left::Ended
-        {
-            stderr.finish();
-            // What it has said last may be needed still.
-            self.stderr.iter().for_each(|stderr| self.unwatch(stderr));
+        if self.stderr.log_available(STDERR_TURN) == Left::Ended {
+            self.stderr.finish();
+            self.stderr_ended = true;
+            self.unwatch(&self.stderr);
         }
     }
 
@@ -540,8 +543,8 @@ impl<'h> Supervisor<'h> {
         }
         self.join_vcpus();
         self.take_notices();
-        if let Some(stderr) = &mut self.stderr {
-            stderr.log_rest();
+        if !self.stderr_ended {
+            self.stderr.log_rest();
         }
     }
 }

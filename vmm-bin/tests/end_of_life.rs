@@ -14,7 +14,8 @@ on_each_backend! {
     a_guest_that_ends_ends_the_vm
     a_vcpu_that_stops_unblocks_the_others
     requests_are_answered_for_a_second_after_the_vcpus_stop
-    a_plugin_that_exits_in_the_second_second_was_too_late
+    a_plugin_that_exits_when_it_is_disconnected_leaves_the_guests_failure_last
+    a_plugin_that_is_disconnected_from_what_it_has_ended_is_in_order
     a_plugin_that_does_not_exit_is_killed
     a_failure_comes_before_the_code_of_a_plugin_that_obeys
     a_vcpu_that_its_plugin_shuts_down_ends_the_vm
@@ -103,7 +104,15 @@ fn a_guests_triple_fault_is_told() {
     let steps = format!("{BOOTED} await-event exit=0").replace("memory", "memory=f4").replace("boot", "boot resume");
     let ended = Outboard::scripted("shutdown\n", &example("probe"), steps.split_whitespace()).run();
     ended.assert_success();
-    ended.assert_logged(&["WARN", "vcpu=0", "triple fault"]);
+    ended.assert_logged(&["WARN", "vcpu=0", "triple fault at RIP 0x1000"]);
+    let steps = steps_with_hang_up();
+    let ended = Outboard::scripted("shutdown\n", &example("probe"), steps.split_whitespace()).run();
+    ended.assert_failure(&["vCPU 0: triple fault at RIP 0x1000"]).assert_code(3);
+}
+
+/// A probe that is disconnected, like a plugin that knows of no shutdown event.
+fn steps_with_hang_up() -> String {
+    format!("{BOOTED} wait=hung-up exit=1").replace("memory", "memory=f4").replace("boot", "boot resume")
 }
 
 fn a_vcpu_that_stops_unblocks_the_others(backend: Backend) {
@@ -121,23 +130,40 @@ fn requests_are_answered_for_a_second_after_the_vcpus_stop(backend: Backend) {
     Outboard::probe(backend, &brief(), &steps).run().assert_success();
 }
 
-fn a_plugin_that_exits_in_the_second_second_was_too_late(backend: Backend) {
-    let steps = format!("{BOOTED} resume serve=1 await-hang-up exit=0");
-    let ended = Outboard::probe(backend, &brief(), &steps).run();
-    ended.assert_failure(&["probe", "did not exit in time"]).assert_took(SECOND..3 * SECOND);
+fn a_plugin_that_exits_when_it_is_disconnected_leaves_the_guests_failure_last(backend: Backend) {
+    for code in ["0", "1"] {
+        let steps = format!("{BOOTED} resume serve=1 await-hang-up exit={code}");
+        let ended = Outboard::probe(backend, &brief(), &steps).run();
+        ended.assert_failure(&["vCPU 0", "internal error", "RIP 0x"]).assert_code(3).assert_took(SECOND..3 * SECOND);
+        assert_eq!(ended.logged(&["in time"]), 0, "{ended:#?}");
+    }
+}
+
+/// The vCPU is the plugin's to end.
+fn a_plugin_that_is_disconnected_from_what_it_has_ended_is_in_order(backend: Backend) {
+    for code in ["0", "1"] {
+        let steps = format!("connect event raw-vcpus start raw-wait raw-read raw-shutdown await-hang-up exit={code}");
+        probe(backend, &steps).run().assert_success().assert_took(SECOND..3 * SECOND);
+    }
+    let steps = "connect event raw-vcpus start raw-wait raw-read raw-shutdown await-hang-up die=6";
+    probe(backend, steps).run().assert_failure(&["probe", "signal 6 (SIGABRT)"]).assert_code(1);
 }
 
 fn a_plugin_that_does_not_exit_is_killed(backend: Backend) {
     let steps = format!("{BOOTED} resume serve=1 hang");
     let ended = Outboard::probe(backend, &brief(), &steps).run();
-    ended.assert_failure(&["probe", "did not exit in time"]).assert_took(2 * SECOND..5 * SECOND);
+    ended.assert_failure(&["vCPU 0", "internal error"]).assert_code(3).assert_took(2 * SECOND..5 * SECOND);
+    ended.assert_logged(&["WARN", "probe", "did not exit in time"]);
+    let steps = "connect event raw-vcpus start raw-wait raw-read raw-shutdown hang";
+    let ended = probe(backend, steps).run();
+    ended.assert_failure(&["probe", "did not exit in time", "was killed"]).assert_code(1);
 }
 
 fn a_failure_comes_before_the_code_of_a_plugin_that_obeys(backend: Backend) {
     let steps = format!("{BOOTED} resume serve=1 await-event exit=5");
-    Outboard::probe(backend, &brief(), &steps).run().assert_failure(&["code 5"]);
+    Outboard::probe(backend, &brief(), &steps).run().assert_failure(&["vCPU 0", "internal error"]).assert_code(3);
     let steps = "connect event raw-vcpus start raw-wait raw-read raw-write=ffffff await-event exit=5";
-    probe(backend, steps).run().assert_failure(&["vCPU 0"]);
+    probe(backend, steps).run().assert_failure(&["vCPU 0"]).assert_code(1);
 }
 
 fn a_vcpu_that_its_plugin_shuts_down_ends_the_vm(backend: Backend) {

@@ -111,7 +111,8 @@ fn ctrl_c_ends_vmm_and_plugin(backend: Backend) {
         let mut running = bare(backend, &format!("{before} print=ready hang")).start();
         running.await_line("ready");
         running.signal_group(Signal::INT);
-        running.end().assert_failure(&["signal 2 (SIGINT)"]).assert_took(Duration::ZERO..SOON);
+        let ended = running.end();
+        ended.assert_failure(&["ended by signal 2 (SIGINT)"]).assert_code(130).assert_took(Duration::ZERO..SOON);
     }
 }
 
@@ -147,7 +148,9 @@ fn a_signal_to_the_vmm_kills_a_plugin_that_does_not_listen(backend: Backend) {
         running.await_line("ready");
         running.signal(Signal::TERM);
         let range = Duration::from_secs(2)..Duration::from_secs(5);
-        running.end().assert_failure(&["did not exit in time"]).assert_took(range);
+        let ended = running.end();
+        ended.assert_failure(&["ended by signal 15 (SIGTERM)"]).assert_code(143).assert_took(range);
+        ended.assert_logged(&["WARN", "probe", "did not exit in time"]);
     }
 }
 

@@ -28,10 +28,14 @@ impl Ended {
         self
     }
 
-    /// It failed, with one line that tells of the error and has all of `parts` in it.
+    /// It failed, with one line that tells of the error and has all of `parts` in it: the last of all.
     pub(crate) fn assert_failure(&self, parts: &[&str]) -> &Self {
-        assert_eq!(self.code, Some(1), "{self:#?}");
+        assert!(self.code.is_some_and(is_failure), "{self:#?}");
         let errors = self.errors();
+        assert!(
+            self.stderr.last().is_some_and(|last| last.starts_with(ERROR)),
+            "the error is not told last: {self:#?}"
+        );
         let [error] = errors.as_slice() else { panic!("not one error: {self:#?}") };
         for part in parts {
             assert!(error.contains(part), "{part:?} is not in {error:?}: {self:#?}");
@@ -41,7 +45,8 @@ impl Ended {
 
     /// It ended well, or failed with one line that tells of the error.
     pub(crate) fn assert_clear(&self) -> &Self {
-        let clear = matches!((self.code, self.errors().len()), (Some(0), 0) | (Some(1), 1));
+        let clear = matches!((self.code, self.errors().len()), (Some(0), 0))
+            || self.code.is_some_and(is_failure) && self.errors().len() == 1;
         assert!(clear, "no clear end: {self:#?}");
         self.assert_no_panic()
     }
@@ -71,6 +76,20 @@ impl Ended {
     }
 
     fn errors(&self) -> Vec<&str> {
-        self.stderr.iter().filter_map(|line| line.strip_prefix("outboard: error: ")).collect()
+        self.stderr.iter().filter_map(|line| line.strip_prefix(ERROR)).collect()
     }
+
+    /// It exited with `code`.
+    pub(crate) fn assert_code(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+}
+
+/// How the line begins that tells of the error.
+const ERROR: &str = "outboard: error: ";
+
+/// Whether the code says that the plugin, the guest or the VMM failed, or that a signal ended the VM.
+fn is_failure(code: i32) -> bool {
+    matches!(code, 1 | 3 | 4 | 129 | 130 | 143)
 }

@@ -73,7 +73,7 @@ fn costly_requests_do_not_keep_the_vmm_from_killing_its_plugin(backend: Backend)
     let mut tally = Tally::new(format!("{} costly requests before the end", backend.name()));
     let _connections = with_costly_requests(&driven, &mut tally, || driven.signal(Signal::TERM));
     let begun = Span::begin();
-    driven.end().assert_failure(&["did not exit in time"]);
+    driven.end().assert_failure(&["ended by signal 15 (SIGTERM)"]).assert_logged(&["did not exit in time"]);
     assert!(begun.is_within(Duration::from_secs(10)), "{:?}", begun.elapsed());
 }
 

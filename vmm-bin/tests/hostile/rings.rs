@@ -394,7 +394,7 @@ fn a_plugin_that_stops_is_noticed_asleep_and_looking(backend: Backend) {
         } else {
             driven.signal(Signal::TERM);
             let ended = driven.end();
-            ended.assert_failure(&["relay", "did not exit in time"]);
+            ended.assert_failure(&["ended by signal 15 (SIGTERM)"]).assert_logged(&["relay", "did not exit in time"]);
             ended.assert_took(Duration::from_secs(2)..Duration::from_secs(5));
         }
     });

@@ -207,7 +207,7 @@ fn a_stopped_plugin_is_killed_at_the_end(backend: Backend) {
     driven.relay.signal(Signal::STOP);
     driven.signal(Signal::TERM);
     let ended = driven.end();
-    ended.assert_failure(&["relay", "did not exit in time"]);
+    ended.assert_failure(&["ended by signal 15 (SIGTERM)"]).assert_logged(&["relay", "did not exit in time"]);
     ended.assert_took(Duration::from_secs(2)..Duration::from_secs(5));
 }
 
