@@ -34,7 +34,7 @@ pub(crate) enum Heard {
     /// Where violations of the plugin's system call filter are learned.
     Filtered(OwnedFd),
     /// The plugin's system call filter has no listener: violations are the kernel's alone.
-    FilteredUnheard,
+    FilteredWithoutListener,
     /// Nothing more for now.
     Nothing,
     /// All there will be.
@@ -51,7 +51,7 @@ pub(crate) struct PluginProcess {
     /// What its jail has told of its end.
     end: Option<JailsWord>,
     /// Whether violations of its system call filter are the kernel's alone.
-    unheard: bool,
+    without_listener: bool,
     reaped: bool,
 }
 
@@ -73,7 +73,10 @@ impl PluginProcess {
                 (init, Some(reports))
             }
         };
-        Ok((Self { command: command.clone(), pidfd, reports, end: None, unheard: false, reaped: false }, stderr))
+        Ok((
+            Self { command: command.clone(), pidfd, reports, end: None, without_listener: false, reaped: false },
+            stderr,
+        ))
     }
 
     /// How it ended. Waits for it where it has not.
@@ -81,14 +84,14 @@ impl PluginProcess {
         let own =
             wait_for(&self.pidfd).map_err(|errno| Error::Wait { plugin: self.command.name(), source: errno.into() })?;
         self.reaped = true;
-        while matches!(self.hear()?, Heard::Filtered(_) | Heard::FilteredUnheard) {}
+        while matches!(self.hear()?, Heard::Filtered(_) | Heard::FilteredWithoutListener) {}
         let end = self.end.take();
         how_it_ended(end, own, self.reports.is_some()).map_err(|fault| jail::jail_error(&self.command, fault))
     }
 
     /// Whether an end with `status` is that by a system call which its filter does not allow, and which nobody can name.
     pub(crate) fn was_unnamed_violation(&self, status: ExitStatus) -> bool {
-        self.unheard && status.signal() == Some(libc::SIGSYS)
+        self.without_listener && status.signal() == Some(libc::SIGSYS)
     }
 
     /// Where its jail tells how it goes, as a descriptor; `None` without a jail.
@@ -106,9 +109,9 @@ impl PluginProcess {
         loop {
             match reports.take() {
                 Ok(Some(Report::Filtered(listener))) => return Ok(Heard::Filtered(listener)),
-                Ok(Some(Report::FilteredUnheard)) => {
-                    self.unheard = true;
-                    return Ok(Heard::FilteredUnheard);
+                Ok(Some(Report::FilteredWithoutListener)) => {
+                    self.without_listener = true;
+                    return Ok(Heard::FilteredWithoutListener);
                 }
                 // The first word counts: what did not become the plugin has an end too.
                 Ok(Some(Report::Failed(fault))) => {

@@ -52,7 +52,7 @@ fn under_a_listener<T: Send>(scenario: impl FnOnce() -> T + Send) -> T {
 
 /// One test: the log belongs to the process.
 #[test]
-fn under_a_filter_that_has_a_listener_the_kernel_alone_holds_the_plugin() {
+fn under_a_listener_the_kernel_alone_holds_the_plugin() {
     log::keep();
     under_a_listener(|| shell("exit 0", builtin())).unwrap();
     let error = under_a_listener(|| shell("exit 3", builtin())).unwrap_err().to_string();

@@ -60,7 +60,7 @@ fn what_plugins_call_on_what_they_are_handed_is_allowed(host: &Host) {
 fn stopping_the_parent_has_no_effect_and_succeeds(host: &Host) {
     let plugin = host.compiled("stop", include_str!("stop.c"), &[]);
     // A policy of the user's own may say of kill what it likes.
-    std::fs::write(host.path("plugin.policy"), format!("{BUILT_IN}\n")).unwrap();
+    fs::write(host.path("plugin.policy"), format!("{BUILT_IN}\n")).unwrap();
     for options in [&[][..], &["--seccomp-policy-dir", &host.text("")], &["--seccomp-log"]] {
         // Its end is learned, so its parent lives.
         host.run_plugin(&plugin, options, &[]).run().assert_success();
