@@ -116,7 +116,7 @@ pub enum Error {
     /// The plugin made a system call that its filter does not allow, and there was no listener to learn which.
     #[error(
         "plugin {plugin} was killed for a system call that its seccomp policy does not allow; the kernel's log names it \
-         (type=1326): this process is under another filter that has a listener, so the VMM cannot"
+         (type=1326), since no seccomp listener can be had here"
     )]
     UnnamedViolation {
         /// Its name.

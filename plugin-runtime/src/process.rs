@@ -36,7 +36,7 @@ pub(crate) enum Heard {
     /// Where violations of the plugin's system call filter are learned.
     Filtered(OwnedFd),
     /// The plugin's system call filter has no listener: violations are the kernel's alone.
-    FilteredUnheard,
+    FilteredWithoutListener,
     /// Nothing more for now.
     Nothing,
     /// All there will be.
@@ -53,7 +53,7 @@ pub(crate) struct PluginProcess {
     /// What its jail has told of its end.
     end: Option<JailsWord>,
     /// Whether violations of its system call filter are the kernel's alone.
-    unheard: bool,
+    without_listener: bool,
     reaped: bool,
     /// Keeps the plugin's user id taken while its jail lives.
     _own_id: Option<OwnId>,
@@ -83,7 +83,7 @@ impl PluginProcess {
             pidfd,
             reports,
             end: None,
-            unheard: false,
+            without_listener: false,
             reaped: false,
             _own_id: own_id,
         };
@@ -95,14 +95,14 @@ impl PluginProcess {
         let own =
             wait_for(&self.pidfd).map_err(|errno| Error::Wait { plugin: self.command.name(), source: errno.into() })?;
         self.reaped = true;
-        while matches!(self.hear()?, Heard::Filtered(_) | Heard::FilteredUnheard) {}
+        while matches!(self.hear()?, Heard::Filtered(_) | Heard::FilteredWithoutListener) {}
         let end = self.end.take();
         how_it_ended(end, own, self.reports.is_some()).map_err(|fault| jail::jail_error(&self.command, fault))
     }
 
     /// Whether an end with `status` is that by a system call which its filter does not allow, and which nobody can name.
     pub(crate) fn was_unnamed_violation(&self, status: ExitStatus) -> bool {
-        self.unheard && status.signal() == Some(libc::SIGSYS)
+        self.without_listener && status.signal() == Some(libc::SIGSYS)
     }
 
     /// Where its jail tells how it goes, as a descriptor; `None` without a jail.
@@ -120,9 +120,9 @@ impl PluginProcess {
         loop {
             match reports.take() {
                 Ok(Some(Report::Filtered(listener))) => return Ok(Heard::Filtered(listener)),
-                Ok(Some(Report::FilteredUnheard)) => {
-                    self.unheard = true;
-                    return Ok(Heard::FilteredUnheard);
+                Ok(Some(Report::FilteredWithoutListener)) => {
+                    self.without_listener = true;
+                    return Ok(Heard::FilteredWithoutListener);
                 }
                 // The first word counts: what did not become the plugin has an end too.
                 Ok(Some(Report::Failed(fault))) => {

@@ -346,7 +346,7 @@ impl<'h> Supervisor<'h> {
                 self.watch(&listener, VIOLATION)?;
                 self.listener = Some(listener);
             }
-            Heard::FilteredUnheard => {
+            Heard::FilteredWithoutListener => {
                 let instead = match self.on_violation {
                     OnViolation::Kill => {
                         "kills the plugin for a call that its policy does not allow, and names it in its log"

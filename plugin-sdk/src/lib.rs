@@ -88,8 +88,8 @@
 //!
 //! # System calls
 //!
-//! Talking to the VMM takes `sendmsg`, `recvmsg`, `read`, `write`, `close`, `futex` and memory management, and nothing else, so a plugin
-//! may lock itself down to those. Making [`GuestMemory`] takes more, and is best done first. In builds with debug
+//! Talking to the VMM takes `sendmsg`, `recvmsg`, `read`, `write`, `close`, `futex`, `sched_yield` and memory management, and nothing
+//! else, so a plugin may lock itself down to those. Making [`GuestMemory`] takes more, and is best done first. In builds with debug
 //! assertions the standard library also asks, by `fcntl`, whether a descriptor is open when it closes it.
 
 mod address;

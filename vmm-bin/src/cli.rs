@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kvm_device_does_not_go_with_a_script_and_is_moot_for_the_mock() {
+    fn a_kvm_device_excludes_a_script_and_is_moot_for_the_mock() {
         let error = parse("run --plugin p --kvm-device d --script s").unwrap_err();
         assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ArgumentConflict, 2));
         assert_eq!(run_args("run --plugin p --kvm-device d --hypervisor mock").hypervisor, Choice::Mock);

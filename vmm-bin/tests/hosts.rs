@@ -44,7 +44,7 @@ fn under_a_listener<T: Send>(scenario: impl FnOnce() -> T + Send) -> T {
 
 /// One test: the log belongs to the process.
 #[test]
-fn under_a_filter_that_has_a_listener_the_kernel_alone_holds_the_plugin() {
+fn under_a_listener_the_kernel_alone_holds_the_plugin() {
     log::keep();
     under_a_listener(|| shell("exit 0", builtin())).unwrap();
     let error = under_a_listener(|| shell("exit 3", builtin())).unwrap_err().to_string();
@@ -66,8 +66,16 @@ fn under_a_filter_that_has_a_listener_the_kernel_alone_holds_the_plugin() {
 }
 
 #[test]
-fn kernels_that_know_no_listener_have_filters_without() {
-    // gVisor refuses the flag so; here both ways are refused, so that the plugin does not start without a filter.
+fn a_kernel_that_knows_no_listener_has_filters_without() {
+    // gVisor refuses the flag so.
+    let run = |script: &'static str| refusing(Call::LISTENER, EINVAL, || shell(script, builtin()));
+    run("exit 0").unwrap();
+    let error = run("exec /bin/true").unwrap_err();
+    assert!(matches!(error, Error::UnnamedViolation { .. }), "{error}");
+}
+
+#[test]
+fn a_host_that_refuses_filters_is_named_with_its_remedy() {
     for errno in [EINVAL, ENOSYS, EPERM] {
         let error =
             refusing(Call::new("seccomp", &[317]), errno, || shell("exit 0", builtin())).unwrap_err().to_string();

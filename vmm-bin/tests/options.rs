@@ -21,7 +21,7 @@ on_each_backend! {
     the_thread_of_each_vcpu_joins_the_control_group
     a_control_group_that_takes_no_thread_ends_the_vm_by_an_error_that_names_it
     without_a_sandbox_a_plugin_runs
-    without_a_sandbox_options_of_the_jail_are_accepted_with_one_warning
+    without_a_sandbox_jail_options_give_one_warning
 }
 
 fn params_come_before_the_other_arguments_each_as_it_is(backend: Backend) {
@@ -49,7 +49,7 @@ fn without_a_sandbox_a_plugin_runs(backend: Backend) {
 }
 
 /// As old test harnesses and scripts have them together.
-fn without_a_sandbox_options_of_the_jail_are_accepted_with_one_warning(backend: Backend) {
+fn without_a_sandbox_jail_options_give_one_warning(backend: Backend) {
     let probe = example("probe").display().to_string();
     let run = |options: &[&str]| {
         let call = ["run", "--hypervisor", backend.name(), "--disable-sandbox", "--plugin", &probe];

@@ -104,14 +104,14 @@ impl Fault {
                 "the limits in /proc/sys/user are reached: raise max_user_namespaces and the like"
             }
             // Containers' default filters answer so to calls that they do not know.
-            (part, Errno::NOSYS) if part != Part::Executable => FILTERED,
+            (_, Errno::NOSYS) => FILTERED,
             // A new /proc would show what the container hides of its own.
             (Part::Proc, Errno::PERM) => {
                 "a container whose /proc is masked may mount none: run it with an unmasked one \
                  (--security-opt systempaths=unconfined, or a pod's procMount: Unmasked)"
             }
-            (Part::Nesting, Errno::ROFS) => {
-                "the container's /proc/sys is read-only: run it with a writable one \
+            (Part::Nesting, Errno::ROFS | Errno::NOENT) => {
+                "the container's /proc/sys is read-only or missing: run it with a writable one \
                  (--security-opt systempaths=unconfined, or a pod's procMount: Unmasked)"
             }
             (Part::UserMap | Part::GroupMap, Errno::NOENT) => {
@@ -234,10 +234,13 @@ mod tests {
             // A container's masked /proc, and its read-only /proc/sys.
             (Part::Proc, Errno::PERM, "systempaths=unconfined"),
             (Part::Nesting, Errno::ROFS, "systempaths=unconfined"),
+            (Part::Nesting, Errno::NOENT, "systempaths=unconfined"),
             // Filters of containers, and kernels without.
             (Part::Source, Errno::NOSYS, "filters this system call"),
             (Part::MountPoint, Errno::NOSYS, "filters this system call"),
             (Part::Root, Errno::NOSYS, "filters this system call"),
+            (Part::Executable, Errno::NOSYS, "filters this system call"),
+            (Part::Helper, Errno::NOSYS, "filters this system call"),
             (Part::Landlock, Errno::PERM, "landlock"),
             (Part::Landlock, Errno::OPNOTSUPP, "landlock"),
             (Part::Seccomp, Errno::INVAL, "allow seccomp"),

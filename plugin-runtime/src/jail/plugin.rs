@@ -69,7 +69,7 @@ impl Plugin {
         let refused = |error: io::Error| Fault::of(Part::Seccomp)(process::as_errno(&error));
         let filter = setup.filter()?;
         let encoded = |words: Words| words.to_bytes().map_err(Fault::of(Part::Seccomp));
-        let (filtered, unheard) = (encoded(Words::Filtered)?, encoded(Words::FilteredUnheard)?);
+        let (filtered, without_listener) = (encoded(Words::Filtered)?, encoded(Words::FilteredWithoutListener)?);
         landlock::confine(setup)?;
         process::keep_only(&[socket.as_raw_fd()]).map_err(&failed)?;
         process::default_signals();
@@ -77,7 +77,7 @@ impl Plugin {
             Some(filter) => {
                 // From here on every call must be one that carries the filter's key.
                 let installed = installed.insert(install(&filter).map_err(refused)?);
-                let words = if installed.has_listener() { &filtered } else { &unheard };
+                let words = if installed.has_listener() { &filtered } else { &without_listener };
                 installed.send_listener(reports.as_fd(), words).map_err(refused)?;
                 installed.exec(&self.executable, &self.arguments, &self.environment)
             }

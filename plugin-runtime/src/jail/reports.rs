@@ -28,7 +28,7 @@ pub(crate) enum Report {
     /// The plugin's system call filter is in force; where violations of it are learned.
     Filtered(OwnedFd),
     /// The plugin's system call filter is in force; violations of it are the kernel's alone, for there is no listener.
-    FilteredUnheard,
+    FilteredWithoutListener,
     /// A part of the jail could not be made.
     Failed(Fault),
     /// The plugin has ended: its status, as `waitpid` tells it.
@@ -43,7 +43,7 @@ pub(super) enum Words {
     /// By the helper, of init: its process id there, which is that of the VMM's namespace.
     Bore(i32),
     Filtered,
-    FilteredUnheard,
+    FilteredWithoutListener,
     Failed(Fault),
     Ended(i32),
 }
@@ -120,7 +120,7 @@ impl Reports {
             Words::Born => Report::Born(sender.ok_or(Errno::BADMSG)?),
             Words::Bore(pid) => Report::Born(Pid::from_raw(pid).ok_or(Errno::BADMSG)?),
             Words::Filtered => Report::Filtered(fd.ok_or(Errno::BADMSG)?),
-            Words::FilteredUnheard => Report::FilteredUnheard,
+            Words::FilteredWithoutListener => Report::FilteredWithoutListener,
             Words::Failed(fault) => Report::Failed(fault),
             Words::Ended(status) => Report::Ended(status),
         }))

@@ -108,7 +108,9 @@ fn begin(reports: &Reports, init: &mut Option<Pid>) -> std::result::Result<Owned
         // A child that has not been waited for keeps its process id.
         Some(Report::Born(born)) => Ok(pidfd_open(*init.insert(born), PidfdFlags::empty())?),
         Some(Report::Failed(fault)) => Err(Failure::Fault(fault)),
-        Some(Report::Filtered(_) | Report::FilteredUnheard | Report::Ended(_)) => Err(Failure::Refused(Errno::BADMSG)),
+        Some(Report::Filtered(_) | Report::FilteredWithoutListener | Report::Ended(_)) => {
+            Err(Failure::Refused(Errno::BADMSG))
+        }
         None => Err(Failure::Silence),
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Instruction {
 
 impl Instruction {
     /// The same, but for one that returns `old`, which returns `new`.
-    pub(super) fn with_answer(self, old: u32, new: u32) -> Self {
+    pub(super) fn with_return(self, old: u32, new: u32) -> Self {
         if self.code == code::RETURN && self.value == old { Self { value: new, ..self } } else { self }
     }
 }

@@ -99,7 +99,7 @@ impl Filter {
             OnViolation::Kill => KILL,
             OnViolation::Log => LOG,
         };
-        self.program.iter().map(|instruction| instruction.with_answer(NOTIFY, violation)).collect()
+        self.program.iter().map(|instruction| instruction.with_return(NOTIFY, violation)).collect()
     }
 
     /// All of it in bytes, for another process of this program.
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_the_kernel_makes_are_allowed_unless_a_policy_says_otherwise() {
+    fn calls_made_by_the_kernel_are_allowed_unless_refused() {
         for filter in [Filter::builtin().unwrap(), in_a_directory("read: 1").unwrap()] {
             for call in [335, 336] {
                 assert_eq!(run(&filter.program, &Call::new(call, [7; 6])), ALLOW);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rings_and_the_jail_bring_is_allowed_unless_a_policy_refuses_it() {
+    fn what_rings_and_the_jail_need_is_allowed_unless_refused() {
         let filter = in_a_directory("read: 1\nioctl: arg1 == 7").unwrap();
         for call in [Sysno::futex, Sysno::sched_yield] {
             assert_eq!(answer(&filter, call, [1; 6]), ALLOW, "{call}");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_and_continuing_the_parent_succeeds_without_being_made() {
+    fn stopping_the_parent_succeeds_and_is_not_made() {
         let filters = ["kill: 1", "kill: return EACCES", "read: 1"].map(|policy| in_a_directory(policy).unwrap());
         for (filter, otherwise) in filters.iter().zip([ALLOW, ERRNO | libc::EACCES as u32, NOTIFY]) {
             let kill = |pid: i64, signal: i32| answer(filter, Sysno::kill, [pid as u64, signal as u64, 7, 7, 7, 7]);
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_listener_violations_are_the_kernels_and_nothing_else_changes() {
+    fn without_a_listener_only_violations_change() {
         let policy = "read: 1\nwrite: return EPERM\nioctl: arg1 == 0x7fc00000";
         for (filter, violation) in
             [(in_a_directory(policy).unwrap(), KILL), (in_a_directory(policy).unwrap().logging(), LOG)]

@@ -44,7 +44,7 @@ const NOT_OF_A_TAP: [u64; 13] = [
 ];
 
 #[test]
-fn the_built_in_policy_allows_what_a_tap_is_asked_by_glibc_and_by_musl() {
+fn tap_requests_of_glibc_and_musl_are_allowed() {
     let filter = Filter::builtin().unwrap();
     for request in TAP {
         assert_eq!(ioctl(&filter, request), ALLOW, "{request:#x}");

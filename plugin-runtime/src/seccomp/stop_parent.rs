@@ -16,7 +16,7 @@ const INIT: u32 = 1;
 /// kernel can still keep its answers for them. Process ids and signals are `int`s: what is in their upper halves means nothing.
 pub(super) fn prologue() -> [Instruction; LENGTH as usize] {
     let load = |offset| Instruction { code: code::LOAD, if_true: 0, if_false: 0, value: offset };
-    // The program begins behind the last instruction.
+    // The program begins after the last instruction.
     let must_be =
         |value: u32, at: u8| Instruction { code: code::JUMP_IF_EQUAL, if_true: 0, if_false: LENGTH - 1 - at, value };
     [

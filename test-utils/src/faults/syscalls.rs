@@ -57,6 +57,8 @@ impl Call {
     pub const IOCTL: Self = Self::new("ioctl", &[libc::SYS_ioctl]);
     /// A memfd is made.
     pub const MEMFD: Self = Self::new("memfd_create", &[libc::SYS_memfd_create]);
+    /// A filter with a listener is installed. One without is not asked about.
+    pub const LISTENER: Self = Self::new("seccomp with a listener", &[libc::SYS_seccomp]);
     /// A file is mapped. Memory without a file, which is the allocator's, is not asked about.
     pub const MMAP: Self = Self::new("mmap", &[libc::SYS_mmap]);
     /// A file is opened.
@@ -376,6 +378,8 @@ const X86_64: u32 = 0xc000_003e;
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const FIFTH_ARGUMENT: u32 = 48;
+/// Where it has the low half of the second argument: the flags of `seccomp`.
+const SECOND_ARGUMENT: u32 = 24;
 
 /// Puts a filter on the calling thread, for good: the number of the descriptor where its questions come out.
 fn filter(call: Call) -> io::Result<i32> {
@@ -397,6 +401,11 @@ fn program(call: Call, action: u32) -> Vec<libc::sock_filter> {
     }
     if call == Call::MMAP {
         program.extend([load(FIFTH_ARGUMENT), equals(u32::MAX, 0, 1), give(libc::SECCOMP_RET_ALLOW)]);
+    }
+    if call == Call::LISTENER {
+        let has = |bit, yes, no| instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, yes, no, bit);
+        let flag = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
+        program.extend([load(SECOND_ARGUMENT), has(flag, 1, 0), give(libc::SECCOMP_RET_ALLOW)]);
     }
     program.push(give(action));
     program

@@ -42,16 +42,19 @@ pub(super) fn serve(mut vcpu: Vcpu, bells: Bells, shared: &Shared) -> Result<(),
             }
             Event::Posted(posted) => {
                 shared.counters.add(Count::Posted, 1);
+                check_items(&posted.access, posted.width(), posted.count())?;
                 server.access(&Seen { kind: Kind::Posted, access: posted.access, data: &posted.data })?;
             }
             Event::Write(mut write) => {
                 let access = write.access();
+                check_items(&access, write.width(), write.count())?;
                 server.access(&Seen { kind: Kind::Write, access, data: write.data() })?;
                 server.look(&access, write.state())?;
                 write.resume()?;
             }
             Event::Read(mut read) => {
                 let access = read.access();
+                check_items(&access, read.width(), read.count())?;
                 let answer = server.access(&Seen { kind: Kind::Read, access, data: &[] })?;
                 server.look(&access, read.state())?;
                 read.answer(&answer)?;
@@ -59,6 +62,17 @@ pub(super) fn serve(mut vcpu: Vcpu, bells: Bells, shared: &Shared) -> Result<(),
             other => return Err(format!("vCPU {index}: {other:?}").into()),
         }
     }
+}
+
+/// Strings move bytes, and all other accesses are one item.
+fn check_items(access: &Access, width: usize, count: usize) -> Result<(), Failure> {
+    let strings = layout::STRING_PORTS..layout::STRING_PORTS + layout::PORTS;
+    let is_string = access.space == AddressSpace::Pio && strings.contains(&access.address);
+    let due = if is_string { (1, access.length) } else { (access.length, 1) };
+    if (width, count) == due {
+        return Ok(());
+    }
+    Err(format!("{access:?} reports {count} items of {width} bytes, and {} of {} are due", due.1, due.0).into())
 }
 
 struct Server<'s> {
