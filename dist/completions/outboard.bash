@@ -227,7 +227,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__run)
-            opts="-p -c -v -q -h --plugin --params --exit-timeout --transport --poll-us --cpus --hypervisor --kvm-device --hugepages --vcpu-cgroup-path --script --disable-sandbox --plugin-root --plugin-mount --plugin-mount-file --plugin-gid-map --plugin-gid-map-file --plugin-user --plugin-stdio --plugin-max-descriptors --plugin-max-processes --seccomp-policy-dir --seccomp-log --host-ip --netmask --mac --tap-name --tap-fd --verbose --quiet --help"
+            opts="-p -c -v -q -h --plugin --params --exit-timeout --transport --poll-us --cpus --hypervisor --kvm-device --hugepages --max-memory --vcpu-cgroup-path --script --disable-sandbox --plugin-root --plugin-mount --plugin-mount-file --plugin-gid-map --plugin-gid-map-file --plugin-user --plugin-stdio --plugin-max-descriptors --plugin-max-processes --seccomp-policy-dir --seccomp-log --host-ip --netmask --mac --tap-name --tap-fd --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -282,6 +282,10 @@ _outboard() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
                     fi
+                    return 0
+                    ;;
+                --max-memory)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --vcpu-cgroup-path)

@@ -45,6 +45,7 @@ complete -c outboard -n "__fish_outboard_using_subcommand run" -l hypervisor -d 
 kvm\t'/dev/kvm'
 mock\t'No device, no privilege: guest code is interpreted'"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l kvm-device -d 'The KVM device, in place of /dev/kvm; asks for KVM' -r -F
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l max-memory -d 'How much guest memory the plugin may map in all: bytes, or a number with K, M, G or T (powers of 1024); without it, as much as the host has RAM. More is refused with ENOMEM' -r
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l vcpu-cgroup-path -d 'A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs' -r -f -a "(__fish_complete_directories)"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l script -d 'What every vCPU of the mock does in place of guest code: a file of exits, one a line (--help shows the steps)' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-root -d 'The plugin\'s root directory, read-only, in which --plugin is looked up; it has directories `proc` and `dev`, and the plugin\'s libraries. Without it the root is empty but for the plugin and the system\'s libraries' -r -F
