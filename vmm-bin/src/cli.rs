@@ -156,7 +156,7 @@ pub(crate) struct RunArgs {
     /// How much guest memory the plugin may map in all: bytes, or a number with K, M, G or T (powers of 1024); without it, as much
     /// as the host has RAM. More is refused with ENOMEM
     ///
-    /// The kernel needs memory of its own for each page of guest memory, whether it is touched or not: about 0.2 % of it. It
+    /// The kernel needs memory of its own for each page of guest memory, whether it is touched or not: up to 0.25 % of it. It
     /// counts that for this program.
     #[arg(long, value_name = "SIZE", help_heading = "Machine", value_parser = size)]
     pub(crate) max_memory: Option<u64>,
