@@ -53,7 +53,7 @@ pub(crate) struct JailArgs {
     ///
     /// Times --plugin-max-processes it is what the plugin can take of the host's file table, with 0.5 KiB of kernel memory and
     /// more each: by default 264,192 with one vCPU and 782,336 with 254, and at most a quarter of fs.file-max, unless that is
-    /// less than 64 and four to each vCPU for each process.
+    /// less than 64 and four to each vCPU for each process. A plugin that keeps descriptors of thousands of objects needs more.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(16..))]
     plugin_max_descriptors: Option<u64>,
     /// How many processes and threads may be in the jail, one of which is its own; 128 and one to each vCPU

@@ -38,6 +38,9 @@ impl Ids {
         if user != own && !privileged && !is_subordinate {
             return Err(Fault::new(Part::User, user.uid.to_string(), Errno::PERM));
         }
+        if is_subordinate && !extra.is_empty() {
+            return Err(Fault::of(Part::GroupMap)(Errno::PERM));
+        }
         let groups = extra.iter().fold(0_u32, |sum, map| sum.saturating_add(map.count));
         if groups > MOST_GROUPS {
             return Err(Fault::new(Part::GroupMap, format!("{groups} groups, more than {MOST_GROUPS}"), Errno::INVAL));

@@ -13,12 +13,13 @@ const PROC: &str = "/proc";
 /// A mount here would hide the jail's devices.
 const DEV: &str = "/dev";
 
-/// Refuses mounts that the plugin would not see, or that would take the jail's own from it.
-pub(super) fn check(mounts: &[Mount]) -> Result<(), Fault> {
+/// Refuses mounts that the plugin would not see, or that would take the jail's own from it, its executable among that.
+pub(super) fn check(mounts: &[Mount], executable: &Path) -> Result<(), Fault> {
     for (index, mount) in mounts.iter().enumerate() {
         let target = &*mount.target;
         let is_the_jails = target.starts_with(PROC)
             || target == Path::new(DEV)
+            || target.starts_with(executable)
             || DEVICES.iter().any(|device| target.starts_with(device));
         // A later mount at the same place or above hides this one.
         let is_hidden = mounts.iter().skip(index + 1).any(|later| target.starts_with(&later.target));
@@ -35,7 +36,7 @@ mod tests {
 
     fn is_refused(targets: &[&str]) -> bool {
         let mounts: Vec<_> = targets.iter().map(Mount::read_only).collect();
-        check(&mounts).is_err()
+        check(&mounts, "/opt/plugin".as_ref()).is_err()
     }
 
     #[test]
@@ -47,12 +48,15 @@ mod tests {
             &["/dev"],
             &["/dev/null"],
             &["/dev/zero/x"],
+            &["/opt/plugin"],
             &["/a", "/a"],
             &["/a/b", "/c", "/a"],
         ] {
             assert!(is_refused(targets), "{targets:?}");
         }
-        for targets in [&[][..], &["/dev/net/tun", "/process", "/sys", "/usr/lib"], &["/a", "/a/b"], &["/ab", "/a"]] {
+        for targets in
+            [&[][..], &["/dev/net/tun", "/process", "/sys", "/usr/lib"], &["/a", "/a/b"], &["/ab", "/a"], &["/opt"]]
+        {
             assert!(!is_refused(targets), "{targets:?}");
         }
     }

@@ -2,9 +2,12 @@
 //!
 //! The kernel counts many things by user: descriptors in flight, epoll watches, pipe pages, keys. Where two plugins share a user,
 //! one of them can use up what the other needs. So each process of root's plugins gets an id of its own, and an ordinary user's
-//! where a range of subordinate ids was given. An id is taken by a
-//! lock on one byte of a file, at the id's own offset. The lock belongs to the open file, which the VMM and the jail's init
-//! share: it is released when both have ended, however they end.
+//! where a range of subordinate ids was given.
+//!
+//! An id is taken by a lock on one byte of a file, at the id's own offset. The lock belongs to the open file, which the VMM and
+//! the jail's init share: the kernel releases it when both have ended, however they end. Init closes its files a moment before
+//! the kernel ends the other processes in its namespaces; the VMM, which waits for that, holds the lock meanwhile, unless it was
+//! killed itself.
 #![allow(unsafe_code, reason = "rustix has no locks of open files")]
 
 use std::fs;

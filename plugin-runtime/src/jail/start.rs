@@ -42,7 +42,7 @@ pub(crate) fn start(
     if config.root.is_none() && !executable.metadata().map_err(failed)?.is_file() {
         return Err(failed(Errno::ACCESS.into()));
     }
-    mount_points::check(&config.mounts).map_err(|fault| jail_error(command, fault))?;
+    mount_points::check(&config.mounts, &executable).map_err(|fault| jail_error(command, fault))?;
     let own_id = OwnId::for_plugin(config).map_err(|fault| jail_error(command, fault))?;
     let setup = Setup::new(command, executable, config, own_id.as_ref());
     let setup = setup.to_memfd().map_err(Error::set_up("writing down what the jail is to be"))?;

@@ -244,6 +244,19 @@ mod tests {
         assert_eq!(answer(&filter, Sysno::seccomp, [0; 6]), NOTIFY);
         assert_eq!(one(Sysno::setsid, 0, 0), ERRNO | libc::EPERM as u32);
         assert_eq!(one(Sysno::setpgid, 0, 0), ALLOW);
+        let socket_option =
+            |option: u64| answer(&filter, Sysno::setsockopt, [3, libc::SOL_SOCKET as u64, option, 0, 0, 0]);
+        for option in
+            [libc::SO_SNDBUF, libc::SO_PASSCRED, libc::SO_DETACH_FILTER, libc::SO_LOCK_FILTER, libc::SO_ZEROCOPY]
+        {
+            assert_eq!(socket_option(option as u64), ALLOW, "{option}");
+        }
+        for option in [libc::SO_ATTACH_FILTER, libc::SO_ATTACH_BPF, libc::SO_ATTACH_REUSEPORT_CBPF, 52] {
+            for upper_half in [0, 1 << 32, u64::MAX << 32] {
+                let refused = ERRNO | libc::EPERM as u32;
+                assert_eq!(socket_option(upper_half | option as u64), refused, "{option}");
+            }
+        }
     }
 
     #[test]

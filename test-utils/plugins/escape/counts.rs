@@ -10,6 +10,7 @@ pub(crate) const ATTEMPTS: &[(&str, Attempt)] = &[
     ("lock-host-files", lock_host_files),
     ("sync-host-files", sync_host_files),
     ("make-timers", make_timers),
+    ("attach-socket-filters", attach_socket_filters),
     ("lock-memory", lock_memory),
     ("make-message-queues", make_message_queues),
     ("fill-the-file-table", fill_the_file_table),
@@ -91,6 +92,19 @@ fn make_timers(_: &[String]) -> Verdict {
         }
     }
     Err(format!("{FEW} timers"))
+}
+
+/// Each takes of the memory that the host has for the code of all unprivileged filters. One is enough to see that it can be had.
+fn attach_socket_filters(_: &[String]) -> Verdict {
+    let mut ends = [0; 2];
+    let code = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: u32::MAX };
+    let program = libc::sock_fprog { len: 1, filter: (&raw const code).cast_mut() };
+    // SAFETY: `ends` is what the first call writes, `program` and `code` are what the second reads.
+    refused("SO_ATTACH_FILTER", unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM, 0, ends.as_mut_ptr());
+        let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+        libc::setsockopt(ends[0], libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const program).cast(), size)
+    })
 }
 
 fn lock_memory(_: &[String]) -> Verdict {

@@ -8,6 +8,7 @@ in_each_setting! {
     locks_on_host_files
     syncing_host_files
     timers
+    filters_of_sockets
     locked_memory
     message_queues
     the_hosts_file_table
@@ -32,6 +33,10 @@ fn syncing_host_files(host: &Host) {
 
 fn timers(host: &Host) {
     host.attempt("make-timers", &[]).held();
+}
+
+fn filters_of_sockets(host: &Host) {
+    host.attempt("attach-socket-filters", &[]).held_by_the_filter();
 }
 
 fn locked_memory(host: &Host) {
