@@ -123,16 +123,16 @@ impl fmt::Display for Diagnosis<'_> {
         write!(f, "{}", self.error)?;
         if let Some(state) = self.state {
             write!(f, "; at {state}")?;
-            if let Some(text) = self.error.instruction_bytes().and_then(|bytes| disassemble(&bytes, state)) {
-                write!(f, ", instruction `{text}`")?;
+            if let Some((text, bytes)) = self.error.instruction_bytes().and_then(|bytes| disassemble(&bytes, state)) {
+                write!(f, ", instruction `{text}` ({bytes})")?;
             }
         }
-        Ok(())
+        self.error.explanation().map_or(Ok(()), |explanation| write!(f, "; {explanation}"))
     }
 }
 
-/// Returns the first instruction of `bytes` as assembly; `None` where they are no instruction.
-fn disassemble(bytes: &[u8], state: &GuestState) -> Option<String> {
+/// Returns the first instruction of `bytes` as assembly, and its own bytes; `None` where they are no instruction.
+fn disassemble(bytes: &[u8], state: &GuestState) -> Option<(String, String)> {
     let mut decoder = Decoder::with_ip(state.code_bits(), bytes, state.rip(), DecoderOptions::NONE);
     let instruction = decoder.decode();
     if instruction.is_invalid() {
@@ -140,7 +140,8 @@ fn disassemble(bytes: &[u8], state: &GuestState) -> Option<String> {
     }
     let mut text = String::new();
     FastFormatter::new().format(&instruction, &mut text);
-    Some(text)
+    let bytes: Vec<_> = bytes.iter().take(instruction.len()).map(|byte| format!("{byte:02x}")).collect();
+    Some((text, bytes.join(" ")))
 }
 
 #[cfg(test)]
@@ -177,7 +178,9 @@ mod tests {
             let shown: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             let expected = format!("instruction emulation failed, bytes {}", shown.join(" "));
             assert!(said.contains(&expected), "{said}");
-            assert!(said.ends_with(&format!("; at RIP 0x1000 ({bits}-bit code), instruction `{text}`")), "{said}");
+            let place = format!("; at RIP 0x1000 ({bits}-bit code), instruction `{text}` ({})", shown.join(" "));
+            assert!(said.contains(&place), "{said}");
+            assert!(said.ends_with("its emulator does not know it or cannot do what it asks"), "{said}");
         }
     }
 
@@ -191,7 +194,8 @@ mod tests {
     #[test]
     fn without_registers_the_error_alone_is_shown() {
         let error = emulation_failure(&[0x98]);
-        assert_eq!(Diagnosis::new(&error, None).to_string(), error.to_string());
+        let said = Diagnosis::new(&error, None).to_string();
+        assert!(said.starts_with(&format!("{error}; ")) && !said.contains("RIP"), "{said}");
     }
 
     #[test]

@@ -245,6 +245,21 @@ impl InternalError {
         Some(bytes.get(..len.into()).unwrap_or(&bytes).to_vec()).filter(|bytes| !bytes.is_empty())
     }
 
+    /// What the kernel's words mean for the guest; `None` where they say it themselves.
+    pub(crate) fn explanation(&self) -> Option<&'static str> {
+        Some(match self.suberror {
+            EMULATION if self.instruction().is_some() => return None,
+            EMULATION if self.instruction_bytes().is_some() => {
+                "the processor left this instruction to the hypervisor, and its emulator does not know it or cannot do what it asks"
+            }
+            EMULATION if self.words > 0 => "the guest executes where there is no memory, or none that it may execute",
+            2 => "an exception came while another was delivered",
+            DELIVERY => "the guest's interrupt table or stack lies where it cannot be reached as memory",
+            4 => "the processor left the guest for a reason that the hypervisor does not handle",
+            _ => return None,
+        })
+    }
+
     /// The words that say more than [`instruction_bytes`](Self::instruction_bytes) does: those of an emulation failure are
     /// the hardware's exit reason and what belongs to it.
     fn other_words(&self) -> &[u64] {

@@ -9,12 +9,14 @@
     clippy::arithmetic_side_effects
 )]
 
-use hypervisor::AddressSpace;
+use hypervisor::{AddressSpace, Route};
 use plugin_proto::messages::main_request::create::{Constructor, IoEvent, IrqEvent, Memory};
 use plugin_proto::messages::main_request::{ReserveRange, SetIrq};
 use vmm_core::AddressMap;
 
+use crate::errno::Errno;
 use crate::objects::Objects;
+use crate::refusal::Refusal;
 use crate::wire::space_from_wire;
 
 /// The GSIs that the kernel routes by itself: the pins of its IOAPIC, the first 16 of them to the PICs too.
@@ -63,6 +65,17 @@ pub(crate) fn set_irq(irq: &SetIrq, routed: bool) -> Vec<String> {
         .then(|| format!("GSI {} was raised, and has no route: no interrupt comes of it", irq.irq_id))
         .into_iter()
         .collect()
+}
+
+/// Why routes are refused, with the GSI that is out of range, if one is.
+pub(crate) fn routing_refused(routes: &[Route], error: &hypervisor::Error) -> Refusal {
+    let gsis = routes.iter().map(|route| match route {
+        Route::Irqchip { gsi, .. } | Route::Msi { gsi, .. } => gsi.0,
+    });
+    match gsis.max().filter(|gsi| *gsi >= GSIS) {
+        Some(gsi) => Refusal::new(Errno::from(error), format!("{error}: GSI {gsi} is out of range, there are {GSIS}")),
+        None => Refusal::from(error),
+    }
 }
 
 fn memory_warning(memory: &Memory, map: &AddressMap) -> Option<String> {

@@ -264,7 +264,7 @@ impl<'h> PluginVm<'h> {
             }
             Message::SetIrqRouting(routing) => {
                 let routes = routing.routes.into_iter().map(route).collect::<Result<Vec<_>, Refusal>>()?;
-                done(self.vm().set_routing(&routes))?;
+                self.vm().set_routing(&routes).map_err(|error| advice::routing_refused(&routes, &error))?;
                 self.routed = Some(routes.iter().map(gsi_of).collect());
                 Ok(Given::nothing())
             }

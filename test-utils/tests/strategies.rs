@@ -10,6 +10,7 @@ use plugin_proto::messages::main_request::create::Constructor;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{TestError, TestRunner};
+use test_utils::differential::{Mode, codes, program};
 use test_utils::strategies::{Turn, conversation, exits};
 use test_utils::{Io, TestMachine};
 
@@ -231,4 +232,16 @@ fn requests_of_a_conversation_meet() {
     ]
     .map(str::to_owned);
     assert_each_occurs(&found, &names, 30);
+}
+
+#[test]
+fn programs_have_each_instruction_of_the_catalog_in_each_mode() {
+    let programs = values(&program(), 4000);
+    for mode in [Mode::Real, Mode::Flat, Mode::Segmented] {
+        let of_mode = programs.iter().filter(|program| program.start.mode == mode);
+        let found: BTreeSet<_> = of_mode.flat_map(|program| &program.ops).map(|op| format!("{:?}", op.code)).collect();
+        let all: BTreeSet<_> = codes(mode).iter().map(|code| format!("{code:?}")).collect();
+        let missing: Vec<_> = all.difference(&found).collect();
+        assert!(all.len() > 300 && missing.is_empty(), "of {} in {mode:?} never generated: {missing:?}", all.len());
+    }
 }

@@ -29,6 +29,7 @@ on_each_backend! {
     a_missing_shared_library_is_named
     a_plugin_that_makes_no_request_is_warned_of
     a_plugin_that_waits_before_the_start_is_warned_of
+    a_plugin_that_drops_an_event_again_and_again_says_so_once
 }
 
 /// A VM that logs at `debug`, with the test as its plugin.
@@ -61,6 +62,8 @@ fn every_refusal_of_a_main_request_has_its_reason_in_the_log(backend: Backend) {
     refused(&request::get_state(9), Errno::INVAL, "get_state refused: there is no state set 9 of a VM");
     let size = "set_state refused: the state has 3 bytes, the kernel's structure 16";
     refused(&request::set_state(0, &[1, 2, 3]), Errno::INVAL, size);
+    let route = request::set_irq_routing(&[request::msi_route(5000, 0xfee0_0000, 0x30)]);
+    refused(&route, Errno::INVAL, ": GSI 5000 is out of range, there are 4096");
     let no_descriptor = "create_memory refused: no descriptor came with the request";
     refused(&request::create_memory(6, Memory::new(RAM_START, RAM_LEN)), Errno::BADF, no_descriptor);
 
@@ -307,21 +310,34 @@ fn a_plugin_that_waits_before_the_start_is_warned_of(backend: Backend) {
     running.end().assert_failure(&["ended by signal 15 (SIGTERM)"]);
 }
 
+fn a_plugin_that_drops_an_event_again_and_again_says_so_once(backend: Backend) {
+    for (dropped, times) in [(900, 0), (5000, 1)] {
+        let steps = format!("{BOOTED} resume wait=write drop={dropped} resume serve=10 exit=0");
+        let ended = Outboard::probe(backend, &talker(), &steps).run();
+        let said = ["INFO", "the same event of vCPU 0 was reported 1000 times again", "must be resumed or answered"];
+        assert_eq!(ended.assert_success().logged(&said), times, "{dropped}: {ended:#?}");
+    }
+}
+
 #[test]
 fn kvm_that_may_not_be_opened_is_a_warning_with_the_remedy() {
     const NOBODY: u32 = 65534;
     let test = "diagnosis::kvm_that_may_not_be_opened_is_a_warning_with_the_remedy";
-    let Ok(about) = std::fs::metadata("/dev/kvm") else {
-        return test_utils::kvm::skipped(test, &"there is no /dev/kvm");
-    };
-    if !geteuid().is_root() || std::os::unix::fs::MetadataExt::mode(&about) & 0o006 != 0 {
-        return test_utils::kvm::skipped(test, &"it needs root, and a /dev/kvm that others may not open");
-    }
     let probe = example("probe").display().to_string();
-    let ended = Outboard::new(["run", "--plugin", &probe]).run_by(NOBODY).run();
-    ended.assert_success().assert_logged(&["WARN", "the mock", "/dev/kvm", "Permission denied", "`kvm`"]);
-    let ended = Outboard::new(["run", "--hypervisor", "kvm", "--plugin", &probe]).run_by(NOBODY).run();
-    ended.assert_failure(&["/dev/kvm", "Permission denied"]).assert_code(4);
+    let call = |choice: &str| Outboard::new(["run", "--hypervisor", choice, "--plugin", &probe]);
+    let opened = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    let is_denied = opened.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+    let mode = std::fs::metadata("/dev/kvm").map(|about| std::os::unix::fs::MetadataExt::mode(&about));
+    let run = |choice| match &mode {
+        _ if is_denied => Some(call(choice).run()),
+        Ok(mode) if geteuid().is_root() && mode & 0o006 == 0 => Some(call(choice).run_by(NOBODY).run()),
+        _ => None,
+    };
+    let (Some(auto), Some(kvm)) = (run("auto"), run("kvm")) else {
+        return test_utils::kvm::skipped(test, &"there is no user here whom /dev/kvm is denied to");
+    };
+    auto.assert_success().assert_logged(&["WARN", "the mock", "/dev/kvm", "Permission denied", "`kvm`"]);
+    kvm.assert_failure(&["/dev/kvm", "Permission denied"]).assert_code(4);
 }
 
 #[test]

@@ -310,7 +310,10 @@ fn the_guests_end_is_told_with_its_reason() {
         (Exit::Halted, "halted".into(), None),
         (
             Exit::InternalError(internal),
-            format!("internal error: suberror 4: unexpected exit reason, the kernel's words 0x9; {at}"),
+            format!(
+                "internal error: suberror 4: unexpected exit reason, the kernel's words 0x9; {at}; \
+                 the processor left the guest for a reason that the hypervisor does not handle"
+            ),
             Some(Culprit::Guest),
         ),
         (Exit::EntryFailed(0x21), format!("guest entry failed, hardware reason 0x21 {at}"), Some(Culprit::Guest)),

@@ -28,6 +28,7 @@
 //! | `boot` | lets the vCPU begin at the code, once it is resumed |
 //! | `regs` | gets the registers |
 //! | `resume`, `answer=BYTE` | lets the vCPU run on; for `answer`, from a read, which gets that byte |
+//! | `drop=N` | waits N times for the vCPU's event, and drops it each time |
 //! | `serve=N` | answers N writes, with reads between them |
 //! | `pause` | pauses the vCPU |
 //! | `serve-all=N` | boots all vCPUs, each on a thread of its own, and answers N writes of each, printed at last |

@@ -39,6 +39,7 @@ impl Machine {
             "regs" => drop(state(&mut self.vcpu()?.wait()?)?.regs()?),
             "resume" => resume(self.vcpu()?.wait()?, 0)?,
             "answer" => resume(self.vcpu()?.wait()?, number(value)? as u8)?,
+            "drop" => drop_events(self.vcpu()?, number(value)?)?,
             "serve" => drop(serve(self.vcpu()?, number(value)?, 0)?),
             "pause" => {
                 let mask = 1 << self.chosen;
@@ -151,6 +152,14 @@ fn resume(event: Event<'_>, answer: u8) -> Result<(), Failure> {
         Event::Write(write) => write.resume()?,
         Event::Paused(paused) => paused.resume()?,
         other => return Err(format!("{other:?} cannot be resumed").into()),
+    }
+    Ok(())
+}
+
+/// What a plugin does that does not know that events must be resumed.
+fn drop_events(vcpu: &mut Vcpu, times: u64) -> Result<(), Failure> {
+    for _ in 0..times {
+        drop(vcpu.wait()?);
     }
     Ok(())
 }

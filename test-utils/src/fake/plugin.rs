@@ -132,6 +132,16 @@ fn name(address: &str) -> SocketAddrUnix {
 mod tests {
     use super::*;
 
+    /// As one would be whose test does not call [`be_the_plugin`].
+    #[test]
+    fn a_plugin_that_would_start_plugins_without_end_fails() {
+        let test = "fake::plugin::tests::a_process_that_ends_before_it_hands_its_socket_over_is_no_plugin";
+        let this = std::env::current_exe().unwrap();
+        let ran = process::Command::new(this).args(["--exact", test]).env("CROSVM_SOCKET", "99").output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(!ran.status.success() && said.contains("must call test_utils::fake::be_the_plugin() first"), "{ran:?}");
+    }
+
     #[test]
     fn a_process_that_ends_before_it_hands_its_socket_over_is_no_plugin() {
         let plugin = Plugin::new("none");
