@@ -46,6 +46,10 @@ const CASES: &[(&str, fn())] = &[
         // SAFETY: getpid touches no memory.
         unsafe { libc::syscall(libc::SYS_getpid | 0x4000_0000) };
     }),
+    ("uretprobe", || {
+        // SAFETY: it has no arguments. The kernel ends who calls it from elsewhere than its own code, or does not know it.
+        unsafe { libc::syscall(libc::SYS_rseq + 1) };
+    }),
     ("the VMM's filter", || {
         rustix::thread::set_no_new_privs(true).unwrap();
         super::confine_vmm().unwrap();
@@ -153,6 +157,15 @@ fn an_abort_is_an_abort_under_the_built_in_policy() {
     let (mut child, listener) = start(&Filter::builtin().unwrap(), "abort");
     assert_eq!(await_violation(&listener), None);
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGABRT));
+}
+
+/// No listener learns of it, whatever the kernel makes of it.
+#[test]
+fn a_call_made_by_the_kernel_is_no_violation() {
+    let (mut child, listener) = start(&Filter::builtin().unwrap(), "uretprobe");
+    assert_eq!(await_violation(&listener), None);
+    let status = child.wait().unwrap();
+    assert!(status.success() || status.signal() == Some(libc::SIGILL), "{status}");
 }
 
 #[test]
