@@ -16,7 +16,7 @@ use plugin_proto::messages::main_request::Message;
 use plugin_proto::messages::main_request::set_irq_routing::route::Route as WireRoute;
 use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
-use plugin_proto::{RouteTarget, encode_main_response, ring};
+use plugin_proto::{RouteTarget, decode_routes, encode_main_response, ring};
 use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
 
 use crate::Transport;
@@ -159,7 +159,7 @@ impl<'h> PluginVm<'h> {
                 response.message = empty_response(&message);
                 match (message, request.refused, request.routes) {
                     (_, Some(errno), _) => Err(errno),
-                    (Message::SetIrqRouting(_), _, Some(routes)) => self.set_irq_routing(routes),
+                    (Message::SetIrqRouting(_), _, Some(routes)) => self.set_irq_routing(&routes),
                     (message, ..) => self.serve(message, request.fd, connections),
                 }
             }
@@ -203,7 +203,9 @@ impl<'h> PluginVm<'h> {
         Some(encoded)
     }
 
-    fn set_irq_routing(&self, routes: Vec<plugin_proto::Route>) -> Outcome {
+    fn set_irq_routing(&self, routes: &[u8]) -> Outcome {
+        // Too many, or none: either is what the kernel calls invalid.
+        let routes = decode_routes(routes).map_err(|_| Errno::INVAL)?;
         let routes = routes.into_iter().map(route_from_wire).collect::<Result<Vec<_>, Errno>>()?;
         done(self.vm().set_routing(&routes))
     }

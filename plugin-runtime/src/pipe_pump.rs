@@ -24,7 +24,7 @@ use crate::vcpu_pipes::VcpuPipes;
 use crate::vcpu_words::{
     Asked, Fault, Incoming, Setting, access_response, attach, command, cpuid_response, decode, done_response,
     hyperv_call_response, hyperv_synic_response, init_response, msrs_response, paused_response, posted_response,
-    refusal, state_response,
+    refusal, refused_response, state_response,
 };
 
 /// One vCPU's pump. A request of the plugin's is read only while the vCPU waits for it.
@@ -103,6 +103,10 @@ impl PipePump {
                 }
                 Incoming::Request(request) => {
                     self.respond(&refusal(request.message.as_ref(), Errno::PROTO), deadline)?;
+                }
+                Incoming::Entries(entries) => {
+                    let setting = Incoming::Entries(entries).setting();
+                    self.respond(&refused_response(setting, Errno::PROTO), deadline)?;
                 }
                 Incoming::Refused(answer) => self.respond(&answer, deadline)?,
             }

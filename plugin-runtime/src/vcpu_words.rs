@@ -11,14 +11,15 @@
 use hypervisor::{Access, Capability, Direction, SynicWrite, kvm_cpuid_entry2, kvm_msr_entry};
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request, vcpu_response};
-use plugin_proto::{bare_vcpu_request, decode_vcpu_request};
+use plugin_proto::{Entries, bare_vcpu_request, decode_entries, decode_vcpu_request};
 use rustix::io::Errno as OsErrno;
 use thiserror::Error as ThisError;
 use vmm_core::{Bytes, Command, Exchange, LinkError, Registers, State};
 
 use crate::errno::Errno;
 use crate::wire::{
-    cpuid_from_wire, cpuid_to_wire, from_bytes, space_to_wire, state_from_bytes, state_kind, state_to_bytes, to_bytes,
+    cpuid_entry, cpuid_from_wire, cpuid_to_wire, from_bytes, space_to_wire, state_from_bytes, state_kind,
+    state_to_bytes, to_bytes,
 };
 
 type Result<T> = std::result::Result<T, LinkError>;
@@ -83,6 +84,8 @@ pub(crate) fn done_response(setting: Option<Setting>, done: hypervisor::Result<(
 /// The plugin's next request.
 pub(crate) enum Incoming {
     Request(VcpuRequest),
+    /// One that sets many things, decoded another way.
+    Entries(Entries),
     /// One that says more than the protocol allows: here is the answer.
     Refused(VcpuResponse),
 }
@@ -92,6 +95,8 @@ impl Incoming {
     pub(crate) fn setting(&self) -> Option<Setting> {
         match self {
             Self::Request(request) => request.message.as_ref().and_then(setting_of),
+            Self::Entries(Entries::Msrs(_)) => Some(Setting::Msrs),
+            Self::Entries(Entries::Cpuid(_)) => Some(Setting::Cpuid),
             Self::Refused(_) => None,
         }
     }
@@ -99,8 +104,12 @@ impl Incoming {
 
 /// Reads a request.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Incoming> {
-    match decode_vcpu_request(bytes) {
-        Ok(request) => Ok(Incoming::Request(request)),
+    let decoded = match decode_entries(bytes) {
+        Some(entries) => entries.map(Incoming::Entries),
+        None => decode_vcpu_request(bytes).map(Incoming::Request),
+    };
+    match decoded {
+        Ok(incoming) => Ok(incoming),
         Err(plugin_proto::Error::TooMany { outermost, .. }) => {
             Ok(Incoming::Refused(refusal(bare_vcpu_request(outermost).message.as_ref(), Errno::TOOBIG)))
         }
@@ -108,10 +117,25 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Incoming> {
     }
 }
 
+/// The answer to a request to set something that is refused here.
+pub(crate) fn refused_response(setting: Option<Setting>, errno: Errno) -> VcpuResponse {
+    let mut response = done_response(setting, Ok(()));
+    response.errno = errno.0;
+    response
+}
+
 /// What a request asks. A resume comes in the box of the access that it answers, which is taken from `exchange`.
 pub(crate) fn command(incoming: Incoming, exchange: &mut Option<Box<Exchange>>) -> Result<Asked> {
     let request = match incoming {
         Incoming::Request(request) => request,
+        Incoming::Entries(Entries::Msrs(entries)) => {
+            // As protobuf has it, of a number that is too long the low bits count.
+            let entry = |[index, data]: [u64; 2]| kvm_msr_entry { index: index as u32, data, ..Default::default() };
+            return Ok(Asked::Vcpu(Command::SetMsrs(entries.into_iter().map(entry).collect())));
+        }
+        Incoming::Entries(Entries::Cpuid(entries)) => {
+            return Ok(Asked::Vcpu(Command::SetCpuid(entries.into_iter().map(cpuid_entry).collect())));
+        }
         Incoming::Refused(answer) => return Ok(Asked::Nothing { answer }),
     };
     let refused = |message: &Message, errno| Ok(Asked::Nothing { answer: refusal(Some(message), errno) });
