@@ -54,7 +54,8 @@ pub enum Error {
         /// How many bytes there were.
         length: usize,
     },
-    /// More than [`MAX_SUPERFLUOUS_FIELDS`](crate::limits::MAX_SUPERFLUOUS_FIELDS) fields that are unknown or come again.
+    /// More than [`MAX_UNKNOWN_FIELDS`](crate::limits::MAX_UNKNOWN_FIELDS) fields that are unknown, or than
+    /// [`MAX_REPEATED_FIELDS`](crate::limits::MAX_REPEATED_FIELDS) that come again.
     #[error("a {message} with too many fields that are unknown or come again")]
     Superfluous {
         /// The message.

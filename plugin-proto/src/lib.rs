@@ -30,6 +30,7 @@ pub mod messages;
 pub mod ring;
 mod routing;
 mod scan;
+mod settings;
 #[cfg(feature = "strategies")]
 pub mod strategies;
 pub mod vcpu_framing;
@@ -39,8 +40,9 @@ pub use main_framing::{
     Incoming, bare_main_request, decode_incoming, decode_main_request, decode_main_response, encode_main_request,
     encode_main_response,
 };
-pub use routing::{Route, RouteTarget};
+pub use routing::{Route, RouteTarget, decode_routes};
+pub use settings::Entries;
 pub use vcpu_framing::{
-    ResponseReader, bare_vcpu_request, decode_vcpu_request, decode_vcpu_response, encode_bare_vcpu_response,
-    encode_vcpu_request, encode_vcpu_response,
+    ResponseReader, bare_vcpu_request, decode_entries, decode_vcpu_request, decode_vcpu_response,
+    encode_bare_vcpu_response, encode_vcpu_request, encode_vcpu_response,
 };

@@ -24,9 +24,12 @@ pub const MAX_VCPUS: usize = MAX_RESPONSE_FDS / FDS_PER_VCPU;
 /// Bytes that a vCPU's pipe is asked to hold (`F_SETPIPE_SZ`).
 pub const PIPE_SIZE: usize = 0x40000;
 
-/// Most fields of a request that the protocol does not have, or has once and that come again. A decoder keeps those that it does
-/// not know, each in memory of its own.
-pub const MAX_SUPERFLUOUS_FIELDS: usize = 64;
+/// Most fields of a request that the protocol does not have. A decoder keeps those, each in memory of its own, which takes it half
+/// a microsecond.
+pub const MAX_UNKNOWN_FIELDS: usize = 8;
+
+/// Most fields of a request that the protocol has once and that come again.
+pub const MAX_REPEATED_FIELDS: usize = 64;
 
 /// Most routes of `set_irq_routing`, as for the kernel (`KVM_MAX_IRQ_ROUTES`).
 pub const MAX_ROUTES: usize = 4096;

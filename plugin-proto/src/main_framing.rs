@@ -4,10 +4,10 @@
 //! which nothing is set, which has no bytes.
 
 use crate::Error;
-use crate::codec::{check_length, decode, decode_request, encode, scan_error, with_empty_field};
+use crate::codec::{check_length, decode, decode_request, encode, with_empty_field};
 use crate::limits::{MAX_HINTS, MAX_REQUEST, MAX_RESPONSE};
 use crate::messages::{MainRequest, MainResponse};
-use crate::routing::{self, Route};
+use crate::routing;
 use crate::scan::MAIN_REQUEST;
 
 /// Where a `MainResponse` has packed numbers: `get_msr_index_list.indices`.
@@ -32,9 +32,9 @@ pub fn decode_main_request(datagram: &[u8]) -> Result<MainRequest, Error> {
 
 /// A request as the VMM takes it.
 #[derive(Debug, PartialEq)]
-pub enum Incoming {
-    /// A `set_irq_routing`, and nothing else: its routes.
-    Routing(Vec<Route>),
+pub enum Incoming<'a> {
+    /// A `set_irq_routing`, and nothing else: what it holds, for [`decode_routes`](crate::decode_routes).
+    Routing(&'a [u8]),
     /// Any other.
     Other(MainRequest),
 }
@@ -44,10 +44,10 @@ pub enum Incoming {
 /// # Errors
 /// As those of [`decode_main_request`]. In a request with other fields beside it, `set_irq_routing` has no more routes than a call
 /// hint has details ([`MAX_HINTS`]).
-pub fn decode_incoming(datagram: &[u8]) -> Result<Incoming, Error> {
+pub fn decode_incoming(datagram: &[u8]) -> Result<Incoming<'_>, Error> {
     check_length::<MainRequest>(datagram, MAX_REQUEST)?;
     match routing::content(datagram) {
-        Some(content) => routing::decode(content).map(Incoming::Routing).map_err(scan_error::<MainRequest>(datagram)),
+        Some(content) => Ok(Incoming::Routing(content)),
         None => decode_request(datagram, MAX_REQUEST, &MAIN_REQUEST, MAX_HINTS).map(Incoming::Other),
     }
 }

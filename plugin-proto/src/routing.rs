@@ -14,7 +14,10 @@
     )
 )]
 
+use crate::Error;
+use crate::codec::scan_error;
 use crate::limits::MAX_ROUTES;
+use crate::messages::MainRequest;
 use crate::scan::{Problem, delimited, skip, varint};
 
 /// One route of a `set_irq_routing`.
@@ -55,8 +58,15 @@ pub(crate) fn content(mut datagram: &[u8]) -> Option<&[u8]> {
     datagram.is_empty().then_some(content)
 }
 
-/// Decodes the [`content`]. What is not known is skipped.
-pub(crate) fn decode(mut rest: &[u8]) -> Result<Vec<Route>, Problem> {
+/// Decodes what [`Incoming::Routing`](crate::Incoming) holds. What is not known in it is skipped.
+///
+/// # Errors
+/// [`Error::TooMany`] past [`MAX_ROUTES`], [`Error::Malformed`].
+pub fn decode_routes(content: &[u8]) -> Result<Vec<Route>, Error> {
+    decode(content).map_err(scan_error::<MainRequest>(content))
+}
+
+fn decode(mut rest: &[u8]) -> Result<Vec<Route>, Problem> {
     // A route that says something has four bytes, with those before it.
     let mut routes = Vec::with_capacity(MAX_ROUTES.min(rest.len() / 4));
     while !rest.is_empty() {
@@ -111,7 +121,6 @@ mod tests {
     use protobuf::Message;
 
     use super::*;
-    use crate::messages::MainRequest;
     use crate::messages::main_request::set_irq_routing::{Route as Wire, route::Route as WireTarget};
 
     fn wire(route: &Route) -> Wire {

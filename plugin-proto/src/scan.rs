@@ -15,7 +15,7 @@
     )
 )]
 
-use crate::limits::{MAX_CPUID_ENTRIES, MAX_HINTS, MAX_MSRS, MAX_ROUTES, MAX_SUPERFLUOUS_FIELDS};
+use crate::limits::{MAX_CPUID_ENTRIES, MAX_HINTS, MAX_MSRS, MAX_REPEATED_FIELDS, MAX_ROUTES, MAX_UNKNOWN_FIELDS};
 
 /// The fields of a message that the protocol has, by their numbers.
 pub(crate) struct Schema(&'static [(u32, Kind)]);
@@ -118,12 +118,17 @@ pub(crate) enum Problem {
 /// Counts the fields of a whole message, whose repeated fields may have `most` elements together, and each no more than its own
 /// limit.
 pub(crate) fn scan(bytes: &[u8], schema: &Schema, most: usize) -> Result<(), Problem> {
-    Counts { superfluous: 0, elements: 0, most, outermost: None }.message(bytes, schema)
+    Counts { unknown: 0, again: 0, elements: 0, most, outermost: None }.message(bytes, schema)
 }
+
+/// Bytes of the longest packed field whose elements are not too many: a varint has ten at most.
+const MAX_PACKED: usize = MAX_MSRS * 10 + 10;
 
 /// What was seen of a message.
 struct Counts {
-    superfluous: usize,
+    unknown: usize,
+    /// Fields that come once and came again.
+    again: usize,
     /// Of all repeated fields together.
     elements: usize,
     most: usize,
@@ -147,23 +152,28 @@ impl Counts {
             let is_first = seen & bit == 0;
             seen |= bit;
             match (tag & 7, kind) {
-                (0, Some(Number)) if is_first => skip_varint(&mut rest)?,
+                (0, Some(Number)) => {
+                    self.count_again(is_first)?;
+                    skip_varint(&mut rest)?;
+                }
                 (0, Some(Numbers(most))) => {
                     self.count_elements(1, most)?;
                     skip_varint(&mut rest)?;
                 }
-                (2, Some(Bytes)) if is_first => drop(delimited(&mut rest)?),
+                (2, Some(Bytes)) => {
+                    self.count_again(is_first)?;
+                    delimited(&mut rest)?;
+                }
                 (2, Some(Message(schema))) => {
-                    if !is_first {
-                        self.count_superfluous()?;
-                    }
+                    self.count_again(is_first)?;
                     let content = delimited(&mut rest)?;
                     self.message(content, schema)?;
                 }
                 (2, Some(Numbers(most))) => {
                     let content = delimited(&mut rest)?;
-                    // Each ends by a byte without the highest bit.
-                    self.count_elements(content.iter().filter(|byte| **byte < 0x80).count(), most)?;
+                    // Each ends by a byte without the highest bit. More bytes than this are too many in any case.
+                    let counted = content.get(..MAX_PACKED).unwrap_or(content);
+                    self.count_elements(counted.iter().filter(|byte| **byte < 0x80).count(), most)?;
                 }
                 (2, Some(Messages(schema, most))) => {
                     self.count_elements(1, most)?;
@@ -171,7 +181,7 @@ impl Counts {
                     self.message(content, schema)?;
                 }
                 _ => {
-                    self.count_superfluous()?;
+                    self.count_unknown()?;
                     skip(tag.into(), &mut rest)?;
                 }
             }
@@ -182,9 +192,14 @@ impl Counts {
         Ok(())
     }
 
-    fn count_superfluous(&mut self) -> Result<(), Problem> {
-        self.superfluous = self.superfluous.saturating_add(1);
-        if self.superfluous > MAX_SUPERFLUOUS_FIELDS { Err(Problem::Superfluous) } else { Ok(()) }
+    fn count_unknown(&mut self) -> Result<(), Problem> {
+        self.unknown = self.unknown.saturating_add(1);
+        if self.unknown > MAX_UNKNOWN_FIELDS { Err(Problem::Superfluous) } else { Ok(()) }
+    }
+
+    fn count_again(&mut self, is_first: bool) -> Result<(), Problem> {
+        self.again = self.again.saturating_add(usize::from(!is_first));
+        if self.again > MAX_REPEATED_FIELDS { Err(Problem::Superfluous) } else { Ok(()) }
     }
 
     fn count_elements(&mut self, count: usize, most: usize) -> Result<(), Problem> {
@@ -286,14 +301,19 @@ mod tests {
 
     #[test]
     fn a_few_superfluous_fields_are_let_through() {
-        // A number that nobody knows; a known one of another wire type; an empty request, which comes again; in a request.
-        for field in [&[0xf8, 0x3f, 0][..], &[0x0d, 0, 0, 0, 0], &[0x92, 0x01, 0], &[0x5a, 0x02, 0x18, 0]] {
-            let first = usize::from(field[0] == 0x92 || field[0] == 0x5a);
-            let times = |count: usize| scan(&field.repeat(count + first), &MAIN_REQUEST, usize::MAX);
-            let most = if field[0] == 0x5a { MAX_SUPERFLUOUS_FIELDS / 2 } else { MAX_SUPERFLUOUS_FIELDS };
-            assert_eq!(times(most - first), Ok(()), "{field:x?}");
-            assert_eq!(times(most + 1), Err(Problem::Superfluous), "{field:x?}");
+        let times = |field: &[u8], count: usize| scan(&field.repeat(count), &MAIN_REQUEST, usize::MAX);
+        // A number that nobody knows; a known one of another wire type; an unknown one in a request.
+        for field in [&[0xf8, 0x3f, 0][..], &[0x0d, 0, 0, 0, 0], &[0x5a, 0x02, 0x18, 0]] {
+            assert_eq!(times(field, MAX_UNKNOWN_FIELDS), Ok(()), "{field:x?}");
+            assert_eq!(times(field, MAX_UNKNOWN_FIELDS + 1), Err(Problem::Superfluous), "{field:x?}");
         }
+        // An empty request that comes again; a number that does.
+        let again = [0x92, 0x01, 0];
+        assert_eq!(times(&again, MAX_REPEATED_FIELDS + 1), Ok(()));
+        assert_eq!(times(&again, MAX_REPEATED_FIELDS + 2), Err(Problem::Superfluous));
+        let numbers = |count: u8| [&[0x5a, 2 * count][..], &[0x08, 0x01].repeat(count.into())].concat();
+        assert_eq!(times(&numbers(60), 1), Ok(()));
+        assert_eq!(times(&numbers(60), 2), Err(Problem::Superfluous));
     }
 
     #[test]

@@ -18,10 +18,11 @@
 use protobuf::{CodedOutputStream, Message};
 
 use crate::Error;
-use crate::codec::{append, decode, decode_request, encode, with_empty_field};
+use crate::codec::{append, decode, decode_request, encode, scan_error, with_empty_field};
 use crate::limits::{MAX_REQUEST, MAX_RESPONSE};
 use crate::messages::{VcpuRequest, VcpuResponse};
 use crate::scan::VCPU_REQUEST;
+use crate::settings::{self, Entries};
 
 /// Where a `VcpuResponse` has packed numbers: `get_msrs.entry_data`.
 const RESPONSE_PACKED: [u32; 2] = [6, 1];
@@ -44,6 +45,17 @@ pub fn encode_vcpu_request(request: &VcpuRequest, bytes: &mut Vec<u8>) -> Result
 /// [`Error::Decode`].
 pub fn decode_vcpu_request(bytes: &[u8]) -> Result<VcpuRequest, Error> {
     decode_request(bytes, MAX_REQUEST, &VCPU_REQUEST, usize::MAX)
+}
+
+/// The entries of a request that is a `set_msrs` or a `set_cpuid` and nothing else; `None` for any other.
+///
+/// # Errors
+/// [`Error::TooMany`], [`Error::Malformed`].
+pub fn decode_entries(bytes: &[u8]) -> Option<Result<Entries, Error>> {
+    if bytes.len() > MAX_REQUEST {
+        return None;
+    }
+    settings::decode(bytes).map(|entries| entries.map_err(scan_error::<VcpuRequest>(bytes)))
 }
 
 /// The request that [`Error::TooMany`] is about, by the number it has there, without what it holds: so that it can be refused by

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use plugin_proto::limits::{MAX_REQUEST, MAX_REQUEST_FDS, MAX_RESPONSE, MAX_RESPONSE_FDS};
 use plugin_proto::messages::{MainRequest, MainResponse};
-use plugin_proto::{Incoming, Route, bare_main_request, decode_incoming, encode_main_response};
+use plugin_proto::{Incoming, bare_main_request, decode_incoming, encode_main_response};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -46,8 +46,8 @@ impl Buffers {
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) message: MainRequest,
-    /// The routes of a `set_irq_routing`, in place of those in the message.
-    pub(crate) routes: Option<Vec<Route>>,
+    /// What a `set_irq_routing` holds, which is not in the message: it is decoded when it is served, and the time is charged.
+    pub(crate) routes: Option<Box<[u8]>>,
     /// Why it is not served: it says more than the protocol allows, which is not in the message.
     pub(crate) refused: Option<PluginErrno>,
     pub(crate) fd: Option<OwnedFd>,
@@ -63,7 +63,7 @@ impl Request {
         match decode_incoming(datagram) {
             Ok(Incoming::Other(message)) => Ok(Self::new(message, fd)),
             Ok(Incoming::Routing(routes)) => {
-                Ok(Self { routes: Some(routes), ..Self::new(bare_main_request(SET_IRQ_ROUTING), fd) })
+                Ok(Self { routes: Some(routes.into()), ..Self::new(bare_main_request(SET_IRQ_ROUTING), fd) })
             }
             Err(plugin_proto::Error::TooMany { outermost, .. }) => {
                 // As the kernel has it.

@@ -18,7 +18,7 @@ use plugin_proto::messages::main_request::create::Constructor;
 use plugin_proto::messages::main_request::set_irq_routing::route::Route as WireRoute;
 use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
-use plugin_proto::{RouteTarget, encode_main_response, ring};
+use plugin_proto::{RouteTarget, decode_routes, encode_main_response, ring};
 use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
 
 use crate::Transport;
@@ -176,19 +176,24 @@ impl<'h> PluginVm<'h> {
     /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
     pub(crate) fn handle(&mut self, request: Request, connections: usize) -> Reply {
         let encoded = request.message.message.as_ref().and_then(|message| self.encoded(message));
-        if let Some(encoded) = encoded {
-            let response = Outgoing::Encoded(encoded);
-            return Reply { response, fds: Vec::new(), then: Then::Nothing, refused: None, warnings: Vec::new() };
-        }
+        let unavailable = match encoded {
+            Some(Ok(encoded)) => {
+                let response = Outgoing::Encoded(encoded);
+                return Reply { response, fds: Vec::new(), then: Then::Nothing, refused: None, warnings: Vec::new() };
+            }
+            Some(Err(refusal)) => Some(refusal),
+            None => None,
+        };
         let mut response = MainResponse::new();
         let mut name = "a request";
         let outcome = match request.message.message {
             Some(message) => {
                 response.message = empty_response(&message);
                 name = request_name(&message);
-                match (message, request.refused, request.routes) {
-                    (_, Some(errno), _) => Err(Refusal::new(errno, "it has more fields than the protocol allows")),
-                    (Message::SetIrqRouting(_), _, Some(routes)) => self.set_irq_routing(routes),
+                let too_many = |errno| Refusal::new(errno, "it has more fields than the protocol allows");
+                match (message, unavailable.or(request.refused.map(too_many)), request.routes) {
+                    (_, Some(refusal), _) => Err(refusal),
+                    (Message::SetIrqRouting(_), _, Some(routes)) => self.set_irq_routing(&routes),
                     (message, ..) => self.serve(message, request.fd, connections),
                 }
             }
@@ -209,32 +214,41 @@ impl<'h> PluginVm<'h> {
         }
     }
 
-    /// The response to a request that is the same each time, if this is one of those and it could be made.
-    fn encoded(&mut self, request: &Message) -> Option<Arc<[u8]>> {
+    /// The response to a request that is the same each time; `None` where this is none of those.
+    fn encoded(&mut self, request: &Message) -> Option<Result<Arc<[u8]>, Refusal>> {
         if let Some(encoded) = self.cached.of(request)? {
-            return Some(Arc::clone(encoded));
+            return Some(Ok(Arc::clone(encoded)));
         }
+        let encoded = self.encode(request);
+        if let Ok(encoded) = &encoded {
+            *self.cached.of(request)? = Some(Arc::clone(encoded));
+        }
+        Some(encoded)
+    }
+
+    fn encode(&self, request: &Message) -> Result<Arc<[u8]>, Refusal> {
+        let refused = |error: hypervisor::Error| Refusal::from(&error);
         let message = match request {
             Message::GetSupportedCpuid(_) => {
-                Response::GetSupportedCpuid(cpuid_answer(&self.hypervisor.supported_cpuid().ok()?))
+                Response::GetSupportedCpuid(cpuid_answer(&self.hypervisor.supported_cpuid().map_err(refused)?))
             }
             Message::GetEmulatedCpuid(_) => {
-                Response::GetEmulatedCpuid(cpuid_answer(&self.hypervisor.emulated_cpuid().ok()?))
+                Response::GetEmulatedCpuid(cpuid_answer(&self.hypervisor.emulated_cpuid().map_err(refused)?))
             }
             _ => {
-                let indices = self.hypervisor.msr_indices().ok()?;
+                let indices = self.hypervisor.msr_indices().map_err(refused)?;
                 Response::GetMsrIndexList(main_response::MsrListResponse { indices, ..Default::default() })
             }
         };
         let response = MainResponse { message: Some(message), ..Default::default() };
         let mut bytes = Vec::new();
-        encode_main_response(&response, &mut bytes).ok()?;
-        let encoded: Arc<[u8]> = bytes.into();
-        *self.cached.of(request)? = Some(Arc::clone(&encoded));
-        Some(encoded)
+        encode_main_response(&response, &mut bytes).map_err(|error| Refusal::new(Errno::MSGSIZE, error.to_string()))?;
+        Ok(bytes.into())
     }
 
-    fn set_irq_routing(&mut self, routes: Vec<plugin_proto::Route>) -> Outcome {
+    fn set_irq_routing(&mut self, routes: &[u8]) -> Outcome {
+        // Too many, or none: either is what the kernel calls invalid.
+        let routes = decode_routes(routes).map_err(|error| Refusal::new(Errno::INVAL, error.to_string()))?;
         let routes = routes.into_iter().map(route_from_wire).collect::<Result<Vec<_>, Refusal>>()?;
         done(self.vm().set_routing(&routes))?;
         self.routed = Some(routes.iter().map(gsi_of).collect());
@@ -252,10 +266,6 @@ impl<'h> PluginVm<'h> {
                 let answer = main_response::CheckExtension { has_extension, ..Default::default() };
                 Ok(Given::message(Response::CheckExtension(answer)))
             }
-            // They were made before where they could be: here is why not.
-            Message::GetSupportedCpuid(_) => Err(reason(self.hypervisor.supported_cpuid())),
-            Message::GetEmulatedCpuid(_) => Err(reason(self.hypervisor.emulated_cpuid())),
-            Message::GetMsrIndexList(_) => Err(reason(self.hypervisor.msr_indices())),
             Message::GetNetConfig(_) => self.net_config(),
             Message::ReserveRange(range) => self.reserve_range(&range),
             Message::SetIrq(irq) => {
@@ -469,12 +479,6 @@ fn cpuid_answer(entries: &[hypervisor::kvm_cpuid_entry2]) -> main_response::Cpui
     main_response::CpuidResponse { entries: cpuid_to_wire(entries), ..Default::default() }
 }
 
-/// Why something could not be had; where it can, its response was too long.
-fn reason<T>(result: hypervisor::Result<T>) -> Refusal {
-    let too_long = || Refusal::new(Errno::MSGSIZE, "the response would be too long");
-    result.err().map_or_else(too_long, |error| Refusal::from(&error))
-}
-
 fn route_from_wire(wanted: plugin_proto::Route) -> Result<Route, Refusal> {
     let gsi = Gsi(wanted.irq_id);
     match wanted.target {
@@ -652,7 +656,7 @@ mod tests {
             Message::GetEmulatedCpuid(Default::default()),
             Message::GetMsrIndexList(Default::default()),
         ] {
-            let mut encoded = || vm.encoded(&message).unwrap();
+            let mut encoded = || vm.encoded(&message).unwrap().unwrap();
             let (first, second) = (encoded(), encoded());
             assert!(Arc::ptr_eq(&first, &second));
             let response = plugin_proto::decode_main_response(&first).unwrap();

@@ -155,20 +155,24 @@ impl StderrLog {
         let mut begun = bytes;
         if let Some(last) = bytes.iter().rposition(|byte| *byte == b'\n') {
             let whole = bytes.get(..last).unwrap_or_default();
-            let lines = whole.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
-            self.budget.count_dropped(lines as u64);
+            let lines = line_feeds(bytes);
+            self.budget.count_dropped(lines);
             let begun_before = std::mem::take(&mut self.line);
             let kept: SmallVec<[&[u8]; LAST_LINES]> = whole.rsplit(|byte| *byte == b'\n').take(LAST_LINES).collect();
             for (nth, line) in kept.iter().rev().enumerate() {
-                let is_first = nth == 0 && lines <= LAST_LINES;
+                let is_first = nth == 0 && lines <= LAST_LINES as u64;
                 self.keep(if is_first { &begun_before } else { &[] }, line);
             }
             begun = bytes.get(last.saturating_add(1)..).unwrap_or_default();
         }
+        let len = self.line.len().saturating_add(begun.len());
+        let fragments = len / LONGEST_LINE;
+        if fragments > 0 {
+            self.budget.count_dropped(fragments as u64);
+            self.line.clear();
+            begun = begun.get(begun.len().saturating_sub(len % LONGEST_LINE)..).unwrap_or_default();
+        }
         self.line.extend_from_slice(begun);
-        let fragments = self.line.len() / LONGEST_LINE;
-        self.budget.count_dropped(fragments as u64);
-        self.line.drain(..fragments.saturating_mul(LONGEST_LINE));
     }
 
     fn log_line(&mut self, now: Instant) {
@@ -188,6 +192,12 @@ impl AsFd for StderrLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
+}
+
+/// How many there are, counted in steps that a byte has room for: the compiler makes 16 and more of a step at once.
+fn line_feeds(bytes: &[u8]) -> u64 {
+    let in_chunk = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(*byte == b'\n')).fold(0, u8::wrapping_add);
+    bytes.chunks(usize::from(u8::MAX)).map(|chunk| u64::from(in_chunk(chunk))).sum()
 }
 
 /// The line in quotation marks, so that nothing in it can be taken for one of the log's own fields, with all escaped that is not
@@ -216,6 +226,12 @@ pub(crate) fn printable(line: &str) -> String {
 /// Whether the standard library takes it for what is not printed as itself. A mark that belongs to the character before is printed
 /// with it.
 fn needs_escape(character: char) -> bool {
+    if character.is_ascii() {
+        return character.is_ascii_control() || matches!(character, '"' | '\\');
+    }
+    if character.escape_debug().eq([character]) {
+        return false;
+    }
     let mut with_one_before = String::from("a");
     with_one_before.push(character);
     !with_one_before.escape_debug().skip(1).eq([character])

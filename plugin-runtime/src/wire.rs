@@ -108,6 +108,22 @@ pub(crate) fn cpuid_to_wire(entries: &[kvm_cpuid_entry2]) -> Vec<CpuidEntry> {
         .collect()
 }
 
+/// An entry by the numbers of its fields, from 1 on; there is no field 2.
+pub(crate) fn cpuid_entry([function, _, has_index, index, eax, ebx, ecx, edx]: [u64; 8]) -> kvm_cpuid_entry2 {
+    let has_index = has_index != 0;
+    kvm_cpuid_entry2 {
+        function: function as u32,
+        // Without its flag an index means nothing.
+        index: if has_index { index as u32 } else { 0 },
+        flags: if has_index { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+        eax: eax as u32,
+        ebx: ebx as u32,
+        ecx: ecx as u32,
+        edx: edx as u32,
+        ..Default::default()
+    }
+}
+
 pub(crate) fn cpuid_from_wire(entries: &[CpuidEntry]) -> Vec<kvm_cpuid_entry2> {
     entries
         .iter()

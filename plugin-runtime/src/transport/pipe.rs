@@ -25,7 +25,7 @@ use super::message::{
     posted_response, refusal,
 };
 use super::pipes::VcpuPipes;
-use super::serve::{Incoming, Served, decode, serve_request};
+use super::serve::{Incoming, Served, decode, empty_request, serve_request};
 use crate::errno::Errno;
 use crate::refusal::Refusal;
 
@@ -109,6 +109,10 @@ impl PipeHandler {
                 Incoming::Request(request) => {
                     let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
                     self.respond(&refusal(request.message.as_ref(), &why), deadline)?;
+                }
+                Incoming::Entries(entries) => {
+                    let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
+                    self.respond(&refusal(Some(&empty_request(&entries)), &why), deadline)?;
                 }
                 Incoming::Refused(response) => self.respond(&response, deadline)?,
             }

@@ -3,25 +3,33 @@
 use hypervisor::{Capability, kvm_msr_entry};
 use plugin_proto::messages::vcpu_request::Message;
 use plugin_proto::messages::{VcpuRequest, VcpuResponse, vcpu_request};
-use plugin_proto::{bare_vcpu_request, decode_vcpu_request};
+use plugin_proto::{Entries, bare_vcpu_request, decode_entries, decode_vcpu_request};
 use vmm_core::{Bytes, Exchange, LinkError, StoppedVcpu};
 
 use super::message::{Fault, empty_response, refusal, request_name};
 use crate::errno::Errno;
 use crate::refusal::{self, Refusal};
-use crate::wire::{cpuid_from_wire, cpuid_to_wire, from_bytes, state_from_bytes, state_kind, state_to_bytes};
+use crate::wire::{
+    cpuid_entry, cpuid_from_wire, cpuid_to_wire, from_bytes, state_from_bytes, state_kind, state_to_bytes,
+};
 
 /// A request of the plugin.
 pub(crate) enum Incoming {
     Request(VcpuRequest),
+    /// One that sets many MSRs or CPUID entries, decoded without an allocation for each.
+    Entries(Entries),
     /// It has more fields than the protocol allows, and was not decoded. The plugin gets this response.
     Refused(VcpuResponse),
 }
 
 /// Decodes a request.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Incoming, LinkError> {
-    match decode_vcpu_request(bytes) {
-        Ok(request) => Ok(Incoming::Request(request)),
+    let decoded = match decode_entries(bytes) {
+        Some(entries) => entries.map(Incoming::Entries),
+        None => decode_vcpu_request(bytes).map(Incoming::Request),
+    };
+    match decoded {
+        Ok(incoming) => Ok(incoming),
         Err(plugin_proto::Error::TooMany { outermost, .. }) => {
             let why = Refusal::new(Errno::TOOBIG, "it has more fields than the protocol allows");
             Ok(Incoming::Refused(refusal(bare_vcpu_request(outermost).message.as_ref(), &why)))
@@ -48,6 +56,7 @@ pub(crate) fn serve_request(
 ) -> Result<Served, LinkError> {
     let request = match incoming {
         Incoming::Request(request) => request,
+        Incoming::Entries(entries) => return serve_entries(entries, vcpu),
         Incoming::Refused(response) => {
             vcpu.check_wait()?;
             return Ok(Served::Response(response));
@@ -75,6 +84,33 @@ pub(crate) fn serve_request(
             Ok(Served::Response(response))
         }
     }
+}
+
+/// Sets many MSRs or CPUID entries.
+fn serve_entries(entries: Entries, vcpu: &mut StoppedVcpu<'_>) -> Result<Served, LinkError> {
+    let request = empty_request(&entries);
+    let set = match entries {
+        // However many were set, that is no error.
+        Entries::Msrs(entries) => vcpu.set_msrs(entries.into_iter().map(wide_msr_entry).collect())?.map(drop),
+        Entries::Cpuid(entries) => vcpu.set_cpuid(entries.into_iter().map(cpuid_entry).collect())?,
+    };
+    Ok(Served::Response(match set {
+        Ok(()) => empty_response(&request),
+        Err(error) => refusal(Some(&request), &Refusal::from(&error)),
+    }))
+}
+
+/// The request that entries came with, without them: it names its response.
+pub(super) fn empty_request(entries: &Entries) -> Message {
+    match entries {
+        Entries::Msrs(_) => Message::SetMsrs(Default::default()),
+        Entries::Cpuid(_) => Message::SetCpuid(Default::default()),
+    }
+}
+
+/// As protobuf has it, the low bits of a number that is too long count.
+fn wide_msr_entry([index, data]: [u64; 2]) -> kvm_msr_entry {
+    kvm_msr_entry { index: index as u32, data, ..Default::default() }
 }
 
 /// Serves a request for state of the vCPU. The inner error is for the plugin.
