@@ -95,8 +95,12 @@ fn help(setup: OwnedFd, reports: &Reports, socket: OwnedFd, own_id: Option<Owned
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(&failed)?;
     let inits_reports = reports.try_clone().map_err(&failed)?;
     if let (Some(taken), Some(user), true) = (&taken, setup.user, setup.has_own_id && !setup.mounts.is_empty()) {
-        let owners = owners::exchanged_with_nobody(user.uid).map_err(Fault::of(Part::Owners))?;
-        taken.map_owners(owners.as_fd()).map_err(Fault::of(Part::Owners))?;
+        match owners::exchanged_with_nobody(user.uid) {
+            Ok(owners) => taken.map_owners(owners.as_fd()).map_err(Fault::of(Part::Owners))?,
+            // Root without CAP_SETFCAP, as in some containers and services, may not map root's files (user_namespaces(7)).
+            Err(Errno::PERM) => {}
+            Err(errno) => return Err(Fault::of(Part::Owners)(errno)),
+        }
     }
     match enter_namespaces().map_err(Fault::of(Part::Namespaces))? {
         Some(init) => {

@@ -56,12 +56,13 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Maps the owners of files in the mounts that the user named. Where a file system has no id-mapped mounts, as it is
-    /// with network file systems and overlays, its files belong to the plugin's id of this time.
+    /// Maps the owners of files in the mounts that the user named. Where a file system has no id-mapped mounts (`EINVAL`: network
+    /// file systems, overlays), or is id-mapped already or another user's (`EPERM`), its files belong to the plugin's id of this
+    /// time.
     pub(super) fn map_owners(&self, owners: BorrowedFd<'_>) -> Result<(), Errno> {
         for place in self.places.iter().filter(|place| place.is_named) {
             match map_owners(place.tree.mount.as_fd(), owners) {
-                Ok(()) | Err(Errno::INVAL) => {}
+                Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
                 Err(errno) => return Err(errno),
             }
         }

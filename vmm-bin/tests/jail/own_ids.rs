@@ -13,6 +13,7 @@ use crate::kit::{Host, NOBODY, User, in_each_setting};
 in_each_setting! {
     two_plugins_of_roots_have_two_users
     files_in_a_mount_belong_to_the_plugin_again_in_its_next_life
+    without_id_mapped_mounts_files_belong_to_the_id_of_this_time
     an_id_is_another_plugins_once_its_vm_has_ended
     an_ordinary_users_plugin_may_have_a_subordinate_id
     without_a_place_for_its_lock_root_is_warned_once
@@ -105,6 +106,27 @@ fn files_in_a_mount_belong_to_the_plugin_again_in_its_next_life(host: &Host) {
         let ended = host.run_plugin(&plugin, &["--plugin-mount", &mount], &["/data/roots"]).run();
         ended.assert_failure(&["exited with code 1"]);
     }
+}
+
+/// As of a service with few capabilities: the kernel lets it map no files of root's.
+fn without_id_mapped_mounts_files_belong_to_the_id_of_this_time(host: &Host) {
+    const CAP_SETFCAP: u64 = 31;
+    if host.user == User::Ordinary {
+        return;
+    }
+    let plugin = host.compiled("keeper", KEEPER, &[]);
+    let mount = format!("{}:/data:1", host.text("writable"));
+    let outboard = host.run_plugin(&plugin, &["--plugin-mount", &mount], &["/data/kept"]).before(|| {
+        // SAFETY: plain numbers.
+        #[allow(unsafe_code, reason = "rustix has it for threads alone")]
+        match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SETFCAP, 0, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    });
+    outboard.run().assert_success();
+    let owner = fs::metadata(host.path("writable/kept")).unwrap().uid();
+    assert!(RANGE.contains(&owner), "{owner}");
 }
 
 const KEEPER: &str = r#"
