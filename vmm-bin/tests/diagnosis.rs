@@ -351,9 +351,8 @@ fn bad_usage_and_a_failure_of_the_vmm_have_codes_of_their_own() {
 #[test]
 fn a_plugin_without_a_vmm_says_a_sentence_when_main_returns_its_error() {
     for plugin in ["adder", "counter"] {
-        let ran = std::process::Command::new(example(plugin)).env_remove("CROSVM_SOCKET").output().unwrap();
-        let said = String::from_utf8_lossy(&ran.stderr);
-        let sentence = "Error: CROSVM_SOCKET is not set: this process was not started as a plugin\n";
-        assert!(!ran.status.success() && said == sentence, "{plugin}: {said}");
+        let ran = Outboard::of_program(&example(plugin), [""; 0]).without_variable("CROSVM_SOCKET").run();
+        let sentence = "Error: CROSVM_SOCKET is not set: this process was not started as a plugin";
+        assert_eq!((ran.code, &*ran.stderr), (Some(1), &[sentence.to_owned()][..]), "{plugin}");
     }
 }
