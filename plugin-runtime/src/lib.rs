@@ -47,6 +47,7 @@ mod signals;
 mod start_error;
 mod startup_watch;
 mod stderr_log;
+mod stderr_tail;
 mod supervisor;
 mod tap;
 mod turns;

@@ -7,7 +7,6 @@
     clippy::arithmetic_side_effects
 )]
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -15,12 +14,10 @@ use std::time::Instant;
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::log_budget::{Admission, LogBudget};
+use crate::stderr_tail::StderrTail;
 
 /// A longer line is logged in pieces of this many bytes.
 const LONGEST_LINE: usize = 1024;
-
-/// Lines that are kept for the case that the plugin fails.
-const LAST_LINES: usize = 20;
 
 /// The reading end of the plugin's standard error, not blocking.
 pub(crate) struct StderrLog {
@@ -28,7 +25,7 @@ pub(crate) struct StderrLog {
     pipe: OwnedFd,
     line: Vec<u8>,
     budget: LogBudget,
-    last_lines: VecDeque<String>,
+    tail: StderrTail,
 }
 
 /// What is left to read.
@@ -42,7 +39,7 @@ pub(crate) enum Left {
 
 impl StderrLog {
     pub(crate) fn new(plugin: String, pipe: OwnedFd) -> Self {
-        Self { plugin, pipe, line: Vec::new(), budget: LogBudget::new(), last_lines: VecDeque::new() }
+        Self { plugin, pipe, line: Vec::new(), budget: LogBudget::new(), tail: StderrTail::default() }
     }
 
     /// Logs what is there, but no more than `most` bytes, so that a plugin that never stops writing does not keep the
@@ -56,6 +53,7 @@ impl StderrLog {
                 Ok(0) => return Left::Ended,
                 Ok(len) => {
                     left = left.saturating_sub(len);
+                    self.tail.push(buffer.get(..len).unwrap_or_default());
                     self.take(buffer.get(..len).unwrap_or_default());
                 }
                 Err(Errno::AGAIN) => return Left::Open,
@@ -92,6 +90,18 @@ impl StderrLog {
         }
     }
 
+    /// The last lines, the oldest first: also those that were not logged.
+    pub(crate) fn last_lines(&self) -> impl Iterator<Item = String> {
+        self.tail.lines().map(|line| printable(line.get(..LONGEST_LINE).unwrap_or(line)))
+    }
+
+    /// Logs the last lines as errors: the plugin has failed, and they may say why.
+    pub(crate) fn log_last_lines_as_errors(&self) {
+        for line in self.last_lines() {
+            tracing::error!(plugin = self.plugin, "{line}");
+        }
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
@@ -105,29 +115,9 @@ impl StderrLog {
         }
     }
 
-    /// The last lines, the oldest first: also those that were not logged.
-    pub(crate) fn last_lines(&self) -> impl Iterator<Item = &str> {
-        self.last_lines.iter().map(String::as_str)
-    }
-
-    /// Logs the last lines as errors: the plugin has failed, and they may say why.
-    pub(crate) fn log_last_lines_as_errors(&self) {
-        for line in self.last_lines() {
-            tracing::error!(plugin = self.plugin, "{line}");
-        }
-    }
-
-    fn keep(&mut self, line: &str) {
-        if self.last_lines.len() >= LAST_LINES {
-            self.last_lines.pop_front();
-        }
-        self.last_lines.push_back(line.to_owned());
-    }
-
     fn log_line(&mut self) {
         let line = printable(&self.line);
         self.line.clear();
-        self.keep(&line);
         match self.budget.admit(Instant::now()) {
             Admission::Drop => {}
             Admission::Log { dropped: 0 } => tracing::info!(plugin = self.plugin, "{line}"),
@@ -190,17 +180,6 @@ mod tests {
         assert_eq!(rustix::io::ioctl_fionread(&log.pipe).unwrap(), 904);
         log.log_rest();
         assert_eq!(rustix::io::ioctl_fionread(&log.pipe).unwrap(), 0);
-    }
-
-    #[test]
-    fn the_last_20_lines_are_kept_whether_they_were_logged_or_not() {
-        let (mut log, write) = log();
-        for number in 0..500 {
-            rustix::io::write(&write, format!("line {number}\n").as_bytes()).unwrap();
-            log.log_available(4096);
-        }
-        let expected: Vec<_> = (480..500).map(|number| format!("line {number}")).collect();
-        assert!(log.last_lines().eq(expected.iter()), "{:?}", log.last_lines);
     }
 
     #[test]

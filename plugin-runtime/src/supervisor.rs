@@ -177,8 +177,8 @@ impl<'h> Supervisor<'h> {
         self.stderr.log_last_lines_as_errors();
         match &error {
             Error::Exited { code: LOADER_FAILED, plugin } => {
-                let library = self.stderr.last_lines().find_map(missing_library);
-                library.map(|library| Error::MissingLibrary { plugin: plugin.clone(), library: library.to_owned() })
+                let library = self.stderr.last_lines().find_map(|line| missing_library(&line).map(str::to_owned));
+                library.map(|library| Error::MissingLibrary { plugin: plugin.clone(), library })
             }
             _ => None,
         }

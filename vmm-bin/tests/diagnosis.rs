@@ -105,7 +105,7 @@ fn every_refusal_of_a_vcpu_request_has_its_reason_in_the_log(backend: Backend) {
         "enable_capability refused: capability 7 cannot be enabled by a plugin",
         "wait refused: a vCPU is waited for once",
     ] {
-        ended.assert_logged(&["DEBUG", why, "vcpu=\"0\""]);
+        ended.assert_logged(&["DEBUG", why, "vcpu=0"]);
     }
 }
 
