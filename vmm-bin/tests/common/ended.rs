@@ -34,7 +34,7 @@ impl Ended {
         let errors = self.errors();
         // A soak's has a second line.
         let mut behind = self.stderr.iter().rev().take_while(|line| !line.starts_with(ERROR));
-        assert!(behind.all(|line| line.starts_with("repeat it with: ")), "the error is not told last: {self:#?}");
+        assert!(behind.all(|line| line.starts_with("repeat it with: ")), "the error is not the last line: {self:#?}");
         let [error] = errors.as_slice() else { panic!("not one error: {self:#?}") };
         for part in parts {
             assert!(error.contains(part), "{part:?} is not in {error:?}: {self:#?}");
