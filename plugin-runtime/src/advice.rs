@@ -113,7 +113,7 @@ fn irq_event(event: &IrqEvent, objects: &Objects) -> Vec<String> {
     }
     if objects.irq_events_of(event.irq_id) > 0 {
         warnings.push(format!(
-            "GSI {} has an interrupt event already: the guest's acknowledgement is told to all of them",
+            "GSI {} has an interrupt event already: the guest's acknowledgement is reported to all of them",
             event.irq_id
         ));
     }

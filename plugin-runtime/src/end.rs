@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_what_went_wrong_unless_a_connected_plugin_exits_with_0() {
+    fn the_cause_is_the_error_unless_a_connected_plugin_exits_0() {
         let start = Instant::now();
         let mut end = End::new();
         let interrupted = |end: &End, status| verdict_of(end, status, Some(Error::Signal { signal: 2 }));

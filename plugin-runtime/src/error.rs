@@ -166,7 +166,7 @@ impl fmt::Debug for Error {
 
 impl Error {
     /// Returns who failed: the guest, the plugin ([`Culprit::Owner`]), or this program and the host beneath it. A
-    /// [`Signal`](Self::Signal) is nobody's failure, and is told as the host's.
+    /// [`Signal`](Self::Signal) is nobody's failure, and is counted as the host's.
     pub fn culprit(&self) -> Culprit {
         match self {
             Self::Vcpu { reason, .. } => reason.culprit().unwrap_or(Culprit::Host),

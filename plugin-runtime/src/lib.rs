@@ -47,6 +47,7 @@ mod signals;
 mod start_error;
 mod startup_watch;
 mod stderr_log;
+mod stderr_tail;
 mod supervisor;
 mod tap;
 mod text_file;
@@ -156,7 +157,7 @@ impl Config {
 /// # Errors
 ///
 /// The first thing that went wrong, even if cleaning up failed later. What the guest fails with, or a signal, is no error where
-/// the plugin exits with 0 before it is hung up on. [`Error::culprit`] tells whose failure it was.
+/// the plugin exits with 0 before it is disconnected. [`Error::culprit`] returns whose failure it was.
 ///
 /// [`Error::InHelper`] where the calling process is the helper that is to make a plugin's jail: `main` has not called
 /// [`jail::helper_main`].

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_slash_is_told_where_such_a_command_is() {
+    fn a_name_without_a_slash_names_the_command_in_path() {
         let name = Path::new("no-such-plugin");
         let error = io::Error::from_raw_os_error(libc::ENOENT);
         let folder = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_a_file_without_permission_and_a_bad_program_are_told_what_to_do() {
+    fn what_cannot_be_executed_gets_a_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("plugin");
         std::fs::write(&file, "").unwrap();

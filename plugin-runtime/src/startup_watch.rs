@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_never_connects_is_told_of_once() {
+    fn a_plugin_that_never_connects_is_reported_once() {
         let start = Instant::now();
         let mut watch = StartupWatch::new(start);
         assert_eq!(said(&mut watch, start, 9), None);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn vcpus_that_are_waited_for_without_a_start_are_told_of_once() {
+    fn vcpus_taken_without_a_start_are_reported_once() {
         let start = Instant::now();
         let mut watch = StartupWatch::new(start);
         watch.requested(start, false, false);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_starts_in_time_is_not_told_of() {
+    fn a_plugin_that_starts_in_time_is_not_reported() {
         let start = Instant::now();
         let mut watch = StartupWatch::new(start);
         watch.requested(start, true, false);

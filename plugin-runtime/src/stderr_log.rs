@@ -7,24 +7,20 @@
     clippy::arithmetic_side_effects
 )]
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::io::{Errno, retry_on_intr};
-use smallvec::SmallVec;
 
 use crate::log_budget::{Admission, LogBudget};
+use crate::stderr_tail::StderrTail;
 
 /// A longer line is logged in fragments of this many bytes.
 const LONGEST_LINE: usize = 1024;
 
 /// Bytes that are read at once: as much as a pipe holds by default (pipe(7)), so that a flood costs the VMM few system calls.
 const READ_SIZE: usize = 0x10000;
-/// Lines that are kept for the case that the plugin fails.
-const LAST_LINES: usize = 20;
 
 /// The reading end of the plugin's standard error, not blocking.
 pub(crate) struct StderrLog {
@@ -34,8 +30,7 @@ pub(crate) struct StderrLog {
     /// The beginning of a line whose end has not come.
     line: Vec<u8>,
     budget: LogBudget,
-    /// As they came, the oldest first.
-    last_lines: VecDeque<Vec<u8>>,
+    tail: StderrTail,
 }
 
 /// What is left to read.
@@ -49,8 +44,8 @@ pub(crate) enum Left {
 
 impl StderrLog {
     pub(crate) fn new(plugin: String, pipe: OwnedFd) -> Self {
-        let (buffer, last_lines) = (vec![0; READ_SIZE], VecDeque::new());
-        Self { plugin, pipe, buffer, line: Vec::new(), budget: LogBudget::new(), last_lines }
+        let (buffer, tail) = (vec![0; READ_SIZE], StderrTail::default());
+        Self { plugin, pipe, buffer, line: Vec::new(), budget: LogBudget::new(), tail }
     }
 
     /// Logs what is there, but no more than `most` bytes, so that a plugin that never stops writing does not keep the
@@ -65,6 +60,7 @@ impl StderrLog {
                 Ok(len) => {
                     left = left.saturating_sub(len);
                     let buffer = std::mem::take(&mut self.buffer);
+                    self.tail.push(buffer.get(..len).unwrap_or_default());
                     self.take(buffer.get(..len).unwrap_or_default(), Instant::now());
                     self.buffer = buffer;
                     // There is no more for now; to ask the kernel would cost as much as the plugin's write.
@@ -129,40 +125,24 @@ impl StderrLog {
         }
     }
 
-    /// The last lines, the oldest first, also those that were not logged. They hold whatever the plugin wrote.
-    pub(crate) fn last_lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
-        self.last_lines.iter().map(|line| String::from_utf8_lossy(line))
+    /// The last lines, the oldest first, also those that were not logged, with all escaped that is not printed as itself.
+    pub(crate) fn last_lines(&self) -> impl Iterator<Item = String> {
+        self.tail.lines().map(|line| quoted(line.get(..LONGEST_LINE).unwrap_or(line)))
     }
 
     /// Logs the last lines as errors: the plugin has failed, and they may say why.
     pub(crate) fn log_last_lines_as_errors(&self) {
-        for line in &self.last_lines {
-            tracing::error!(plugin = self.plugin, "{}", quoted(line));
+        for line in self.last_lines() {
+            tracing::error!(plugin = self.plugin, "{line}");
         }
-    }
-
-    /// Keeps a line, of which `begun` came before `rest`.
-    fn keep(&mut self, begun: &[u8], rest: &[u8]) {
-        let is_full = self.last_lines.len() >= LAST_LINES;
-        let mut line = if is_full { self.last_lines.pop_front() } else { None }.unwrap_or_default();
-        line.clear();
-        line.extend(begun.iter().chain(rest).take(LONGEST_LINE));
-        self.last_lines.push_back(line);
     }
 
     /// Takes in what will not be logged: whole lines are counted, and the beginning of the next is kept.
     fn skip(&mut self, bytes: &[u8]) {
         let mut begun = bytes;
         if let Some(last) = bytes.iter().rposition(|byte| *byte == b'\n') {
-            let whole = bytes.get(..last).unwrap_or_default();
-            let lines = line_feeds(bytes);
-            self.budget.count_dropped(lines);
-            let begun_before = std::mem::take(&mut self.line);
-            let kept: SmallVec<[&[u8]; LAST_LINES]> = whole.rsplit(|byte| *byte == b'\n').take(LAST_LINES).collect();
-            for (nth, line) in kept.iter().rev().enumerate() {
-                let is_first = nth == 0 && lines <= LAST_LINES as u64;
-                self.keep(if is_first { &begun_before } else { &[] }, line);
-            }
+            self.budget.count_dropped(line_feeds(bytes));
+            self.line.clear();
             begun = bytes.get(last.saturating_add(1)..).unwrap_or_default();
         }
         let len = self.line.len().saturating_add(begun.len());
@@ -181,10 +161,7 @@ impl StderrLog {
             Admission::Log { dropped: 0 } => tracing::info!(plugin = self.plugin, "{}", quoted(&self.line)),
             Admission::Log { dropped } => tracing::info!(plugin = self.plugin, dropped, "{}", quoted(&self.line)),
         }
-        let mut line = std::mem::take(&mut self.line);
-        self.keep(&line, &[]);
-        line.clear();
-        self.line = line;
+        self.line.clear();
     }
 }
 
@@ -342,17 +319,6 @@ mod tests {
         assert_eq!(rustix::io::ioctl_fionread(&log.pipe).unwrap(), 904);
         log.log_rest();
         assert_eq!(rustix::io::ioctl_fionread(&log.pipe).unwrap(), 0);
-    }
-
-    #[test]
-    fn the_last_20_lines_are_kept_whether_they_were_logged_or_not() {
-        let (mut log, write) = log();
-        for number in 0..500 {
-            rustix::io::write(&write, format!("line {number}\n").as_bytes()).unwrap();
-            log.log_available(4096);
-        }
-        let expected: Vec<_> = (480..500).map(|number| format!("line {number}")).collect();
-        assert!(log.last_lines().eq(expected.iter().map(|line| Cow::from(line.as_str()))), "{:?}", log.last_lines);
     }
 
     #[test]

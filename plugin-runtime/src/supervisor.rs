@@ -27,7 +27,7 @@ use crate::request_budget::{RequestBudget, may_take_long, thread_time};
 use crate::seccomp::{Filter, Listener, OnViolation};
 use crate::signals::Signals;
 use crate::startup_watch::StartupWatch;
-use crate::stderr_log::{Left, StderrLog, printable};
+use crate::stderr_log::{Left, StderrLog};
 use crate::transport::{PluginHandler, VcpuLinks};
 use crate::{Config, PluginCommand};
 
@@ -191,7 +191,7 @@ impl<'h> Supervisor<'h> {
         self.stderr.log_last_lines_as_errors();
         match &error {
             Error::Exited { code: LOADER_FAILED, plugin } => {
-                let library = self.stderr.last_lines().find_map(|line| missing_library(&line).map(printable));
+                let library = self.stderr.last_lines().find_map(|line| missing_library(&line).map(str::to_owned));
                 library.map(|library| Error::MissingLibrary { plugin: plugin.clone(), library })
             }
             _ => None,

@@ -42,7 +42,7 @@ fn forgetful(silent: bool) -> (Vec<String>, usize) {
 }
 
 #[test]
-fn a_main_that_forgets_the_helper_is_told_and_is_no_fork_bomb() {
+fn a_main_without_the_helper_fails_and_is_no_fork_bomb() {
     for silent in [false, true] {
         let (said, starts) = forgetful(silent);
         // The program, and a helper for each time.

@@ -40,7 +40,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Refused`], as the kernel says. A second event of the same line is made; the VMM warns of it, since what the
-    /// guest acknowledges is then told to both.
+    /// guest acknowledges is then reported to both.
     pub fn create_irq_event(&mut self, gsi: u32) -> Result<IrqEvent, Error> {
         // The VMM always makes both eventfds, whatever is asked for.
         let event = WireIrqEvent { irq_id: gsi, resample: true, ..Default::default() };

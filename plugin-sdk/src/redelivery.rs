@@ -33,7 +33,7 @@ impl Redelivery {
 
 /// Says so on standard error, which the VMM logs.
 pub(crate) fn warn(vcpu: usize, reason: &Reason) {
-    // A plugin whose standard error is closed cannot be told.
+    // There is no way to report to a plugin whose standard error is closed.
     let _ = writeln!(
         io::stderr(),
         "plugin-sdk: the same event of vCPU {vcpu} was reported {SUSPICIOUS} times again: an event must be resumed or answered, \
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thousand_deliveries_of_one_event_are_told_once() {
+    fn a_thousand_deliveries_of_one_event_are_reported_once() {
         let mut redelivery = Redelivery::default();
         assert_eq!((0..999).filter(|_| redelivery.is_suspicious()).count(), 0);
         redelivery.resumed();

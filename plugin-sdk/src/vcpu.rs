@@ -96,7 +96,7 @@ impl Vcpu {
     /// Blocks until the vCPU has something to report.
     ///
     /// While the vCPU stands still, that is the event it stands still for: an event that was dropped without being resumed
-    /// comes again, at once, with the registers that were set in it. One that comes again a thousand times is told on standard
+    /// comes again, at once, with the registers that were set in it. One that comes again a thousand times is reported on standard
     /// error, once a vCPU: whoever drops it each time waits for ever.
     ///
     /// # Errors

@@ -14,8 +14,8 @@ on_each_backend! {
     a_guest_that_ends_ends_the_vm
     a_vcpu_that_stops_unblocks_the_others
     requests_are_answered_for_a_second_after_the_vcpus_stop
-    a_plugin_that_exits_when_it_is_disconnected_leaves_the_guests_failure_last
-    a_plugin_that_is_disconnected_from_what_it_has_ended_is_in_order
+    a_disconnected_plugins_exit_leaves_the_guests_failure_last
+    a_plugin_that_ended_its_vm_may_exit_when_disconnected
     a_plugin_that_does_not_exit_is_killed
     a_failure_comes_before_the_code_of_a_plugin_that_obeys
     a_vcpu_that_its_plugin_shuts_down_ends_the_vm
@@ -130,7 +130,7 @@ fn requests_are_answered_for_a_second_after_the_vcpus_stop(backend: Backend) {
     Outboard::probe(backend, &brief(), &steps).run().assert_success();
 }
 
-fn a_plugin_that_exits_when_it_is_disconnected_leaves_the_guests_failure_last(backend: Backend) {
+fn a_disconnected_plugins_exit_leaves_the_guests_failure_last(backend: Backend) {
     for code in ["0", "1"] {
         let steps = format!("{BOOTED} resume serve=1 await-hang-up exit={code}");
         let ended = Outboard::probe(backend, &brief(), &steps).run();
@@ -140,7 +140,7 @@ fn a_plugin_that_exits_when_it_is_disconnected_leaves_the_guests_failure_last(ba
 }
 
 /// The vCPU is the plugin's to end.
-fn a_plugin_that_is_disconnected_from_what_it_has_ended_is_in_order(backend: Backend) {
+fn a_plugin_that_ended_its_vm_may_exit_when_disconnected(backend: Backend) {
     for code in ["0", "1"] {
         let steps = format!("connect event raw-vcpus start raw-wait raw-read raw-shutdown await-hang-up exit={code}");
         probe(backend, &steps).run().assert_success().assert_took(SECOND..3 * SECOND);

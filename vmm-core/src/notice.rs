@@ -51,7 +51,7 @@ pub enum StopReason {
         state: Option<Box<GuestState>>,
     },
     /// The processor refused to enter the guest.
-    #[error("guest entry failed, hardware reason {reason:#x}{}", at(state.as_deref()))]
+    #[error("guest entry failed, hardware reason {reason:#x}{}{}", entry_failure(*reason), at(state.as_deref()))]
     EntryFailed {
         /// `hardware_entry_failure_reason`.
         reason: u64,
@@ -116,6 +116,19 @@ pub enum Culprit {
     Owner,
     /// The VMM, the backend, or the host beneath them.
     Host,
+}
+
+/// What a hardware reason means, for the middle of a sentence.
+fn entry_failure(reason: u64) -> &'static str {
+    /// VM-entry failure due to invalid guest state (Intel SDM volume 3, appendix C), in the low 16 bits.
+    const VMX_INVALID_GUEST_STATE: u64 = 33;
+    /// `VMEXIT_INVALID` (AMD64 Architecture Programmer's Manual volume 2, appendix C), of 32 bits or of 64.
+    const SVM_INVALID: u64 = 0xffff_ffff;
+    if reason & 0xffff == VMX_INVALID_GUEST_STATE || reason & SVM_INVALID == SVM_INVALID {
+        " (the processor takes the guest's registers for invalid)"
+    } else {
+        ""
+    }
 }
 
 /// Where the guest was, for the end of a sentence.

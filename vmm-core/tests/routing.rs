@@ -308,6 +308,7 @@ fn the_guests_end_is_told_with_its_reason() {
     for (exit, expected, culprit) in [
         (Exit::Shutdown, format!("triple fault {at}"), Some(Culprit::Guest)),
         (Exit::Halted, "halted".into(), None),
+        (Exit::EntryFailed(7), format!("guest entry failed, hardware reason 0x7 {at}"), Some(Culprit::Guest)),
         (
             Exit::InternalError(internal),
             format!(
@@ -316,7 +317,13 @@ fn the_guests_end_is_told_with_its_reason() {
             ),
             Some(Culprit::Guest),
         ),
-        (Exit::EntryFailed(0x21), format!("guest entry failed, hardware reason 0x21 {at}"), Some(Culprit::Guest)),
+        (
+            Exit::EntryFailed(0x21),
+            format!(
+                "guest entry failed, hardware reason 0x21 (the processor takes the guest's registers for invalid) {at}"
+            ),
+            Some(Culprit::Guest),
+        ),
     ] {
         let mut rig = Rig::new(1, [Step::Exit(exit)]);
         rig.start_running();

@@ -57,7 +57,7 @@ fn helpers_arguments() -> Option<Skip<ArgsOs>> {
 }
 
 /// Fails where this process was started as the helper: its `main` has not called [`helper_main`], and would start VMs, whose
-/// jails need a helper each, without end. The VMM that waits for the helper is told at once.
+/// jails need a helper each, without end. The VMM that waits for the helper gets a report at once.
 pub(crate) fn refuse_in_helper() -> Result<(), Error> {
     let Some(mut args) = helpers_arguments() else { return Ok(()) };
     if !IS_HELPING.swap(true, Ordering::SeqCst)

@@ -141,7 +141,8 @@ fn clear_away(reports: &Reports, helper: Pid, mut init: Option<Pid>) {
 /// What to call a fault: what the plugin's executable is to blame for is not the jail's.
 pub(crate) fn jail_error(command: &PluginCommand, fault: Fault) -> Error {
     match fault.part() {
-        Part::Executable => start_error(&command.path, fault.to_io_error()),
+        // A VMM that is confined looks at no file any more, so the fault's own remedy has to do.
+        Part::Executable => Error::Start { path: command.path.clone(), source: fault.to_io_error() },
         _ => Error::Jail { plugin: command.name(), fault: Box::new(fault) },
     }
 }

@@ -32,10 +32,9 @@ impl Ended {
     pub(crate) fn assert_failure(&self, parts: &[&str]) -> &Self {
         assert!(self.code.is_some_and(is_failure), "{self:#?}");
         let errors = self.errors();
-        assert!(
-            self.stderr.last().is_some_and(|last| last.starts_with(ERROR)),
-            "the error is not told last: {self:#?}"
-        );
+        // A soak's has a second line.
+        let mut behind = self.stderr.iter().rev().take_while(|line| !line.starts_with(ERROR));
+        assert!(behind.all(|line| line.starts_with("repeat it with: ")), "the error is not the last line: {self:#?}");
         let [error] = errors.as_slice() else { panic!("not one error: {self:#?}") };
         for part in parts {
             assert!(error.contains(part), "{part:?} is not in {error:?}: {self:#?}");
