@@ -17,6 +17,7 @@ use kvm_bindings::{
     kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
 };
 
+use super::cpu::fpu::FpuState;
 use super::cpu::regs::Regs;
 use super::msrs::Msrs;
 use super::vcpu::SoftVcpu;
@@ -30,9 +31,9 @@ pub(super) struct State {
     other_regs: kvm_regs,
     pub(super) sregs: kvm_sregs,
     pub(super) mp_state: kvm_mp_state,
-    fpu: kvm_fpu,
+    pub(super) fpu: FpuState,
     pub(super) debug_regs: kvm_debugregs,
-    xcr0: u64,
+    pub(super) xcr0: u64,
     pub(super) events: kvm_vcpu_events,
     pub(super) msrs: Msrs,
     pub(super) cpuid: Vec<kvm_cpuid_entry2>,
@@ -47,7 +48,7 @@ impl State {
             other_regs: reset::regs(),
             sregs: reset::sregs(id),
             mp_state: reset::mp_state(id),
-            fpu: reset::fpu(),
+            fpu: FpuState::default(),
             debug_regs: reset::debug_regs(),
             xcr0: 1,
             events: kvm_vcpu_events { flags: TOLD_EVENTS, ..Default::default() },
@@ -160,11 +161,11 @@ impl VcpuState for SoftVcpu {
     }
 
     fn fpu(&self) -> Result<kvm_fpu> {
-        Ok(self.state.fpu)
+        Ok(self.state.fpu.to_kvm())
     }
 
     fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<()> {
-        self.state.fpu = kvm_fpu { mxcsr: 0, pad1: 0, pad2: 0, ..*fpu };
+        self.state.fpu.set_kvm(fpu);
         Ok(())
     }
 

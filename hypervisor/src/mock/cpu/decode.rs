@@ -4,7 +4,7 @@
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction};
 
 use super::fault::{Fault, Result};
-use super::{Exec, Handler, table};
+use super::{Exec, Handler, fpu, table};
 
 /// Most bytes an instruction has (Intel SDM volume 2, section 2.3.11).
 const MAX_BYTES: u32 = 15;
@@ -98,5 +98,6 @@ fn fresh(bytes: &[u8; 16], available: u32, ip: u32, bits: u32) -> Result<Decoded
     let len = instruction.len() as u32;
     let mask = u128::MAX >> (128 - 8 * len);
     let bytes = u128::from_le_bytes(*bytes) & mask;
-    Ok(Decoded { instruction, handler: table::handler(instruction.mnemonic()), bytes, mask, ip, bits, len })
+    let handler = fpu::shared_name(instruction.code()).or_else(|| table::handler(instruction.mnemonic()));
+    Ok(Decoded { instruction, handler, bytes, mask, ip, bits, len })
 }

@@ -14,6 +14,7 @@ mod far;
 mod fault;
 mod flag_moves;
 pub(super) mod flags;
+pub(super) mod fpu;
 mod history;
 mod identify;
 mod interrupts;
