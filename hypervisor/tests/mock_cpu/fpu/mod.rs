@@ -5,13 +5,13 @@ mod exceptions;
 mod images;
 mod packed;
 mod simd;
+mod values;
 mod x87;
 
 use hypervisor::{VcpuState, kvm_fpu, kvm_mp_state};
 
 use super::Machine;
 
-const CR0_PE: u64 = 1;
 const CR0_MP: u64 = 1 << 1;
 const CR0_EM: u64 = 1 << 2;
 const CR0_TS: u64 = 1 << 3;
@@ -40,7 +40,7 @@ fn machine() -> Machine {
 }
 
 /// What `code` ends with.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Done,
     Exception(u64),

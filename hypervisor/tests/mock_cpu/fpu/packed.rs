@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 
+use super::values::runner;
 use super::*;
 
 /// An operation on whole registers of some bytes: destination, source, and how many bytes count.
@@ -163,8 +163,7 @@ fn register() -> impl Strategy<Value = [u8; 16]> {
 fn packed_integers_are_what_scalar_code_computes() {
     let machine = RefCell::new(machine());
     let cases = (register(), register(), 0..OPERATIONS.len(), any::<bool>());
-    let mut runner = TestRunner::new(Config { cases: 4000, ..Config::default() });
-    let result = runner.run(&cases, |(dst, src, operation, from_memory)| {
+    let result = runner().run(&cases, |(dst, src, operation, from_memory)| {
         let (opcode, has_mmx, model) = OPERATIONS[operation];
         let machine = &mut *machine.borrow_mut();
         machine.write(DATA, &src);
