@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Mnemonic};
+use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Mnemonic, OpCodeInfo};
 
 use super::*;
 
@@ -33,9 +33,20 @@ fn is_meant(code: Code) -> bool {
         && ![&others[..], &with_wait].concat().contains(&code.mnemonic())
 }
 
-/// All opcodes with an operand in memory at BX, which is 0 where the displacement is 16 bits, and with registers.
+/// All opcodes with an operand in memory at BX or RDI, and with registers. 0x48 is REX.W in 64-bit code.
 fn encodings() -> impl Iterator<Item = Vec<u8>> {
-    const PREFIXES: [&[u8]; 7] = [&[], &[0x66], &[0xf2], &[0xf3], &[0x66, 0xf2], &[0x66, 0xf3], &[0x9b]];
+    const PREFIXES: [&[u8]; 10] = [
+        &[],
+        &[0x66],
+        &[0xf2],
+        &[0xf3],
+        &[0x66, 0xf2],
+        &[0x66, 0xf3],
+        &[0x48],
+        &[0x66, 0x48],
+        &[0xf2, 0x48],
+        &[0xf3, 0x48],
+    ];
     let modrm = (0x07_u8..0x40).step_by(8).chain(0xc0..=0xff);
     let opcodes = (0..=0xff_u8).map(|byte| vec![0x0f, byte]).chain((0xd8..=0xdf).map(|byte| vec![byte]));
     opcodes.flat_map(move |opcode| {
@@ -46,12 +57,11 @@ fn encodings() -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-#[test]
-fn every_instruction_of_x87_and_sse2_is_executed() {
-    let mut machine = machine();
+/// Executes every instruction that code of so many bits can have.
+fn execute_all(mut machine: Machine, bits: u32, is_here: fn(&OpCodeInfo) -> bool) {
     let mut executed = BTreeSet::new();
     for bytes in encodings() {
-        let instruction = Decoder::new(16, &bytes, DecoderOptions::NONE).decode();
+        let instruction = Decoder::new(bits, &bytes, DecoderOptions::NONE).decode();
         let code = instruction.code();
         if !is_meant(code) || !executed.insert(code) {
             continue;
@@ -66,9 +76,18 @@ fn every_instruction_of_x87_and_sse2_is_executed() {
         let end = execute(&mut machine, &bytes[..instruction.len()]);
         assert_eq!(end, End::Done, "{code:?} {bytes:02x?}");
     }
-    let is_64_bit = |code: &Code| code.op_code().mode64() && !code.op_code().mode16();
     let missing: Vec<_> =
-        Code::values().filter(|&code| is_meant(code) && !is_64_bit(&code) && !executed.contains(&code)).collect();
+        Code::values().filter(|&code| is_meant(code) && is_here(code.op_code()) && !executed.contains(&code)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert!(executed.len() > 400, "{}", executed.len());
+}
+
+#[test]
+fn every_instruction_is_executed_in_real_mode() {
+    execute_all(machine(), 16, OpCodeInfo::mode16);
+}
+
+#[test]
+fn every_instruction_is_executed_in_long_mode() {
+    execute_all(long_machine(), 64, OpCodeInfo::mode64);
 }

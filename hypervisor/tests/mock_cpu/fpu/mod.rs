@@ -3,6 +3,7 @@
 mod every;
 mod exceptions;
 mod images;
+mod long;
 mod packed;
 mod simd;
 mod values;
@@ -20,6 +21,8 @@ const CR4_OSXMMEXCPT: u64 = 1 << 10;
 
 /// Where operands in memory lie: aligned to 64 bytes.
 const DATA: u64 = 0x4000;
+/// Where MXCSR is loaded from and stored to.
+const ASIDE: u64 = 0x5000;
 /// Where handlers of exceptions halt: RIP behind the `hlt` of vector `n` is `HANDLERS + 2 * n + 1`.
 const HANDLERS: u64 = 0x6000;
 
@@ -36,6 +39,38 @@ fn machine() -> Machine {
         machine.write(4 * vector, &(handler as u32).to_le_bytes());
         machine.write(handler, &[0xf4]);
     }
+    machine
+}
+
+/// The same in long mode, at privilege level 0: the first 2 MiB are where they are.
+fn long_machine() -> Machine {
+    const TABLES: u64 = 0x9000;
+    const PRESENT_AND_WRITABLE: u64 = 3;
+    const LARGE: u64 = 1 << 7;
+    const IDT: u64 = 0xc000;
+    const CODE: u64 = 8;
+    let mut machine = machine();
+    let entry = |table: u64, value: u64| machine.write(table, &(value | PRESENT_AND_WRITABLE).to_le_bytes());
+    entry(TABLES, TABLES + 0x1000);
+    entry(TABLES + 0x1000, TABLES + 0x2000);
+    entry(TABLES + 0x2000, LARGE);
+    for vector in 0..32 {
+        let handler = HANDLERS + 2 * vector;
+        // An interrupt gate of 16 bytes
+        let gate = handler & 0xffff | CODE << 16 | 0x8e << 40;
+        machine.write(IDT + 16 * vector, &gate.to_le_bytes());
+    }
+    // The code segment that gates name
+    machine.write(0xd000 + CODE, &0x00af_9b00_0000_ffff_u64.to_le_bytes());
+    machine.set_sregs(|sregs| {
+        sregs.cr0 |= 0x8000_0001;
+        sregs.cr3 = TABLES;
+        sregs.cr4 |= 1 << 5;
+        sregs.efer = 0x500;
+        (sregs.idt.base, sregs.idt.limit) = (IDT, 0x1ff);
+        (sregs.gdt.base, sregs.gdt.limit) = (0xd000, 0xf);
+        (sregs.cs.l, sregs.cs.db, sregs.cs.g, sregs.cs.selector, sregs.cs.limit) = (1, 0, 1, CODE as u16, u32::MAX);
+    });
     machine
 }
 
@@ -87,16 +122,24 @@ fn set_stack(machine: &mut Machine, values: &[[u8; 10]]) {
     });
 }
 
+/// Executes `code` with BX and RDI, one of which its operand is at, set to an address that no test uses otherwise.
+fn execute_aside(machine: &mut Machine, code: &[u8]) {
+    let before = machine.regs();
+    machine.set(|regs| (regs.rbx, regs.rdi) = (ASIDE, ASIDE));
+    assert_eq!(execute(machine, code), End::Done);
+    machine.set(|regs| *regs = before);
+}
+
 /// Loads MXCSR.
 fn set_mxcsr(machine: &mut Machine, mxcsr: u32) {
-    machine.write(DATA + 0xf00, &mxcsr.to_le_bytes());
-    // ldmxcsr [0x4f00]
-    assert_eq!(execute(machine, &[0x0f, 0xae, 0x16, 0x00, 0x4f]), End::Done);
+    machine.write(ASIDE, &mxcsr.to_le_bytes());
+    // ldmxcsr [bx]
+    execute_aside(machine, &[0x0f, 0xae, 0x17]);
 }
 
 /// Stores MXCSR, and returns it.
 fn mxcsr(machine: &mut Machine) -> u32 {
-    // stmxcsr [0x4f04]
-    assert_eq!(execute(machine, &[0x0f, 0xae, 0x1e, 0x04, 0x4f]), End::Done);
-    u32::from_le_bytes(machine.read(DATA + 0xf04))
+    // stmxcsr [bx]
+    execute_aside(machine, &[0x0f, 0xae, 0x1f]);
+    u32::from_le_bytes(machine.read(ASIDE))
 }

@@ -1,15 +1,8 @@
 //! Which exception keeps an instruction from being begun (Intel SDM volume 3, tables 2-2 and 14-1).
 
 use super::super::Exec;
-use super::super::fault::{Exception, Fault, Result};
-
-/// CR0: the processor has to wait for the coprocessor's exceptions; there is none; its registers are another task's.
-const CR0_MP: u64 = 1 << 1;
-const CR0_EM: u64 = 1 << 2;
-const CR0_TS: u64 = 1 << 3;
-/// CR4: the system saves and restores XMM registers; it handles #XM.
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_OSXMMEXCPT: u64 = 1 << 10;
+use super::super::exception::{Exception, Fault, Result};
+use super::super::mode::{CR0_EM, CR0_MP, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT};
 
 /// What an instruction works with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +20,9 @@ pub(super) enum Unit {
     XSave,
 }
 
-/// #NM
-fn not_available() -> Fault {
-    Fault::Exception(Exception { vector: 7, error: None })
-}
-
 /// #MF
 fn x87_exception() -> Fault {
-    Fault::Exception(Exception { vector: 16, error: None })
+    Fault::Exception(Exception::new(16, None))
 }
 
 /// Checks that an instruction of this unit can begin.
@@ -47,7 +35,7 @@ pub(super) fn ready(exec: &Exec, unit: Unit) -> Result<()> {
     }
     let stops = if unit == Unit::XSave { CR0_TS } else { CR0_EM | CR0_TS };
     if cr0 & stops != 0 {
-        return Err(not_available());
+        return Err(Fault::no_fpu());
     }
     let waits = matches!(unit, Unit::X87 | Unit::Mmx | Unit::SseAndMmx);
     if waits { no_pending(exec) } else { Ok(()) }
@@ -56,7 +44,7 @@ pub(super) fn ready(exec: &Exec, unit: Unit) -> Result<()> {
 /// `wait`: only MP lets TS stop it.
 pub(super) fn wait(exec: &Exec) -> Result<()> {
     let both = CR0_MP | CR0_TS;
-    if exec.state.sregs.cr0 & both == both { Err(not_available()) } else { no_pending(exec) }
+    if exec.state.sregs.cr0 & both == both { Err(Fault::no_fpu()) } else { no_pending(exec) }
 }
 
 /// #MF also with CR0.NE clear, as on KVM: no FERR# leads to IRQ 13.
@@ -68,6 +56,6 @@ fn no_pending(exec: &Exec) -> Result<()> {
 pub(super) fn sse_exception(exec: &Exec) -> Fault {
     match exec.state.sregs.cr4 & CR4_OSXMMEXCPT {
         0 => Fault::invalid_opcode(),
-        _ => Fault::Exception(Exception { vector: 19, error: None }),
+        _ => Fault::Exception(Exception::new(19, None)),
     }
 }

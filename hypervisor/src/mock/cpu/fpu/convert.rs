@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::super::fault::Result;
+use super::super::exception::Result;
 use super::super::{Exec, Handler};
 use super::float_exceptions::{Lanes, Operation, run};
 use super::host_sse::{Execute, Operands, execute};

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::super::fault::Result;
+use super::super::exception::Result;
 use super::super::flags::{AF, CF, OF, PF, SF, ZF};
 use super::super::{Exec, Handler};
 use super::float_exceptions::{Lanes, Operation, run};

@@ -3,7 +3,7 @@
 use iced_x86::Code;
 
 use super::super::Exec;
-use super::super::fault::Result;
+use super::super::exception::Result;
 use super::check::sse_exception;
 use super::host_sse::{Execute, MASKS, Operands};
 use super::host_x87::{self, Opcode};

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::super::Exec;
-use super::super::fault::{Fault, Result};
+use super::super::exception::{Fault, Result};
 use super::super::operands::Use;
 use super::super::segments::Seg;
 use super::check::{Unit, ready};
@@ -47,53 +47,40 @@ fn may_be_unaligned(mnemonic: Mnemonic) -> bool {
 
 impl Exec<'_> {
     /// Returns the linear address of the memory operand, of `size` bytes; #GP where it has to be aligned to `align` and is not.
+    /// What is written there behind this does not fault.
     pub(super) fn wide_address(
         &mut self,
         instruction: &Instruction,
         size: usize,
-        align: u32,
+        align: u64,
         what_for: Use,
-    ) -> Result<u32> {
+    ) -> Result<u64> {
         let linear = self.memory(instruction, size as u32, what_for)?;
-        if linear % align == 0 { Ok(linear) } else { Err(Fault::protection(0)) }
+        self.check_alignment(linear, size as u32)?;
+        if linear.is_multiple_of(align) { Ok(linear) } else { Err(Fault::protection(0)) }
     }
 
     /// The same for an SSE instruction's: 16 bytes are aligned, but for those of some moves.
-    fn vector_address(&mut self, instruction: &Instruction, size: usize, what_for: Use) -> Result<u32> {
+    fn vector_address(&mut self, instruction: &Instruction, size: usize, what_for: Use) -> Result<u64> {
         let align = if size == 16 && !may_be_unaligned(instruction.mnemonic()) { 16 } else { 1 };
         self.wide_address(instruction, size, align, what_for)
     }
 
     /// Returns the linear address of `size` bytes at DS:rDI, where they are written to.
-    pub(super) fn string_destination(&mut self, instruction: &Instruction, size: usize) -> Result<u32> {
-        let (register, mask) = match instruction.op0_kind() {
-            OpKind::MemorySegDI => (Register::DI, 0xffff),
-            _ => (Register::EDI, u32::MAX),
+    pub(super) fn string_destination(&mut self, instruction: &Instruction, size: usize) -> Result<u64> {
+        let register = match instruction.op0_kind() {
+            OpKind::MemorySegDI => Register::DI,
+            OpKind::MemorySegEDI => Register::EDI,
+            _ => Register::RDI,
         };
-        let offset = self.state.regs.get(register) & mask;
-        self.linear(Seg::named(instruction.memory_segment()), offset, size as u32, true)
-    }
-
-    /// Fills `bytes` from memory.
-    pub(super) fn load_bytes(&mut self, linear: u32, bytes: &mut [u8]) -> Result<()> {
-        for (at, chunk) in (linear..).step_by(8).zip(bytes.chunks_mut(8)) {
-            let value = self.bus.load(at, chunk.len())?;
-            chunk.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
-        }
-        Ok(())
-    }
-
-    /// Writes `bytes` to memory, when the instruction is complete. Their address was checked for it.
-    pub(super) fn store_bytes(&mut self, linear: u32, bytes: &[u8]) {
-        self.bus.store_block(linear, bytes);
+        let offset = self.state.regs.get(register);
+        self.memory_at(Seg::named(instruction.memory_segment()), offset, size as u32, Use::Write)
     }
 
     /// Reads the first `size` bytes, at most 16, of a memory operand.
     fn load_vector(&mut self, instruction: &Instruction, size: usize) -> Result<u128> {
         let linear = self.vector_address(instruction, size, Use::Read)?;
-        let mut bytes = [0; 16];
-        self.load_bytes(linear, bytes.get_mut(..size).unwrap_or_default())?;
-        Ok(u128::from_le_bytes(bytes))
+        self.load_wide(linear, size as u32)
     }
 
     /// Returns a source's value, zero-extended: of a register all it has, of memory as much as the instruction names, or an
@@ -131,8 +118,7 @@ impl Exec<'_> {
             self.state.fpu.begin_mmx();
         }
         let value = self.vector(instruction.op1_register()) >> shift;
-        self.store_bytes(linear, value.to_le_bytes().get(..size).unwrap_or_default());
-        Ok(())
+        self.store_wide(linear, size as u32, value)
     }
 
     /// Returns a register's value, zero-extended.
@@ -153,7 +139,7 @@ impl Exec<'_> {
         } else if let Some(index) = mm_index(register) {
             self.state.fpu.set_mm(index, value as u64);
         } else {
-            self.state.regs.set(register, value as u32);
+            self.state.regs.set(register, value as u64);
         }
     }
 }

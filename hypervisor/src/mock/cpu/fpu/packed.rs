@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::super::fault::Result;
+use super::super::exception::Result;
 use super::super::{Exec, Handler};
 use super::host_sse::{self, Execute, Operands};
 use super::operands::is_mm;

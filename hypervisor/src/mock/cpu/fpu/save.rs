@@ -2,9 +2,10 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 
-use super::super::fault::{Fault, Result};
+use super::super::exception::{Fault, Result};
+use super::super::mode::CR4_OSXSAVE;
 use super::super::operands::Use;
-use super::super::{Exec, Handler, control};
+use super::super::{Exec, Handler};
 use super::check::{Unit, ready};
 use super::images::{self, FXSAVE, MXCSR, XMM};
 use crate::mock::cpuid;
@@ -45,7 +46,7 @@ fn stmxcsr(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     ready(exec, Unit::Sse)?;
     let linear = exec.wide_address(instruction, 4, 1, Use::Write)?;
     let mxcsr = exec.state.fpu.mxcsr();
-    exec.store_bytes(linear, &mxcsr.to_le_bytes());
+    exec.store_bytes(linear, &mxcsr.to_le_bytes())?;
     Ok(())
 }
 
@@ -60,15 +61,15 @@ fn is_wide(instruction: &Instruction) -> bool {
 }
 
 /// The XMM registers that code in this mode has.
-fn xmm_count(_: &Exec) -> usize {
-    8
+fn xmm_count(exec: &Exec) -> usize {
+    if exec.is_64_bit() { 16 } else { 8 }
 }
 
 fn fxsave(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     ready(exec, Unit::Save)?;
     let linear = exec.wide_address(instruction, FXSAVE, 16, Use::Write)?;
     let (image, len) = images::fxsave(&exec.state.fpu, is_wide(instruction), xmm_count(exec));
-    exec.store_bytes(linear, image.get(..len).unwrap_or_default());
+    exec.store_bytes(linear, image.get(..len).unwrap_or_default())?;
     Ok(())
 }
 
@@ -86,11 +87,11 @@ fn fxrstor(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
 
 /// Checks that `xsave` and its like are there, and returns the components that an instruction asks for of those that are enabled.
 fn components(exec: &Exec) -> Result<u64> {
-    if exec.state.sregs.cr4 & control::CR4_OSXSAVE == 0 {
+    if exec.state.sregs.cr4 & CR4_OSXSAVE == 0 {
         return Err(Fault::invalid_opcode());
     }
     let (high, low) = (exec.state.regs.get(Register::EDX), exec.state.regs.get(Register::EAX));
-    Ok((u64::from(high) << 32 | u64::from(low)) & exec.state.xcr0)
+    Ok((high << 32 | low) & exec.state.xcr0)
 }
 
 /// The standard form. All components count as in use.
@@ -99,16 +100,16 @@ fn xsave(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     ready(exec, Unit::XSave)?;
     let linear = exec.wide_address(instruction, FXSAVE + HEADER, 64, Use::Write)?;
     let mut present = [0; 8];
-    let header = linear.wrapping_add(FXSAVE as u32);
+    let header = linear.wrapping_add(FXSAVE as u64);
     exec.load_bytes(header, &mut present)?;
     let present = u64::from_le_bytes(present) | components;
     let (image, len) = images::fxsave(&exec.state.fpu, is_wide(instruction), xmm_count(exec));
     let parts = [(X87, 0..MXCSR), (SSE, MXCSR..ST), (X87, ST..XMM), (SSE, XMM..len)];
     for (_, part) in parts.into_iter().filter(|(component, _)| components & component != 0) {
-        let at = linear.wrapping_add(part.start as u32);
-        exec.store_bytes(at, image.get(part).unwrap_or_default());
+        let at = linear.wrapping_add(part.start as u64);
+        exec.store_bytes(at, image.get(part).unwrap_or_default())?;
     }
-    exec.store_bytes(header, &present.to_le_bytes());
+    exec.store_bytes(header, &present.to_le_bytes())?;
     Ok(())
 }
 
@@ -119,7 +120,7 @@ fn xrstor(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     let linear = exec.wide_address(instruction, FXSAVE + HEADER, 64, Use::Read)?;
     let (mut image, mut header) = ([0; FXSAVE], [0; HEADER]);
     exec.load_bytes(linear, &mut image)?;
-    exec.load_bytes(linear.wrapping_add(FXSAVE as u32), &mut header)?;
+    exec.load_bytes(linear.wrapping_add(FXSAVE as u64), &mut header)?;
     let present = header.first_chunk().copied().map_or(0, u64::from_le_bytes);
     let reserved = header.iter().skip(8).any(|&byte| byte != 0);
     if reserved || present & !exec.state.xcr0 != 0 {
@@ -155,7 +156,7 @@ fn xgetbv(exec: &mut Exec, _: &Instruction) -> Result<()> {
 fn xsetbv(exec: &mut Exec, _: &Instruction) -> Result<()> {
     components(exec)?;
     let regs = &exec.state.regs;
-    let value = u64::from(regs.get(Register::EDX)) << 32 | u64::from(regs.get(Register::EAX));
+    let value = regs.get(Register::EDX) << 32 | regs.get(Register::EAX);
     let allowed = cpuid::allowed_xcr0(&exec.state.cpuid);
     let is_valid = value & X87 != 0 && value & !allowed == 0;
     if exec.cpl() != 0 || regs.get(Register::ECX) != 0 || !is_valid {

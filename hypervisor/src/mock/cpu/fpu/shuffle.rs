@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::super::fault::Result;
+use super::super::exception::Result;
 use super::super::{Exec, Handler};
 
 const LOW: u128 = u64::MAX as u128;

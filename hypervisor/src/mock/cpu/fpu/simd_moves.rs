@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::super::fault::Result;
+use super::super::exception::Result;
 use super::super::{Exec, Handler};
 use super::check::ready;
 use super::operands::{is_memory, is_mm, unit};
@@ -114,7 +114,7 @@ fn masked(exec: &mut Exec, instruction: &Instruction, size: usize) -> Result<()>
     let mask = exec.vector(instruction.op_register(2)).to_le_bytes();
     for (at, (byte, mask)) in (linear..).zip(data.into_iter().zip(mask).take(size)) {
         if mask >> 7 != 0 {
-            exec.store_bytes(at, &[byte]);
+            exec.store_bytes(at, &[byte])?;
         }
     }
     Ok(())

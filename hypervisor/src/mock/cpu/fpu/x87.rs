@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 
-use super::super::fault::{Fault, Result};
+use super::super::exception::{Fault, Result};
 use super::super::flags::STATUS;
 use super::super::operands::Use;
 use super::super::segments::Seg;
@@ -68,7 +68,7 @@ fn with_memory(exec: &mut Exec, instruction: &Instruction, opcode: Opcode) -> Re
     let fpu = &exec.state.fpu;
     let is_stored = fpu.status() & !fpu.control() & EXCEPTIONS & !PRECISION == 0;
     if stores && is_stored {
-        exec.store_bytes(linear, memory.get(..size).unwrap_or_default());
+        exec.store_bytes(linear, memory.get(..size).unwrap_or_default())?;
     }
     note(exec, instruction);
     Ok(())
@@ -82,7 +82,7 @@ fn st_index(register: Register) -> usize {
 fn note(exec: &mut Exec, instruction: &Instruction) {
     let mut pointers = Pointers { ip: exec.start, cs: exec.state.sregs.cs.selector, ..exec.state.fpu.pointers };
     if is_memory(instruction, 0) {
-        pointers.dp = exec.offset(instruction).into();
+        pointers.dp = exec.offset(instruction);
         pointers.ds = exec.segment(Seg::named(instruction.memory_segment())).selector;
     }
     exec.state.fpu.pointers = pointers;

@@ -2,7 +2,8 @@
 
 use iced_x86::{Instruction, Mnemonic, Register};
 
-use super::super::fault::Result;
+use super::super::exception::Result;
+use super::super::mode::CR0_PE;
 use super::super::operands::Use;
 use super::super::{Exec, Handler, flags};
 use super::check::{Unit, ready, wait};
@@ -10,8 +11,6 @@ use super::images::{Form, MAX_ENVIRONMENT, environment, first_ten, set_environme
 use super::operands::is_memory;
 use super::state::EXCEPTIONS;
 
-/// CR0: protected mode.
-const CR0_PE: u64 = 1;
 /// Bytes of the eight registers behind an environment.
 const REGISTERS: usize = 80;
 
@@ -50,7 +49,7 @@ fn store_word(exec: &mut Exec, instruction: &Instruction, word: u16) -> Result<(
     ready(exec, Unit::X87NoWait)?;
     if is_memory(instruction, 0) {
         let linear = exec.wide_address(instruction, 2, 1, Use::Write)?;
-        exec.store_bytes(linear, &word.to_le_bytes());
+        exec.store_bytes(linear, &word.to_le_bytes())?;
     } else {
         exec.set_vector(Register::AX, word.into());
     }
@@ -85,7 +84,7 @@ fn store_environment(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     let form = form(exec, instruction);
     let linear = exec.wide_address(instruction, form.len(), 1, Use::Write)?;
     let image = environment(&exec.state.fpu, form);
-    exec.store_bytes(linear, image.get(..form.len()).unwrap_or_default());
+    exec.store_bytes(linear, image.get(..form.len()).unwrap_or_default())?;
     let control = exec.state.fpu.control();
     exec.state.fpu.set_control(control | EXCEPTIONS);
     Ok(())
@@ -103,7 +102,7 @@ fn save(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     for (index, register) in registers.chunks_mut(10).enumerate() {
         register.iter_mut().zip(exec.state.fpu.st(index)).for_each(|(to, from)| *to = from);
     }
-    exec.store_bytes(linear, image);
+    exec.store_bytes(linear, image)?;
     exec.state.fpu.init_x87();
     Ok(())
 }
