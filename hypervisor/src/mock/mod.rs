@@ -20,47 +20,29 @@
 //! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
 //! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
-mod alarm;
 mod atomic;
-mod capabilities;
-mod clock;
-mod coalesced;
 mod cpu;
-mod cpuid;
-mod cpus;
-mod eventfd;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod guest_clock;
-mod intake;
-mod ioapic;
-mod ioevents;
-mod irqs;
-mod lapic;
-mod lapic_page;
-mod lines;
+mod io;
+mod irq;
 mod lockstep;
 mod memory;
-mod message;
-mod msrs;
-mod pic;
-mod pit;
+mod model;
 mod reset;
-mod routes;
 mod script;
-mod script_run;
 mod vcpu;
 mod vcpu_state;
 mod vm;
 
-use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_cpuid_entry2;
 
 pub use cpu::Executed;
 pub use lockstep::Lockstep;
+use model::{cpuid, msrs};
 pub use script::{Script, Step};
 pub use vcpu::{SoftVcpu, Stop};
 pub use vm::SoftVm;
@@ -125,5 +107,5 @@ impl Hypervisor for Mock {
 
 /// What the kernel's call `what` would say.
 fn refused(what: &'static str, errno: i32) -> Error {
-    Error::System { what, source: io::Error::from_raw_os_error(errno) }
+    Error::System { what, source: std::io::Error::from_raw_os_error(errno) }
 }

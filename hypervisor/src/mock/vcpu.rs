@@ -1,12 +1,16 @@
 //! A vCPU of the mock: runs its program, and keeps to what KVM does around it.
 
+pub(super) mod event_inbox;
+mod waker;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use event_inbox::EventInbox as Intake;
+
 use super::cpu::{Executed, Interpreter, Progress};
-use super::intake::Intake;
 use super::script::Script;
-use super::script_run::ScriptRun;
+use super::script::runner::ScriptRunner;
 use super::vcpu_state::State;
 use super::vm::Platform;
 use crate::kick::{Bell, Door};
@@ -40,7 +44,7 @@ pub enum Stop {
 /// What a vCPU does.
 enum Program {
     Code(Box<Interpreter>),
-    Script(ScriptRun),
+    Script(ScriptRunner),
 }
 
 struct MockBell(Arc<Intake>);
@@ -50,7 +54,7 @@ impl Bell for MockBell {
     fn raise(&self) {}
 
     fn interrupt(&self) {
-        self.0.alarm().ring();
+        self.0.waker().wake();
     }
 }
 
@@ -60,7 +64,7 @@ impl SoftVcpu {
         let intake = Arc::new(Intake::new(id)?);
         platform.irqs.add(&intake);
         let program = match script {
-            Some(script) => Program::Script(ScriptRun::new(script)),
+            Some(script) => Program::Script(ScriptRunner::new(script)),
             None => Program::Code(Box::new(Interpreter::new(Arc::clone(&intake)))),
         };
         Ok(Self {
@@ -175,7 +179,7 @@ impl SoftVcpu {
                 return Exit::Interrupted;
             }
             if let Progress::Idle = progress {
-                self.intake.alarm().wait(self.platform.irqs.triggers(), self.platform.irqs.patience());
+                self.intake.waker().wait(self.platform.irqs.triggers(), self.platform.irqs.patience());
             }
         }
     }

@@ -18,9 +18,10 @@ use kvm_bindings::{
 };
 
 use super::cpu::regs::Regs;
-use super::msrs::Msrs;
+use super::model::cpuid;
+use super::model::msrs::Msrs;
 use super::vcpu::SoftVcpu;
-use super::{cpuid, refused, reset};
+use super::{refused, reset};
 use crate::{Capability, Result, VcpuId, VcpuState};
 
 /// What a vCPU has.

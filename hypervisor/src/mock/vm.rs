@@ -7,14 +7,15 @@ use std::time::Duration;
 use kvm_bindings::{kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
 
-use super::coalesced::Coalesced;
-use super::guest_clock::GuestClock;
-use super::intake::Intake;
-use super::ioevents::IoEvents;
-use super::irqs::SoftIrqs;
+use super::io::coalesced::Coalesced;
+use super::io::ioeventfd::IoEventfds;
+use super::irq::irqchip::Irqchip;
 use super::memory::Memory;
+use super::model::capabilities;
+use super::model::kvmclock::Kvmclock;
 use super::vcpu::SoftVcpu;
-use super::{Scripts, capabilities, refused};
+use super::vcpu::event_inbox::EventInbox;
+use super::{Scripts, refused};
 use crate::{
     Access, AddressSpace, Coalescing, EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu,
     VcpuId, Vm, VmState,
@@ -24,22 +25,22 @@ use crate::{
 pub struct SoftVm {
     scripts: Arc<Scripts>,
     platform: Arc<Platform>,
-    clock: GuestClock,
+    clock: Kvmclock,
     made: Mutex<BTreeSet<VcpuId>>,
 }
 
 /// What vCPUs touch of their VM.
 pub(super) struct Platform {
     pub(super) memory: Memory,
-    pub(super) ioevents: IoEvents,
+    pub(super) ioevents: IoEventfds,
     pub(super) coalesced: Coalesced,
-    pub(super) irqs: SoftIrqs,
+    pub(super) irqs: Irqchip,
 }
 
 impl Platform {
     /// Whether a write that no memory takes ends here, without an exit.
-    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], intake: &Intake) -> bool {
-        self.irqs.takes_write(space, address, data, intake) || self.keeps_write(space, address, data)
+    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], inbox: &EventInbox) -> bool {
+        self.irqs.takes_write(space, address, data, inbox) || self.keeps_write(space, address, data)
     }
 
     /// Whether a write ends in what the VMM has asked for: a signal, or a place among those that are coalesced.
@@ -52,11 +53,11 @@ impl SoftVm {
     pub(super) fn new(scripts: Arc<Scripts>) -> Result<Self> {
         let platform = Platform {
             memory: Memory::default(),
-            ioevents: IoEvents::default(),
+            ioevents: IoEventfds::default(),
             coalesced: Coalesced::default(),
-            irqs: SoftIrqs::new()?,
+            irqs: Irqchip::new()?,
         };
-        Ok(Self { scripts, platform: Arc::new(platform), clock: GuestClock::default(), made: Mutex::default() })
+        Ok(Self { scripts, platform: Arc::new(platform), clock: Kvmclock::default(), made: Mutex::default() })
     }
 
     /// [`Vm::create_vcpu`], with all that a vCPU of the mock can do.

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 
 use crate::mock::atomic::is_split;
-use crate::mock::intake::Intake;
 use crate::mock::memory::{Slot, Slots};
+use crate::mock::vcpu::event_inbox::EventInbox as Intake;
 use crate::mock::vm::Platform;
 use crate::{Access, AddressSpace, Direction, MAX_ACCESS_BYTES, PAGE_SIZE};
 

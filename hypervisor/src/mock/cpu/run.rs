@@ -12,7 +12,7 @@ use super::history::{Executed, History};
 use super::interrupts::Source;
 use super::{Exec, control};
 use crate::kick::Door;
-use crate::mock::intake::{ARRIVAL, Arrivals, INTERRUPT, Intake};
+use crate::mock::vcpu::event_inbox::{ARRIVAL, Arrivals, EventInbox as Intake, INTERRUPT};
 use crate::mock::vcpu_state::State;
 use crate::mock::vm::Platform;
 use crate::{Direction, Exit, InternalError};

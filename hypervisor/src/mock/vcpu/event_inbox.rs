@@ -17,24 +17,24 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use kvm_bindings::kvm_lapic_state;
 use parking_lot::Mutex;
 
-use super::alarm::Alarm;
-use super::lapic::Lapic;
-use super::lapic::register::TASK_PRIORITY;
-use super::lapic_page::Written;
-use super::message::{Message, Mode};
+use super::waker::Waker;
+use crate::mock::irq::apic_message::{Message, Mode};
+use crate::mock::irq::lapic::Lapic;
+use crate::mock::irq::lapic::register::TASK_PRIORITY;
+use crate::mock::irq::lapic_mmio::Written;
 use crate::{Result, VcpuId};
 
 /// In the word: an interrupt, for a vCPU that lets interrupts in.
-pub(super) const INTERRUPT: u8 = 1;
+pub(in crate::mock) const INTERRUPT: u8 = 1;
 /// In the word: there are [`Arrivals`].
-pub(super) const ARRIVAL: u8 = 2;
+pub(in crate::mock) const ARRIVAL: u8 = 2;
 
 /// A vCPU's.
-pub(super) struct Intake {
+pub(in crate::mock) struct EventInbox {
     id: VcpuId,
     word: AtomicU8,
     inside: Mutex<Inside>,
-    alarm: Alarm,
+    waker: Waker,
 }
 
 struct Inside {
@@ -46,13 +46,13 @@ struct Inside {
 
 /// What is no interrupt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Arrivals {
+pub(in crate::mock) struct Arrivals {
     /// How many NMIs.
-    pub(super) nmis: u8,
+    pub(in crate::mock) nmis: u8,
     /// INIT.
-    pub(super) init: bool,
+    pub(in crate::mock) init: bool,
     /// A start-up interrupt, and its vector. It comes behind `init`.
-    pub(super) start: Option<u8>,
+    pub(in crate::mock) start: Option<u8>,
 }
 
 impl Inside {
@@ -78,24 +78,24 @@ impl Inside {
     }
 }
 
-impl Intake {
-    pub(super) fn new(id: VcpuId) -> Result<Self> {
+impl EventInbox {
+    pub(in crate::mock) fn new(id: VcpuId) -> Result<Self> {
         let inside = Inside { lapic: Lapic::new(id), pics: false, arrivals: Arrivals::default() };
-        Ok(Self { id, word: AtomicU8::new(0), inside: Mutex::new(inside), alarm: Alarm::new()? })
+        Ok(Self { id, word: AtomicU8::new(0), inside: Mutex::new(inside), waker: Waker::new()? })
     }
 
-    pub(super) fn id(&self) -> VcpuId {
+    pub(in crate::mock) fn id(&self) -> VcpuId {
         self.id
     }
 
     /// What wakes the vCPU where it has nothing to do.
-    pub(super) fn alarm(&self) -> &Alarm {
-        &self.alarm
+    pub(in crate::mock) fn waker(&self) -> &Waker {
+        &self.waker
     }
 
     /// What there is to take: [`INTERRUPT`], [`ARRIVAL`], both or nothing.
     #[inline]
-    pub(super) fn word(&self) -> u8 {
+    pub(in crate::mock) fn word(&self) -> u8 {
         self.word.load(Ordering::Acquire)
     }
 
@@ -115,74 +115,74 @@ impl Intake {
         let before = self.word.swap(word, Ordering::AcqRel);
         drop(inside);
         if word & !before != 0 {
-            self.alarm.ring();
+            self.waker.wake();
         }
         result
     }
 
-    pub(super) fn is_addressed(&self, message: &Message) -> bool {
+    pub(in crate::mock) fn is_addressed(&self, message: &Message) -> bool {
         self.inside.lock().lapic.is_addressed(message)
     }
 
     /// The bits of a logical destination that stand for one local APIC each.
-    pub(super) fn named_in(&self, destination: u8) -> u8 {
+    pub(in crate::mock) fn named_in(&self, destination: u8) -> u8 {
         if self.inside.lock().lapic.is_in_cluster() { destination & 0xf } else { destination }
     }
 
-    pub(super) fn logical_id(&self) -> u8 {
+    pub(in crate::mock) fn logical_id(&self) -> u8 {
         self.inside.lock().lapic.logical_id()
     }
 
     /// Takes a message in; false where nothing becomes of it.
-    pub(super) fn receive(&self, message: &Message) -> bool {
+    pub(in crate::mock) fn receive(&self, message: &Message) -> bool {
         self.other(|inside| inside.receive(message))
     }
 
     /// The PICs' output has changed.
-    pub(super) fn set_pics(&self, output: bool) {
+    pub(in crate::mock) fn set_pics(&self, output: bool) {
         self.other(|inside| inside.pics = output);
     }
 
     /// Whether an interrupt of the PICs reaches the vCPU.
-    pub(super) fn lets_pics_through(&self) -> bool {
+    pub(in crate::mock) fn lets_pics_through(&self) -> bool {
         self.inside.lock().lapic.lets_pics_through()
     }
 
     /// Takes the local APIC's next interrupt: its vector.
-    pub(super) fn take_interrupt(&self) -> Option<u8> {
+    pub(in crate::mock) fn take_interrupt(&self) -> Option<u8> {
         self.own(|inside| inside.lapic.take())
     }
 
     /// Takes what has arrived.
-    pub(super) fn take_arrivals(&self) -> Arrivals {
+    pub(in crate::mock) fn take_arrivals(&self) -> Arrivals {
         self.own(|inside| std::mem::take(&mut inside.arrivals))
     }
 
     /// NMIs that have arrived.
-    pub(super) fn nmis(&self) -> u8 {
+    pub(in crate::mock) fn nmis(&self) -> u8 {
         self.inside.lock().arrivals.nmis
     }
 
     /// The local APIC gets its state after INIT.
-    pub(super) fn init(&self) {
+    pub(in crate::mock) fn init(&self) {
         self.own(|inside| inside.lapic.init());
     }
 
-    pub(super) fn lapic(&self) -> kvm_lapic_state {
+    pub(in crate::mock) fn lapic(&self) -> kvm_lapic_state {
         self.inside.lock().lapic.state()
     }
 
-    pub(super) fn set_lapic(&self, new: &kvm_lapic_state) {
+    pub(in crate::mock) fn set_lapic(&self, new: &kvm_lapic_state) {
         self.own(|inside| inside.lapic.set_state(new));
     }
 
     /// CR8: the upper half of the task's priority.
-    pub(super) fn task_priority(&self) -> u8 {
+    pub(in crate::mock) fn task_priority(&self) -> u8 {
         (self.inside.lock().lapic.register(TASK_PRIORITY) >> 4) as u8 & 0xf
     }
 
     /// CR8 is this now.
-    pub(super) fn set_task_priority(&self, cr8: u8) {
+    pub(in crate::mock) fn set_task_priority(&self, cr8: u8) {
         self.own(|inside| {
             inside.lapic.set_register(TASK_PRIORITY, u32::from(cr8 & 0xf) << 4);
             inside.lapic.update_priority();
@@ -190,18 +190,18 @@ impl Intake {
     }
 
     /// `IA32_APIC_BASE` is this now.
-    pub(super) fn set_base(&self, base: u64) {
+    pub(in crate::mock) fn set_base(&self, base: u64) {
         self.own(|inside| inside.lapic.set_base(base));
     }
 
     /// The vCPU reads at an address, if that is its local APIC's.
-    pub(super) fn read(&self, address: u64, width: usize) -> Option<u64> {
+    pub(in crate::mock) fn read(&self, address: u64, width: usize) -> Option<u64> {
         let inside = self.inside.lock();
         inside.lapic.offset_of(address).map(|offset| inside.lapic.read(offset, width))
     }
 
     /// The vCPU writes to an address, if that is its local APIC's.
-    pub(super) fn write(&self, address: u64, data: &[u8]) -> Option<Written> {
+    pub(in crate::mock) fn write(&self, address: u64, data: &[u8]) -> Option<Written> {
         self.own(|inside| inside.lapic.offset_of(address).map(|offset| inside.lapic.write(offset, data)))
     }
 }
@@ -216,26 +216,26 @@ mod tests {
 
     #[test]
     fn the_word_says_what_there_is() {
-        let intake = Intake::new(VcpuId(0)).unwrap();
-        assert_eq!(intake.word(), 0);
-        intake.set_pics(true);
-        assert_eq!(intake.word(), INTERRUPT);
-        assert!(intake.receive(&message(Mode::Nmi)));
-        assert_eq!(intake.word(), INTERRUPT | ARRIVAL);
-        assert_eq!(intake.take_arrivals(), Arrivals { nmis: 1, ..Default::default() });
-        intake.set_pics(false);
-        assert_eq!(intake.word(), 0);
+        let inbox = EventInbox::new(VcpuId(0)).unwrap();
+        assert_eq!(inbox.word(), 0);
+        inbox.set_pics(true);
+        assert_eq!(inbox.word(), INTERRUPT);
+        assert!(inbox.receive(&message(Mode::Nmi)));
+        assert_eq!(inbox.word(), INTERRUPT | ARRIVAL);
+        assert_eq!(inbox.take_arrivals(), Arrivals { nmis: 1, ..Default::default() });
+        inbox.set_pics(false);
+        assert_eq!(inbox.word(), 0);
     }
 
     #[test]
     fn an_init_takes_back_a_start_before_it() {
-        let intake = Intake::new(VcpuId(1)).unwrap();
+        let inbox = EventInbox::new(VcpuId(1)).unwrap();
         for mode in [Mode::StartUp, Mode::Init] {
-            assert!(intake.receive(&message(mode)));
+            assert!(inbox.receive(&message(mode)));
         }
-        assert!(!intake.receive(&Message { by_level: true, asserts: false, ..message(Mode::Init) }));
-        assert_eq!(intake.take_arrivals(), Arrivals { init: true, ..Default::default() });
-        assert!(intake.receive(&message(Mode::StartUp)));
-        assert_eq!(intake.take_arrivals().start, Some(9));
+        assert!(!inbox.receive(&Message { by_level: true, asserts: false, ..message(Mode::Init) }));
+        assert_eq!(inbox.take_arrivals(), Arrivals { init: true, ..Default::default() });
+        assert!(inbox.receive(&message(Mode::StartUp)));
+        assert_eq!(inbox.take_arrivals().start, Some(9));
     }
 }

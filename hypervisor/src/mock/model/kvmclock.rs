@@ -3,19 +3,19 @@
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_CLOCK_TSC_STABLE, kvm_clock_data};
 use parking_lot::Mutex;
 
-use super::refused;
 use crate::Result;
+use crate::mock::refused;
 
 /// Nanoseconds.
 #[derive(Default)]
-pub(super) struct GuestClock(Mutex<u64>);
+pub(in crate::mock) struct Kvmclock(Mutex<u64>);
 
-impl GuestClock {
-    pub(super) fn get(&self) -> kvm_clock_data {
+impl Kvmclock {
+    pub(in crate::mock) fn get(&self) -> kvm_clock_data {
         kvm_clock_data { clock: *self.0.lock(), ..Default::default() }
     }
 
-    pub(super) fn set(&self, new: &kvm_clock_data) -> Result<()> {
+    pub(in crate::mock) fn set(&self, new: &kvm_clock_data) -> Result<()> {
         if new.flags & !(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC) != 0 {
             return Err(refused("KVM_SET_CLOCK", libc::EINVAL));
         }

@@ -19,16 +19,16 @@ use rustix::time::{ClockId, clock_gettime};
 const HOST: u64 = u64::MAX;
 
 /// Nanoseconds of the host's monotonic clock, by which KVM's PIT counts too; or where it was moved to.
-pub(super) struct Clock(AtomicU64);
+pub(in crate::mock) struct TimeSource(AtomicU64);
 
-impl Default for Clock {
+impl Default for TimeSource {
     fn default() -> Self {
         Self(AtomicU64::new(HOST))
     }
 }
 
-impl Clock {
-    pub(super) fn now(&self) -> u64 {
+impl TimeSource {
+    pub(in crate::mock) fn now(&self) -> u64 {
         match self.0.load(Ordering::Acquire) {
             HOST => host(),
             held => held,
@@ -36,7 +36,7 @@ impl Clock {
     }
 
     /// Moves it. From then on it stands still but for this.
-    pub(super) fn advance(&self, by: Duration) {
+    pub(in crate::mock) fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(HOST);
         let moved =
             |held| Some(if held == HOST { host() } else { held }.saturating_add(by).min(HOST.saturating_sub(1)));
@@ -45,7 +45,7 @@ impl Clock {
     }
 
     /// How long it takes until `then`; `None` where that does not come by itself.
-    pub(super) fn until(&self, then: u64) -> Option<Duration> {
+    pub(in crate::mock) fn until(&self, then: u64) -> Option<Duration> {
         let is_hosts = self.0.load(Ordering::Acquire) == HOST;
         (is_hosts && then != u64::MAX).then(|| Duration::from_nanos(then.saturating_sub(host())))
     }
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn it_stands_still_once_it_was_moved() {
-        let clock = Clock::default();
+        let clock = TimeSource::default();
         let first = clock.now();
         assert!(clock.until(first).is_some());
         clock.advance(Duration::ZERO);

@@ -10,15 +10,15 @@ use kvm_bindings::{
     KVM_COALESCED_MMIO_PAGE_OFFSET,
 };
 
-use super::memory::MAX_SLOTS;
-use super::routes::MAX_ROUTES;
+use crate::mock::irq::routing::MAX_ROUTES;
+use crate::mock::memory::MAX_SLOTS;
 
 /// vCPUs, and numbers for them: the kernel's own limit on x86-64 (`CONFIG_KVM_MAX_NR_VCPUS`). A vCPU costs the mock nothing
 /// but its thread, so as many are recommended.
 const MAX_VCPUS: i32 = 1024;
 
 /// `KVM_CHECK_EXTENSION`: 0 for all that there is no model of.
-pub(super) fn check(number: u32) -> i32 {
+pub(in crate::mock) fn check(number: u32) -> i32 {
     match number {
         KVM_CAP_NR_MEMSLOTS => MAX_SLOTS as i32,
         KVM_CAP_IRQ_ROUTING => MAX_ROUTES as i32,

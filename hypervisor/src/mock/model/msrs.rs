@@ -18,7 +18,7 @@ const ADDRESSES: [u32; 7] = [0x175, 0x176, 0xc000_0082, 0xc000_0083, FS_BASE, GS
 const PLAIN: [u32; 5] = [0x174, 0x1a0, 0xc000_0081, 0xc000_0084, 0xc000_0103];
 
 /// All that there are.
-pub(super) fn indices() -> Vec<u32> {
+pub(in crate::mock) fn indices() -> Vec<u32> {
     let mut all = vec![TSC, APIC_BASE, PAT.0, EFER];
     all.extend(PLAIN);
     all.extend(ADDRESSES);
@@ -27,7 +27,7 @@ pub(super) fn indices() -> Vec<u32> {
 }
 
 /// Those that are no segment or control register too.
-pub(super) struct Msrs {
+pub(in crate::mock) struct Msrs {
     values: BTreeMap<u32, u64>,
     /// The time stamp counts instructions that are executed, so that it is the same in each run.
     tsc: u64,
@@ -42,12 +42,12 @@ impl Default for Msrs {
 
 impl Msrs {
     /// An instruction was executed.
-    pub(super) fn tick(&mut self) {
+    pub(in crate::mock) fn tick(&mut self) {
         self.tsc = self.tsc.wrapping_add(1);
     }
 
     /// The value of one; `None` where there is no such MSR.
-    pub(super) fn get(&self, index: u32, sregs: &kvm_sregs) -> Option<u64> {
+    pub(in crate::mock) fn get(&self, index: u32, sregs: &kvm_sregs) -> Option<u64> {
         Some(match index {
             APIC_BASE => sregs.apic_base,
             EFER => sregs.efer,
@@ -59,7 +59,7 @@ impl Msrs {
     }
 
     /// Sets one; `None` where there is no such MSR or it does not take the value.
-    pub(super) fn set(&mut self, index: u32, value: u64, sregs: &mut kvm_sregs) -> Option<()> {
+    pub(in crate::mock) fn set(&mut self, index: u32, value: u64, sregs: &mut kvm_sregs) -> Option<()> {
         if ADDRESSES.contains(&index) && !is_canonical(value) {
             return None;
         }

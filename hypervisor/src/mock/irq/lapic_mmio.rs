@@ -15,7 +15,7 @@ use super::lapic::{LVT_ENTRIES, Lapic, MASKED, SOFTWARE_ENABLED};
 
 /// What a write to a local APIC does beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
+pub(in crate::mock) enum Written {
     /// Nothing.
     Nothing,
     /// The interrupt of this vector has ended, which was triggered by level or not.
@@ -29,7 +29,7 @@ const WIDTH: usize = 4;
 
 impl Lapic {
     /// Reads 1 to 8 bytes, lowest first. What cannot be read is 0; all is ones where the local APIC is off.
-    pub(super) fn read(&self, offset: usize, width: usize) -> u64 {
+    pub(in crate::mock) fn read(&self, offset: usize, width: usize) -> u64 {
         let (register, skipped) = (offset & !0xf, offset & 0xf);
         if !self.is_on() {
             return u64::MAX;
@@ -47,7 +47,7 @@ impl Lapic {
     }
 
     /// Writes a register, which takes aligned words alone.
-    pub(super) fn write(&mut self, offset: usize, data: &[u8]) -> Written {
+    pub(in crate::mock) fn write(&mut self, offset: usize, data: &[u8]) -> Written {
         let &[a, b, c, d] = data else { return Written::Nothing };
         if self.is_on() && offset & 0xf == 0 {
             self.write_register(offset, u32::from_le_bytes([a, b, c, d]))

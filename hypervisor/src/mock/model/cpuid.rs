@@ -26,11 +26,11 @@ fn named(function: u32, eax: u32, name: &[u8; 12], order: [usize; 3]) -> kvm_cpu
 }
 
 /// Everything.
-pub(super) fn supported() -> Vec<kvm_cpuid_entry2> {
+pub(in crate::mock) fn supported() -> Vec<kvm_cpuid_entry2> {
     let xsave = leaf(0xd, [XCR0, XSAVE_BYTES, XSAVE_BYTES, 0]);
     vec![
         named(0, 0xd, b"OutboardMock", [0, 2, 1]),
-        leaf(1, [super::reset::SIGNATURE as u32, 0, XSAVE, FEATURES]),
+        leaf(1, [crate::mock::reset::SIGNATURE as u32, 0, XSAVE, FEATURES]),
         kvm_cpuid_entry2 { flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX, ..xsave },
         leaf(0x8000_0000, [0x8000_0008, 0, 0, 0]),
         leaf(0x8000_0008, [ADDRESS_BITS, 0, 0, 0]),
@@ -38,13 +38,13 @@ pub(super) fn supported() -> Vec<kvm_cpuid_entry2> {
 }
 
 /// Nothing is emulated: the one leaf that says so.
-pub(super) fn emulated() -> Vec<kvm_cpuid_entry2> {
+pub(in crate::mock) fn emulated() -> Vec<kvm_cpuid_entry2> {
     vec![leaf(0, [0; 4])]
 }
 
 /// Hyper-V: its name, its interface, and that there are hypercalls and a SynIC (HV_PARTITION_PRIVILEGE_MASK in
 /// Microsoft's Hypervisor Top Level Functional Specification, section 2.4).
-pub(super) fn hyperv() -> Vec<kvm_cpuid_entry2> {
+pub(in crate::mock) fn hyperv() -> Vec<kvm_cpuid_entry2> {
     const HYPERCALLS_AND_SYNIC: u32 = 1 << 5 | 1 << 2;
     vec![
         named(0x4000_0000, 0x4000_0003, b"OutboardMock", [0, 1, 2]),
@@ -54,13 +54,13 @@ pub(super) fn hyperv() -> Vec<kvm_cpuid_entry2> {
 }
 
 /// Whether KVM takes such leaves: linear addresses have 48 or 57 bits where they are told at all.
-pub(super) fn is_valid(entries: &[kvm_cpuid_entry2]) -> bool {
+pub(in crate::mock) fn is_valid(entries: &[kvm_cpuid_entry2]) -> bool {
     let addresses = entries.iter().find(|entry| entry.function == 0x8000_0008);
     addresses.is_none_or(|entry| matches!(entry.eax >> 8 & 0xff, 0 | 48 | 57))
 }
 
 /// The bits of XCR0 that these leaves allow; x87 always is.
-pub(super) fn allowed_xcr0(entries: &[kvm_cpuid_entry2]) -> u64 {
+pub(in crate::mock) fn allowed_xcr0(entries: &[kvm_cpuid_entry2]) -> u64 {
     let xsave = entries.iter().find(|entry| (entry.function, entry.index) == (0xd, 0));
     xsave.map_or(0, |entry| u64::from(entry.edx) << 32 | u64::from(entry.eax)) & u64::from(XCR0) | 1
 }
