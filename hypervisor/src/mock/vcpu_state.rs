@@ -18,9 +18,11 @@ use kvm_bindings::{
 };
 
 use super::cpu::regs::Regs;
+use super::irq::irqchip::Irqchip;
 use super::model::cpuid;
-use super::model::msrs::Msrs;
+use super::model::msrs::{MsrAccess, Msrs};
 use super::vcpu::SoftVcpu;
+use super::vcpu::event_inbox::EventInbox;
 use super::{refused, reset};
 use crate::{Capability, Result, VcpuId, VcpuState};
 
@@ -56,6 +58,24 @@ impl State {
             cpuid: Vec::new(),
             has_run: false,
         }
+    }
+
+    /// The value of an MSR, for the guest or from outside; `None` where there is none.
+    pub(super) fn msr(&self, index: u32, irqs: &Irqchip, inbox: &EventInbox, by_guest: bool) -> Option<u64> {
+        MsrAccess { cpuid: &self.cpuid, irqs, inbox, by_guest }.get(index, &self.msrs, &self.sregs)
+    }
+
+    /// Sets an MSR; `None` where there is none, or it does not take the value.
+    pub(super) fn set_msr(
+        &mut self,
+        index: u32,
+        value: u64,
+        irqs: &Irqchip,
+        inbox: &EventInbox,
+        by_guest: bool,
+    ) -> Option<()> {
+        let access = MsrAccess { cpuid: &self.cpuid, irqs, inbox, by_guest };
+        access.set(index, value, &mut self.msrs, &mut self.sregs)
     }
 
     /// Whether anything waits to be delivered.
@@ -157,6 +177,7 @@ impl VcpuState for SoftVcpu {
         let known = state.mp_state <= KVM_MP_STATE_SIPI_RECEIVED || state.mp_state == KVM_MP_STATE_AP_RESET_HOLD;
         invalid("KVM_SET_MP_STATE", known)?;
         self.state.mp_state = *state;
+        self.intake.leave_idle();
         Ok(())
     }
 
@@ -180,11 +201,11 @@ impl VcpuState for SoftVcpu {
     }
 
     fn lapic(&self) -> Result<kvm_lapic_state> {
-        Ok(self.intake.lapic())
+        Ok(self.platform.irqs.lapic(&self.intake))
     }
 
     fn set_lapic(&mut self, new: &kvm_lapic_state) -> Result<()> {
-        self.intake.set_lapic(new);
+        self.platform.irqs.set_lapic(&self.intake, new);
         Ok(())
     }
 
@@ -242,15 +263,15 @@ impl VcpuState for SoftVcpu {
 
     fn msrs(&self, indices: &[u32]) -> Result<Vec<u64>> {
         too_many("KVM_GET_MSRS", indices.len(), KVM_MAX_MSR_ENTRIES)?;
-        Ok(indices.iter().map_while(|&index| self.state.msrs.get(index, &self.state.sregs)).collect())
+        let get = |&index: &u32| self.state.msr(index, &self.platform.irqs, &self.intake, false);
+        Ok(indices.iter().map_while(get).collect())
     }
 
     fn set_msrs(&mut self, entries: &[kvm_msr_entry]) -> Result<usize> {
         too_many("KVM_SET_MSRS", entries.len(), KVM_MAX_MSR_ENTRIES)?;
-        let State { msrs, sregs, .. } = &mut self.state;
-        let set = entries.iter().map_while(|entry| msrs.set(entry.index, entry.data, sregs)).count();
-        self.intake.set_base(sregs.apic_base);
-        Ok(set)
+        let Self { state, platform, intake, .. } = self;
+        let set = |entry: &kvm_msr_entry| state.set_msr(entry.index, entry.data, &platform.irqs, intake, false);
+        Ok(entries.iter().map_while(set).count())
     }
 
     fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<()> {
@@ -258,15 +279,16 @@ impl VcpuState for SoftVcpu {
         too_many(CALL, entries.len(), KVM_MAX_CPUID_ENTRIES)?;
         invalid(CALL, cpuid::is_valid(entries) && (!self.state.has_run || entries == self.state.cpuid))?;
         self.state.cpuid = entries.to_vec();
+        self.intake.set_has_deadline_mode(cpuid::TSC_DEADLINE.is_offered(entries));
         Ok(())
     }
 
     fn hyperv_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
-        Ok(cpuid::hyperv())
+        if self.is_scripted() { Ok(cpuid::hyperv()) } else { Err(refused("KVM_GET_SUPPORTED_HV_CPUID", libc::EINVAL)) }
     }
 
     fn enable_capability(&mut self, _: Capability) -> Result<()> {
-        // Scripts make Hyper-V's exits without being asked whether they may.
-        Ok(())
+        // Scripts make Hyper-V's exits without being asked whether they may. Guest code has no Hyper-V.
+        invalid("KVM_ENABLE_CAP", self.is_scripted())
     }
 }

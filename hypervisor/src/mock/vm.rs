@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::io::coalesced::Coalesced;
 use super::io::ioeventfd::IoEventfds;
 use super::irq::irqchip::Irqchip;
+use super::irq::time_source::Clock;
 use super::memory::Memory;
 use super::model::capabilities;
 use super::model::kvmclock::Kvmclock;
@@ -24,8 +25,8 @@ use crate::{
 /// A VM of the mock. It makes vCPUs that can be led step by step.
 pub struct SoftVm {
     scripts: Arc<Scripts>,
+    is_scripted: bool,
     platform: Arc<Platform>,
-    clock: Kvmclock,
     made: Mutex<BTreeSet<VcpuId>>,
 }
 
@@ -35,6 +36,7 @@ pub(super) struct Platform {
     pub(super) ioevents: IoEventfds,
     pub(super) coalesced: Coalesced,
     pub(super) irqs: Irqchip,
+    pub(super) clock: Kvmclock,
 }
 
 impl Platform {
@@ -50,14 +52,19 @@ impl Platform {
 }
 
 impl SoftVm {
-    pub(super) fn new(scripts: Arc<Scripts>) -> Result<Self> {
+    pub(super) fn new(scripts: Arc<Scripts>, is_scripted: bool, clock: Clock) -> Result<Self> {
         let platform = Platform {
             memory: Memory::default(),
             ioevents: IoEventfds::default(),
             coalesced: Coalesced::default(),
-            irqs: Irqchip::new()?,
+            irqs: Irqchip::new(clock)?,
+            clock: Kvmclock::default(),
         };
-        Ok(Self { scripts, platform: Arc::new(platform), clock: Kvmclock::default(), made: Mutex::default() })
+        Ok(Self { scripts, is_scripted, platform: Arc::new(platform), made: Mutex::default() })
+    }
+
+    pub(super) fn platform(&self) -> &Arc<Platform> {
+        &self.platform
     }
 
     /// [`Vm::create_vcpu`], with all that a vCPU of the mock can do.
@@ -75,8 +82,8 @@ impl SoftVm {
         Ok(vcpu)
     }
 
-    /// Moves the clock that the PIT counts by. It is the host's until this is called first; from then on it stands still between
-    /// calls, so that a run does not depend on the host's.
+    /// Moves the VM's clock: that of the PIT, of the local APICs' timers, of the time-stamp counters and of kvmclock. From the first
+    /// call on it is still between calls, whatever [`Clock`] the VM began with.
     pub fn advance(&self, by: Duration) {
         self.platform.irqs.advance(by);
     }
@@ -88,7 +95,7 @@ impl Vm for SoftVm {
     }
 
     fn check_extension(&self, number: u32) -> i32 {
-        capabilities::check(number)
+        capabilities::check(number, self.is_scripted)
     }
 
     /// Nothing lies there: scripts need no page tables.
@@ -186,10 +193,10 @@ impl VmState for SoftVm {
     }
 
     fn clock(&self) -> Result<kvm_clock_data> {
-        Ok(self.clock.get())
+        Ok(self.platform.clock.get(self.platform.irqs.time.now()))
     }
 
     fn set_clock(&self, clock: &kvm_clock_data) -> Result<()> {
-        self.clock.set(clock)
+        self.platform.clock.set(clock, self.platform.irqs.time.now())
     }
 }

@@ -7,8 +7,6 @@ use super::fault::{Fault, Result};
 use super::regs::{AX, BX, CX, DX};
 use super::{Exec, Handler, control};
 
-/// The MSR that the time stamp is too.
-const TSC: u32 = 0x10;
 /// `IA32_APIC_BASE`: the local APIC is on.
 const APIC_ENABLED: u64 = 1 << 11;
 /// Leaf 1, EDX: there is a local APIC.
@@ -85,7 +83,7 @@ impl Exec<'_> {
     }
 
     fn msr(&self, index: u32) -> Result<u64> {
-        self.state.msrs.get(index, &self.state.sregs).ok_or(Fault::protection(0))
+        self.state.msr(index, &self.bus.platform.irqs, self.bus.intake, true).ok_or(Fault::protection(0))
     }
 }
 
@@ -100,16 +98,15 @@ fn wrmsr(exec: &mut Exec) -> Result<()> {
     exec.need_cpl_0()?;
     let regs = &exec.state.regs;
     let (index, value) = (regs.low(CX, 4), u64::from(regs.low(DX, 4)) << 32 | u64::from(regs.low(AX, 4)));
-    exec.state.msrs.set(index, value, &mut exec.state.sregs).ok_or(Fault::protection(0))?;
-    exec.bus.intake.set_base(exec.state.sregs.apic_base);
-    Ok(())
+    let set = exec.state.set_msr(index, value, &exec.bus.platform.irqs, exec.bus.intake, true);
+    set.ok_or(Fault::protection(0))
 }
 
 fn rdtsc(exec: &mut Exec) -> Result<()> {
     if exec.state.sregs.cr4 & control::CR4_TSD != 0 {
         exec.need_cpl_0()?;
     }
-    let value = exec.msr(TSC)?;
+    let value = exec.bus.platform.irqs.tsc(exec.bus.intake);
     exec.set_dx_ax(value);
     Ok(())
 }

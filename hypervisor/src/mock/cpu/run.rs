@@ -12,7 +12,7 @@ use super::history::{Executed, History};
 use super::interrupts::Source;
 use super::{Exec, control};
 use crate::kick::Door;
-use crate::mock::vcpu::event_inbox::{ARRIVAL, Arrivals, EventInbox as Intake, INTERRUPT};
+use crate::mock::vcpu::event_inbox::{ARRIVAL, Arrivals, EventInbox as Intake, INTERRUPT, RETIME};
 use crate::mock::vcpu_state::State;
 use crate::mock::vm::Platform;
 use crate::{Direction, Exit, InternalError};
@@ -106,8 +106,9 @@ impl Interpreter {
 
     /// Executes one instruction.
     pub(in crate::mock) fn step(&mut self, state: &mut State, platform: &Platform) -> Progress {
-        platform.irqs.poll();
+        platform.irqs.begin_batch(&self.intake, 1);
         let slots = platform.memory.slots();
+        state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
         let mut exec = Exec::new(state, Bus::new(&slots, platform, &self.intake, &mut self.traffic));
         match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
             Advance::On => Progress::Busy,
@@ -130,14 +131,16 @@ impl Interpreter {
 
     /// Executes for a while.
     pub(in crate::mock) fn go_on(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Progress {
-        platform.irqs.poll();
+        let batch = platform.irqs.begin_batch(&self.intake, TURN);
         let slots = platform.memory.slots();
+        state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
         let mut exec = Exec::new(state, Bus::new(&slots, platform, &self.intake, &mut self.traffic));
-        for _ in 0..TURN {
+        for _ in 0..batch {
             if door.is_kicked() {
                 return Progress::Busy;
             }
             match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
+                Advance::On if self.intake.word() & RETIME != 0 => break,
                 Advance::On => {}
                 Advance::Stop(progress) => return progress,
                 Advance::Split => {
@@ -250,7 +253,7 @@ impl<'a> Exec<'a> {
             }
         }
         self.state.set_shadow(self.shadow);
-        self.state.msrs.tick();
+        self.bus.intake.count(1);
         if before.has(TF) {
             self.state.debug_regs.dr6 |= control::DR6_SINGLE_STEP;
             self.raise(Exception { vector: DEBUG, error: None });

@@ -67,7 +67,7 @@ mod tests {
         for (id, logical) in [(0, 2), (1, 1)] {
             let inbox = Arc::new(EventInbox::new(VcpuId(id)).unwrap());
             for (register, data) in [(0xf0, [0xff, 1, 0, 0]), (0xd0, [0, 0, 0, logical])] {
-                inbox.write(0xfee0_0000 + register, &data);
+                inbox.write(0xfee0_0000 + register, &data, 0);
             }
             cpus.add(&inbox);
         }

@@ -13,15 +13,13 @@
     )
 )]
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use kvm_bindings::{kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 
 use super::apic_message::Message;
 use super::gsi::{GsiLines, Irqfd};
@@ -29,36 +27,37 @@ use super::lapic_mmio::Written;
 use super::pic::Port;
 use super::pit::Pit;
 use super::routing::RoutingTable;
-use super::time_source::TimeSource;
+use super::time_source::{Clock, NEVER, TimeSource};
+use super::timers::Idle;
 use crate::mock::io::eventfd;
 use crate::mock::refused;
 use crate::mock::vcpu::event_inbox::EventInbox;
 use crate::{AddressSpace, EventFd, Gsi, Pic, Result, Route};
 
 pub(in crate::mock) struct Irqchip {
-    lines: Mutex<GsiLines>,
+    pub(super) lines: Mutex<GsiLines>,
     /// The PICs' output, as vCPUs were told of it last.
     output: AtomicBool,
     /// An epoll instance, readable while a trigger is signalled.
     triggers: OwnedFd,
-    has_irqfds: AtomicBool,
-    clock: TimeSource,
-    /// When the PIT interrupts next; [`NEVER`] where it does not.
-    deadline: AtomicU64,
+    pub(super) has_irqfds: AtomicBool,
+    pub(in crate::mock) time: TimeSource,
+    /// When the next timer expires, of the PIT and of the local APICs, or earlier; [`NEVER`] where none does.
+    pub(super) deadline: AtomicU64,
+    pub(super) idle: Idle,
 }
 
-const NEVER: u64 = u64::MAX;
-
 impl Irqchip {
-    pub(in crate::mock) fn new() -> Result<Self> {
+    pub(in crate::mock) fn new(clock: Clock) -> Result<Self> {
         let triggers = epoll::create(epoll::CreateFlags::CLOEXEC);
         Ok(Self {
             lines: Mutex::default(),
             output: AtomicBool::new(false),
             triggers: triggers.map_err(|errno| refused("epoll_create1", errno.raw_os_error()))?,
             has_irqfds: AtomicBool::new(false),
-            clock: TimeSource::default(),
+            time: TimeSource::new(clock),
             deadline: AtomicU64::new(NEVER),
+            idle: Idle::default(),
         })
     }
 
@@ -101,11 +100,17 @@ impl Irqchip {
         });
     }
 
-    /// Makes a change, and shows vCPUs whether the PICs ask them to take an interrupt. Those that wait are to wait no longer
-    /// than to the PIT's next interrupt.
-    fn change<T>(&self, change: impl FnOnce(&mut GsiLines) -> T) -> T {
+    /// Makes a change, and shows vCPUs what follows from it.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut GsiLines) -> T) -> T {
         let mut lines = self.lines.lock();
         let result = change(&mut lines);
+        self.publish(&lines);
+        result
+    }
+
+    /// Shows vCPUs whether the PICs ask them to take an interrupt. Those that wait, or execute a batch of instructions, are to do so no
+    /// longer than to the PIT's next interrupt.
+    pub(super) fn publish(&self, lines: &GsiLines) {
         let output = lines.pics.output();
         if self.output.swap(output, Ordering::AcqRel) != output {
             for inbox in lines.cpus.iter() {
@@ -113,16 +118,15 @@ impl Irqchip {
             }
         }
         let deadline = lines.pit.deadline().unwrap_or(NEVER);
-        if deadline < self.deadline.swap(deadline, Ordering::AcqRel) {
+        if deadline < self.deadline.fetch_min(deadline, Ordering::AcqRel) {
             for inbox in lines.cpus.iter() {
-                inbox.waker().wake();
+                inbox.retime();
             }
         }
-        result
     }
 
     /// A change, or a look, behind what was written to triggers.
-    fn after_triggers<T>(&self, change: impl FnOnce(&mut GsiLines) -> T) -> T {
+    pub(super) fn after_triggers<T>(&self, change: impl FnOnce(&mut GsiLines) -> T) -> T {
         self.poll();
         self.change(change)
     }
@@ -164,6 +168,7 @@ impl Irqchip {
         data: &[u8],
         inbox: &EventInbox,
     ) -> bool {
+        self.report(inbox);
         match space {
             AddressSpace::Pio => self.takes_output(address, data),
             AddressSpace::Mmio => self.takes_store(address, data, inbox),
@@ -172,7 +177,7 @@ impl Irqchip {
 
     fn takes_output(&self, port: u64, data: &[u8]) -> bool {
         if let (Some(port), Some(&value)) = (Pit::port_of(port, data.len()), data.first()) {
-            self.after_triggers(|lines| lines.pit.write(port, value, self.clock.now()));
+            self.after_triggers(|lines| lines.pit.write(port, value, self.time.now()));
             return true;
         }
         let Some(port) = Port::taking(port, data.len()) else { return false };
@@ -183,7 +188,9 @@ impl Irqchip {
     }
 
     fn takes_store(&self, address: u64, data: &[u8], inbox: &EventInbox) -> bool {
-        match inbox.write(address, data) {
+        let written = inbox.write(address, data, self.time.now());
+        self.deadline.fetch_min(inbox.deadline(), Ordering::AcqRel);
+        match written {
             Some(Written::Nothing) => {}
             Some(Written::Ended { vector, by_level }) => self.after_triggers(|lines| lines.end(vector, by_level)),
             Some(Written::Command { low, high }) => {
@@ -199,9 +206,10 @@ impl Irqchip {
     }
 
     /// Answers the guest's read of a chip's port, of 1, 2 or 4 bytes.
-    pub(in crate::mock) fn input(&self, port: u16, width: usize) -> Option<u32> {
+    pub(in crate::mock) fn input(&self, port: u16, width: usize, inbox: &EventInbox) -> Option<u32> {
+        self.report(inbox);
         if let Some(port) = Pit::port_of(port.into(), width) {
-            return Some(self.after_triggers(|lines| lines.pit.read(port, self.clock.now())).into());
+            return Some(self.after_triggers(|lines| lines.pit.read(port, self.time.now())).into());
         }
         let port = Port::taking(port.into(), width)?;
         if width != 1 {
@@ -221,44 +229,12 @@ impl Irqchip {
             let lines = self.lines.lock();
             lines.ioapic.offset_of(address).map(|offset| lines.ioapic.read(offset))
         };
-        inbox.read(address, width).or_else(of_ioapic)
+        inbox.read(address, width, self.now(inbox)).or_else(of_ioapic)
     }
 
     /// What can be read while a trigger is signalled.
     pub(in crate::mock) fn triggers(&self) -> BorrowedFd<'_> {
         self.triggers.as_fd()
-    }
-
-    /// How long a vCPU that has nothing to do may wait; `None` where no time ends it.
-    pub(in crate::mock) fn patience(&self) -> Option<Duration> {
-        self.clock.until(self.deadline.load(Ordering::Acquire))
-    }
-
-    /// Moves the PIT's clock, which stands still from then on but for this.
-    pub(in crate::mock) fn advance(&self, by: Duration) {
-        self.clock.advance(by);
-        self.poll();
-    }
-
-    /// Raises the lines whose triggers were written, and that of the PIT when its time has come.
-    pub(in crate::mock) fn poll(&self) {
-        let deadline = self.deadline.load(Ordering::Acquire);
-        if deadline != NEVER && self.clock.now() >= deadline {
-            self.change(|lines| lines.pass(self.clock.now()));
-        }
-        if !self.has_irqfds.load(Ordering::Acquire) {
-            return;
-        }
-        let mut signalled = [MaybeUninit::uninit()];
-        match epoll::wait(&self.triggers, &mut signalled, Some(&Timespec::default())) {
-            Ok(([], _)) => {}
-            _ => self.look(),
-        }
-    }
-
-    #[cold]
-    fn look(&self) {
-        self.change(GsiLines::poll);
     }
 
     pub(in crate::mock) fn pic(&self, which: Pic) -> kvm_pic_state {
@@ -278,7 +254,7 @@ impl Irqchip {
     }
 
     pub(in crate::mock) fn set_pit(&self, new: &kvm_pit_state2) {
-        self.change(|lines| lines.pit.set_state(new, self.clock.now()));
+        self.change(|lines| lines.pit.set_state(new, self.time.now()));
     }
 
     pub(in crate::mock) fn set_ioapic(&self, new: &kvm_ioapic_state) {
@@ -298,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_line_is_high_while_anybody_holds_it() {
-        let (irqs, trigger, resample) = (Irqchip::new().unwrap(), event(), event());
+        let (irqs, trigger, resample) = (Irqchip::new(Clock::Virtual).unwrap(), event(), event());
         irqs.register_irqfd(Gsi(5), &trigger, &resample).unwrap();
         trigger.write(1).unwrap();
         irqs.set_irq(Gsi(5), true);
@@ -311,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_pic_latches_an_edge_and_follows_a_level() {
-        let irqs = Irqchip::new().unwrap();
+        let irqs = Irqchip::new(Clock::Virtual).unwrap();
         irqs.set_pic(Pic::Primary, &kvm_pic_state { elcr: 1 << 5, ..irqs.pic(Pic::Primary) });
         for (gsi, after) in [(4, 1 << 4), (5, 1 << 4)] {
             irqs.set_irq(Gsi(gsi), true);

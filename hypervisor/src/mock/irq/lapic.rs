@@ -1,7 +1,7 @@
 //! A local APIC: its registers, and what follows from them. Intel SDM volume 3, chapter 12, as far as KVM models it.
 //!
-//! No timer, no performance counter and no thermal sensor is connected, and nothing drives LINT1: their entries in the
-//! local vector table are registers that hold what was written. So do the error status, which stays 0, and the spurious vector.
+//! No performance counter and no thermal sensor is connected, and nothing drives LINT1: their entries in the local vector table are
+//! registers that hold what was written. The error status stays 0. The timer has a [file](super::lapic_timer) of its own.
 #![cfg_attr(
     not(test),
     deny(
@@ -16,6 +16,7 @@
 use kvm_bindings::kvm_lapic_state;
 
 use super::apic_message::{Destination, Message, Mode};
+use super::lapic_timer::Timer;
 use crate::VcpuId;
 use crate::mock::reset;
 
@@ -64,11 +65,12 @@ pub(in crate::mock) struct Lapic {
     page: kvm_lapic_state,
     /// `IA32_APIC_BASE`.
     base: u64,
+    pub(in crate::mock) timer: Timer,
 }
 
 impl Lapic {
     pub(in crate::mock) fn new(id: VcpuId) -> Self {
-        Self { id, page: reset::lapic(id), base: reset::sregs(id).apic_base }
+        Self { id, page: reset::lapic(id), base: reset::sregs(id).apic_base, timer: Timer::default() }
     }
 
     /// INIT: as after reset, but where the page lies and its id.
@@ -76,19 +78,23 @@ impl Lapic {
         let id = self.register(ID);
         self.page = reset::lapic(self.id);
         self.set_register(ID, id);
+        self.init_timer();
     }
 
-    /// The whole page.
-    pub(in crate::mock) fn state(&self) -> kvm_lapic_state {
-        self.page
+    /// The whole page, with the current count of the timer.
+    pub(in crate::mock) fn state(&self, now: u64) -> kvm_lapic_state {
+        let mut page = self.page;
+        put(&mut page, CURRENT_COUNT, self.current_count(now));
+        page
     }
 
     /// Sets the whole page but for what follows from the rest: the version, and the processor's priority.
-    pub(in crate::mock) fn set_state(&mut self, new: &kvm_lapic_state) {
+    pub(in crate::mock) fn set_state(&mut self, new: &kvm_lapic_state, now: u64) {
         let version = self.register(VERSION);
         self.page = *new;
         self.set_register(VERSION, version);
         self.update_priority();
+        self.resume_timer(now);
     }
 
     /// Where the page lies, and whether the local APIC is on (`IA32_APIC_BASE`).
@@ -120,9 +126,7 @@ impl Lapic {
     }
 
     pub(in crate::mock) fn set_register(&mut self, offset: usize, value: u32) {
-        for (place, byte) in self.page.regs.iter_mut().skip(offset).zip(value.to_le_bytes()) {
-            *place = byte.cast_signed();
-        }
+        put(&mut self.page, offset, value);
     }
 
     /// Whether a vector's bit is set, in one of the three arrays.
@@ -226,6 +230,13 @@ impl Lapic {
 
     pub(in crate::mock) fn logical_id(&self) -> u8 {
         (self.register(LOGICAL_ID) >> 24) as u8
+    }
+}
+
+/// Puts a register's value into a page.
+fn put(page: &mut kvm_lapic_state, offset: usize, value: u32) {
+    for (place, byte) in page.regs.iter_mut().skip(offset).zip(value.to_le_bytes()) {
+        *place = byte.cast_signed();
     }
 }
 

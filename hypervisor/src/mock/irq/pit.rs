@@ -16,6 +16,7 @@
 
 use kvm_bindings::{KVM_PIT_FLAGS_HPET_LEGACY, kvm_pit_channel_state as Channel, kvm_pit_state2};
 
+use super::lapic_timer::SHORTEST_PERIOD;
 use crate::mock::reset;
 
 /// Counts a second: a third of a colour carrier's frequency, in hertz.
@@ -23,8 +24,6 @@ const FREQUENCY: u64 = 1_193_182;
 const NANOSECONDS: u64 = 1_000_000_000;
 /// The count that is written as 0.
 const LARGEST_COUNT: u32 = 0x1_0000;
-/// The shortest time, in nanoseconds, from one interrupt to the next: KVM's `min_timer_period_us` of 200.
-const SHORTEST_PERIOD: u64 = 200_000;
 
 /// The first port, and how many there are.
 const PORT: u64 = 0x40;

@@ -8,6 +8,7 @@ use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 use super::{Script, Step};
 use crate::kick::Door;
 use crate::mock::cpu::regs::AX;
+use crate::mock::vcpu::event_inbox::EventInbox;
 use crate::mock::vcpu_state::State;
 use crate::mock::vm::Platform;
 use crate::{Access, AddressSpace, Direction, Exit, InternalError, PAGE_SIZE};
@@ -83,10 +84,17 @@ impl ScriptRunner {
     }
 
     /// Follows the script to the next exit; `None` where the vCPU has nothing to do but wait.
-    pub(in crate::mock) fn step(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Option<Exit> {
+    pub(in crate::mock) fn step(
+        &mut self,
+        state: &mut State,
+        platform: &Platform,
+        door: &Door,
+        inbox: &EventInbox,
+    ) -> Option<Exit> {
         while !door.is_kicked() && state.mp_state.mp_state == KVM_MP_STATE_RUNNABLE {
-            platform.irqs.poll();
+            platform.irqs.begin_batch(inbox, 1);
             let step = self.script.step(self.done)?.clone();
+            inbox.count(1);
             self.done += 1;
             state.has_run = true;
             match self.execute(step, state, platform) {

@@ -1,6 +1,7 @@
 //! What comes to a vCPU from outside: the interrupts of its local APIC and of the PICs, NMIs, and what starts it.
 //!
-//! Others put it in; the vCPU looks at one word between two instructions, and takes it out.
+//! Others put it in; the vCPU polls one word between two instructions, and takes it out. Beside it is what ties the vCPU to the VM's
+//! clock: the instructions it has not reported yet, and its timer.
 #![cfg_attr(
     not(test),
     deny(
@@ -12,7 +13,7 @@
     )
 )]
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use kvm_bindings::kvm_lapic_state;
 use parking_lot::Mutex;
@@ -22,17 +23,27 @@ use crate::mock::irq::apic_message::{Message, Mode};
 use crate::mock::irq::lapic::Lapic;
 use crate::mock::irq::lapic::register::TASK_PRIORITY;
 use crate::mock::irq::lapic_mmio::Written;
+use crate::mock::irq::time_source::NEVER;
 use crate::{Result, VcpuId};
 
 /// In the word: an interrupt, for a vCPU that lets interrupts in.
 pub(in crate::mock) const INTERRUPT: u8 = 1;
 /// In the word: there are [`Arrivals`].
 pub(in crate::mock) const ARRIVAL: u8 = 2;
+/// In the word: the next timer expires earlier than when the vCPU's batch of instructions began, so that the batch is to end. The next
+/// batch takes it out.
+pub(in crate::mock) const RETIME: u8 = 4;
 
 /// A vCPU's.
 pub(in crate::mock) struct EventInbox {
     id: VcpuId,
     word: AtomicU8,
+    /// Instructions that were executed and that the VM's clock does not know of.
+    unreported: AtomicU64,
+    /// When the local APIC's timer expires, by the VM's clock.
+    deadline: AtomicU64,
+    /// What is added to the VM's clock to give the vCPU's time-stamp counter.
+    tsc_offset: AtomicU64,
     inside: Mutex<Inside>,
     waker: Waker,
 }
@@ -42,6 +53,11 @@ struct Inside {
     /// The PICs' output.
     pics: bool,
     arrivals: Arrivals,
+    retime: bool,
+    /// Whether the vCPU waits for something to happen: it halts, or was not started.
+    is_idle: bool,
+    /// How often others have put in something new.
+    wakes: u64,
 }
 
 /// What is no interrupt.
@@ -59,7 +75,8 @@ impl Inside {
     fn word(&self) -> u8 {
         let interrupt = self.lapic.next().is_some() || self.pics && self.lapic.lets_pics_through();
         let arrival = self.arrivals != Arrivals::default();
-        (if interrupt { INTERRUPT } else { 0 }) | (if arrival { ARRIVAL } else { 0 })
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        bit(interrupt, INTERRUPT) | bit(arrival, ARRIVAL) | bit(self.retime, RETIME)
     }
 
     fn receive(&mut self, message: &Message) -> bool {
@@ -80,8 +97,24 @@ impl Inside {
 
 impl EventInbox {
     pub(in crate::mock) fn new(id: VcpuId) -> Result<Self> {
-        let inside = Inside { lapic: Lapic::new(id), pics: false, arrivals: Arrivals::default() };
-        Ok(Self { id, word: AtomicU8::new(0), inside: Mutex::new(inside), waker: Waker::new()? })
+        let inside = Inside {
+            lapic: Lapic::new(id),
+            pics: false,
+            arrivals: Arrivals::default(),
+            retime: false,
+            // All but the first wait to be started.
+            is_idle: id.0 != 0,
+            wakes: 0,
+        };
+        Ok(Self {
+            id,
+            word: AtomicU8::new(0),
+            unreported: AtomicU64::new(0),
+            deadline: AtomicU64::new(NEVER),
+            tsc_offset: AtomicU64::new(0),
+            inside: Mutex::new(inside),
+            waker: Waker::new()?,
+        })
     }
 
     pub(in crate::mock) fn id(&self) -> VcpuId {
@@ -103,21 +136,131 @@ impl EventInbox {
     fn own<T>(&self, look: impl FnOnce(&mut Inside) -> T) -> T {
         let mut inside = self.inside.lock();
         let result = look(&mut inside);
-        self.word.store(inside.word(), Ordering::Release);
+        self.publish(&mut inside);
         result
     }
 
     /// Somebody else changes something: the vCPU may have to be woken.
     fn other<T>(&self, change: impl FnOnce(&mut Inside) -> T) -> T {
         let mut inside = self.inside.lock();
+        let before = self.word();
         let result = change(&mut inside);
-        let word = inside.word();
-        let before = self.word.swap(word, Ordering::AcqRel);
+        let word = self.publish(&mut inside);
+        let wakes = word & !before != 0;
+        if wakes {
+            inside.wakes = inside.wakes.wrapping_add(1);
+            inside.is_idle = false;
+        }
         drop(inside);
-        if word & !before != 0 {
+        if wakes {
             self.waker.wake();
         }
         result
+    }
+
+    /// Shows outside of the lock what changed within it.
+    fn publish(&self, inside: &mut Inside) -> u8 {
+        let expires = inside.lapic.timer.expires();
+        inside.retime |= expires < self.deadline.swap(expires, Ordering::AcqRel);
+        self.tsc_offset.store(inside.lapic.timer.tsc_offset(), Ordering::Release);
+        let word = inside.word();
+        self.word.store(word, Ordering::Release);
+        word
+    }
+
+    /// The vCPU has executed so many instructions.
+    #[inline]
+    pub(in crate::mock) fn count(&self, instructions: u64) {
+        // Nobody else writes it.
+        let before = self.unreported.load(Ordering::Relaxed);
+        self.unreported.store(before.wrapping_add(instructions), Ordering::Relaxed);
+    }
+
+    /// Takes the instructions that the VM's clock does not know of.
+    pub(in crate::mock) fn take_unreported(&self) -> u64 {
+        let count = self.unreported.load(Ordering::Relaxed);
+        if count != 0 {
+            self.unreported.store(0, Ordering::Relaxed);
+        }
+        count
+    }
+
+    /// When the local APIC's timer expires, by the VM's clock.
+    pub(in crate::mock) fn deadline(&self) -> u64 {
+        self.deadline.load(Ordering::Acquire)
+    }
+
+    /// What is added to the VM's clock to give the time-stamp counter.
+    pub(in crate::mock) fn tsc_offset(&self) -> u64 {
+        self.tsc_offset.load(Ordering::Acquire)
+    }
+
+    pub(in crate::mock) fn set_tsc_offset(&self, offset: u64, now: u64) {
+        self.own(|inside| inside.lapic.set_tsc_offset(offset, now));
+    }
+
+    /// `IA32_TSC_DEADLINE`.
+    pub(in crate::mock) fn tsc_deadline(&self) -> u64 {
+        self.inside.lock().lapic.tsc_deadline()
+    }
+
+    pub(in crate::mock) fn set_tsc_deadline(&self, deadline: u64, now: u64) {
+        self.own(|inside| inside.lapic.set_tsc_deadline(deadline, now));
+    }
+
+    /// Whether CPUID offers the timer's deadline mode.
+    pub(in crate::mock) fn set_has_deadline_mode(&self, has: bool) {
+        self.own(|inside| inside.lapic.timer.set_has_deadline_mode(has));
+    }
+
+    /// Time has come to `now`: the timer may have expired.
+    pub(in crate::mock) fn pass(&self, now: u64) {
+        if self.deadline() <= now {
+            self.other(|inside| inside.lapic.pass(now));
+        }
+    }
+
+    /// The next timer of the VM expires earlier than before.
+    pub(in crate::mock) fn retime(&self) {
+        self.other(|inside| inside.retime = true);
+    }
+
+    /// The vCPU itself asks that its batch of instructions ends.
+    pub(in crate::mock) fn end_batch(&self) {
+        self.own(|inside| inside.retime = true);
+    }
+
+    /// A batch of instructions begins, which knows when the next timer expires.
+    pub(in crate::mock) fn begin_batch(&self) {
+        if self.word() & RETIME != 0 {
+            self.own(|inside| inside.retime = false);
+        }
+    }
+
+    /// How often others have put in something new, for [`go_idle`](Self::go_idle).
+    pub(in crate::mock) fn wakes(&self) -> u64 {
+        self.inside.lock().wakes
+    }
+
+    /// The vCPU has nothing to do; false where something has come since `wakes` was asked for.
+    pub(in crate::mock) fn go_idle(&self, wakes: u64) -> bool {
+        let mut inside = self.inside.lock();
+        inside.is_idle = inside.wakes == wakes;
+        inside.is_idle
+    }
+
+    /// The vCPU runs, or its thread is elsewhere and may have it run.
+    pub(in crate::mock) fn leave_idle(&self) {
+        self.inside.lock().is_idle = false;
+    }
+
+    /// There is no vCPU any more.
+    pub(in crate::mock) fn retire(&self) {
+        self.inside.lock().is_idle = true;
+    }
+
+    pub(in crate::mock) fn is_idle(&self) -> bool {
+        self.inside.lock().is_idle
     }
 
     pub(in crate::mock) fn is_addressed(&self, message: &Message) -> bool {
@@ -168,12 +311,12 @@ impl EventInbox {
         self.own(|inside| inside.lapic.init());
     }
 
-    pub(in crate::mock) fn lapic(&self) -> kvm_lapic_state {
-        self.inside.lock().lapic.state()
+    pub(in crate::mock) fn lapic(&self, now: u64) -> kvm_lapic_state {
+        self.inside.lock().lapic.state(now)
     }
 
-    pub(in crate::mock) fn set_lapic(&self, new: &kvm_lapic_state) {
-        self.own(|inside| inside.lapic.set_state(new));
+    pub(in crate::mock) fn set_lapic(&self, new: &kvm_lapic_state, now: u64) {
+        self.own(|inside| inside.lapic.set_state(new, now));
     }
 
     /// CR8: the upper half of the task's priority.
@@ -195,14 +338,14 @@ impl EventInbox {
     }
 
     /// The vCPU reads at an address, if that is its local APIC's.
-    pub(in crate::mock) fn read(&self, address: u64, width: usize) -> Option<u64> {
+    pub(in crate::mock) fn read(&self, address: u64, width: usize, now: u64) -> Option<u64> {
         let inside = self.inside.lock();
-        inside.lapic.offset_of(address).map(|offset| inside.lapic.read(offset, width))
+        inside.lapic.offset_of(address).map(|offset| inside.lapic.read(offset, width, now))
     }
 
     /// The vCPU writes to an address, if that is its local APIC's.
-    pub(in crate::mock) fn write(&self, address: u64, data: &[u8]) -> Option<Written> {
-        self.own(|inside| inside.lapic.offset_of(address).map(|offset| inside.lapic.write(offset, data)))
+    pub(in crate::mock) fn write(&self, address: u64, data: &[u8], now: u64) -> Option<Written> {
+        self.own(|inside| inside.lapic.offset_of(address).map(|offset| inside.lapic.write(offset, data, now)))
     }
 }
 
@@ -237,5 +380,36 @@ mod tests {
         assert_eq!(inbox.take_arrivals(), Arrivals { init: true, ..Default::default() });
         assert!(inbox.receive(&message(Mode::StartUp)));
         assert_eq!(inbox.take_arrivals().start, Some(9));
+    }
+
+    #[test]
+    fn an_earlier_deadline_ends_the_batch() {
+        const SPURIOUS: u64 = 0xfee0_00f0;
+        const TIMER: u64 = 0xfee0_0320;
+        const INITIAL_COUNT: u64 = 0xfee0_0380;
+        let inbox = EventInbox::new(VcpuId(0)).unwrap();
+        for (register, value) in [(SPURIOUS, 0x1ff_u32), (TIMER, 0x41), (INITIAL_COUNT, 100)] {
+            inbox.write(register, &value.to_le_bytes(), 1000);
+        }
+        assert_eq!((inbox.word(), inbox.deadline()), (RETIME, 1200));
+        inbox.begin_batch();
+        assert_eq!(inbox.word(), 0);
+        inbox.write(INITIAL_COUNT, &200_u32.to_le_bytes(), 1000);
+        assert_eq!((inbox.word(), inbox.deadline()), (0, 1400));
+        inbox.pass(1399);
+        assert_eq!(inbox.word(), 0);
+        inbox.pass(1400);
+        assert_eq!((inbox.word(), inbox.deadline()), (INTERRUPT, NEVER));
+    }
+
+    #[test]
+    fn what_came_before_the_wait_keeps_the_vcpu_from_it() {
+        let inbox = EventInbox::new(VcpuId(0)).unwrap();
+        let wakes = inbox.wakes();
+        assert!(inbox.go_idle(wakes) && inbox.is_idle());
+        inbox.receive(&message(Mode::Nmi));
+        assert!(!inbox.is_idle());
+        assert!(!inbox.go_idle(wakes) && !inbox.is_idle());
+        assert!(inbox.go_idle(inbox.wakes()));
     }
 }
