@@ -5,8 +5,8 @@
 //! and made when the instruction is sure to be completed; those for the outside are exits one by one after it.
 
 use crate::mock::atomic::is_split;
-use crate::mock::intake::Intake;
 use crate::mock::memory::{Slot, Slots};
+use crate::mock::vcpu::event_inbox::EventInbox as Intake;
 use crate::mock::vm::Platform;
 use crate::{Access, AddressSpace, Direction, MAX_ACCESS_BYTES, PAGE_SIZE};
 
@@ -25,7 +25,7 @@ struct Found<'a> {
 /// Memory and outside, as one vCPU sees them while slots do not change.
 pub(super) struct Bus<'a> {
     pub(super) slots: &'a Slots,
-    platform: &'a Platform,
+    pub(super) platform: &'a Platform,
     pub(super) intake: &'a Intake,
     pub(super) traffic: &'a mut Traffic,
     pub(super) tlb: &'a mut Tlb,
@@ -186,7 +186,7 @@ impl<'a> Bus<'a> {
 
     /// Reads a port.
     pub(super) fn input(&mut self, port: u16, width: u32) -> Result<u32> {
-        if let Some(value) = self.platform.irqs.input(port, width as usize) {
+        if let Some(value) = self.platform.irqs.input(port, width as usize, self.intake) {
             return Ok(value);
         }
         let access = Access::read(AddressSpace::Pio, port.into(), width as u8).ok_or(Fault::Unknown)?;
@@ -198,8 +198,8 @@ impl<'a> Bus<'a> {
 
     /// Reads `count` items from a port in one exit, at most [`MAX_ACCESS_BYTES`]: their bytes.
     pub(super) fn input_string(&mut self, port: u16, width: u32, count: u16) -> Result<Vec<u8>> {
-        if let Some(first) = self.platform.irqs.input(port, width as usize) {
-            let others = (1..count).filter_map(|_| self.platform.irqs.input(port, width as usize));
+        if let Some(first) = self.platform.irqs.input(port, width as usize, self.intake) {
+            let others = (1..count).filter_map(|_| self.platform.irqs.input(port, width as usize, self.intake));
             let items = std::iter::once(first).chain(others);
             return Ok(items.flat_map(|item| item.to_le_bytes().into_iter().take(width as usize)).collect());
         }

@@ -11,7 +11,7 @@ use super::flags::{IF, RF, TF};
 use super::interpreter::Progress;
 use super::ops::debug_regs::{DR6_BREAKPOINTS, DR6_SINGLE_STEP, DR7_GUARD, Watched};
 use super::trace::History;
-use crate::mock::intake::{ARRIVAL, Arrivals, INTERRUPT};
+use crate::mock::vcpu::event_inbox::{ARRIVAL, Arrivals, INTERRUPT};
 use crate::{Direction, Exit, InternalError};
 
 /// Repetitions of a string instruction that are made before anything else is served.
@@ -137,7 +137,7 @@ impl Exec<'_> {
             }
         }
         self.state.set_shadow(self.shadow);
-        self.state.msrs.tick();
+        self.bus.intake.count(1);
         if before.has(TF) || self.after.is_some() || self.watched != 0 {
             self.trap(decoded, before.has(TF));
         }

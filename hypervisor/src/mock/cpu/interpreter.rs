@@ -13,9 +13,9 @@ use super::trace::{Executed, History};
 use super::traffic::Traffic;
 use crate::Exit;
 use crate::kick::Door;
-use crate::mock::intake::Intake;
 use crate::mock::memory::Slots;
 use crate::mock::vcpu::State;
+use crate::mock::vcpu::event_inbox::{EventInbox as Intake, RETIME};
 use crate::mock::vm::Platform;
 
 /// Instructions that are executed before someone who waits to change memory slots may do so.
@@ -132,8 +132,9 @@ impl Interpreter {
 
     /// Executes one instruction.
     pub(in crate::mock) fn step(&mut self, state: &mut State, platform: &Platform) -> Progress {
-        platform.irqs.poll();
+        platform.irqs.begin_batch(&self.intake, 1);
         let slots = platform.memory.slots();
+        state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
         let bus = Self::bus(&mut self.traffic, &mut self.tlb, &self.intake, &slots, platform);
         match Exec::new(state, bus).advance(&mut self.cache, &mut self.suspended, &mut self.history) {
             Advance::On => Progress::Busy,
@@ -157,15 +158,17 @@ impl Interpreter {
 
     /// Executes a timeslice.
     pub(in crate::mock) fn go_on(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Progress {
-        platform.irqs.poll();
+        let batch = platform.irqs.begin_batch(&self.intake, TIMESLICE);
         let slots = platform.memory.slots();
+        state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
         let bus = Self::bus(&mut self.traffic, &mut self.tlb, &self.intake, &slots, platform);
         let mut exec = Exec::new(state, bus);
-        for _ in 0..TIMESLICE {
+        for _ in 0..batch {
             if door.is_kicked() {
                 return Progress::Busy;
             }
             match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
+                Advance::On if self.intake.word() & RETIME != 0 => break,
                 Advance::On => {}
                 Advance::Stop(progress) => return progress,
                 Advance::Split => {

@@ -21,8 +21,10 @@ use crate::mock::cpu::Features;
 use crate::mock::cpu::fpu::FpuState;
 use crate::mock::cpu::mode::Mode;
 use crate::mock::cpu::regs::Regs;
-use crate::mock::msrs::Msrs;
+use crate::mock::irq::irqchip::Irqchip;
+use crate::mock::model::msrs::{MsrAccess, Msrs};
 use crate::mock::reset;
+use crate::mock::vcpu::event_inbox::EventInbox;
 
 /// What a vCPU has.
 pub(in crate::mock) struct State {
@@ -72,6 +74,24 @@ impl State {
     #[inline]
     pub(in crate::mock) fn refresh_mode(&mut self) {
         self.mode = Mode::of(&self.regs, &self.sregs, self.debug_regs.dr7);
+    }
+
+    /// The value of an MSR, for the guest or from outside; `None` where there is none.
+    pub(in crate::mock) fn msr(&self, index: u32, irqs: &Irqchip, inbox: &EventInbox, by_guest: bool) -> Option<u64> {
+        MsrAccess { cpuid: &self.cpuid, irqs, inbox, by_guest }.get(index, &self.msrs, &self.sregs)
+    }
+
+    /// Sets an MSR; `None` where there is none, or it does not take the value.
+    pub(in crate::mock) fn set_msr(
+        &mut self,
+        index: u32,
+        value: u64,
+        irqs: &Irqchip,
+        inbox: &EventInbox,
+        by_guest: bool,
+    ) -> Option<()> {
+        let access = MsrAccess { cpuid: &self.cpuid, irqs, inbox, by_guest };
+        access.set(index, value, &mut self.msrs, &mut self.sregs)
     }
 
     /// Whether anything waits to be delivered.

@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 
-use super::cpu::regs::AX;
-use super::script::{Script, Step};
-use super::vcpu::State;
-use super::vm::Platform;
+use super::{Script, Step};
 use crate::kick::Door;
+use crate::mock::cpu::regs::AX;
+use crate::mock::vcpu::State;
+use crate::mock::vcpu::event_inbox::EventInbox;
+use crate::mock::vm::Platform;
 use crate::{Access, AddressSpace, Direction, Exit, InternalError, PAGE_SIZE};
 
 /// The exit of a step that no instruction could make, such as an access of 0 bytes.
@@ -33,19 +34,19 @@ struct Piece {
 }
 
 /// How far a vCPU is in its script.
-pub(super) struct ScriptRun {
+pub(in crate::mock) struct ScriptRunner {
     script: Script,
     done: usize,
     work: Work,
 }
 
-impl ScriptRun {
-    pub(super) fn new(script: Script) -> Self {
+impl ScriptRunner {
+    pub(in crate::mock) fn new(script: Script) -> Self {
         Self { script, done: 0, work: Work::default() }
     }
 
     /// Takes the answer of a read.
-    pub(super) fn answer(&mut self, data: &[u8]) {
+    pub(in crate::mock) fn answer(&mut self, data: &[u8]) {
         if let Some(piece) = self.work.pieces.front()
             && let Some(bytes) = self.work.data.get_mut(piece.place.clone())
         {
@@ -54,7 +55,7 @@ impl ScriptRun {
     }
 
     /// The exit's data, where it is a write.
-    pub(super) fn access_data(&self) -> &[u8] {
+    pub(in crate::mock) fn access_data(&self) -> &[u8] {
         match self.work.pieces.front() {
             Some(Piece { exit: Exit::Access(access), place }) if access.direction() == Direction::Write => {
                 self.work.data.get(place.clone()).unwrap_or_default()
@@ -64,7 +65,7 @@ impl ScriptRun {
     }
 
     /// Ends the piece the last exit was for. The next piece of the same instruction is an exit of its own.
-    pub(super) fn finish(&mut self, state: &mut State) -> Option<Exit> {
+    pub(in crate::mock) fn finish(&mut self, state: &mut State) -> Option<Exit> {
         self.work.pieces.pop_front()?;
         self.next_piece(state)
     }
@@ -83,10 +84,17 @@ impl ScriptRun {
     }
 
     /// Follows the script to the next exit; `None` where the vCPU has nothing to do but wait.
-    pub(super) fn step(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Option<Exit> {
+    pub(in crate::mock) fn step(
+        &mut self,
+        state: &mut State,
+        platform: &Platform,
+        door: &Door,
+        inbox: &EventInbox,
+    ) -> Option<Exit> {
         while !door.is_kicked() && state.mp_state.mp_state == KVM_MP_STATE_RUNNABLE {
-            platform.irqs.poll();
+            platform.irqs.begin_batch(inbox, 1);
             let step = self.script.step(self.done)?.clone();
+            inbox.count(1);
             self.done += 1;
             state.has_run = true;
             match self.execute(step, state, platform) {

@@ -16,19 +16,19 @@ use crate::VcpuId;
 
 /// A message to local APICs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) to: Destination,
-    pub(super) mode: Mode,
-    pub(super) vector: u8,
+pub(in crate::mock) struct Message {
+    pub(in crate::mock) to: Destination,
+    pub(in crate::mock) mode: Mode,
+    pub(in crate::mock) vector: u8,
     /// Triggered by level, so that its end is to be told to the IOAPIC.
-    pub(super) by_level: bool,
+    pub(in crate::mock) by_level: bool,
     /// Only a command can say the opposite: it takes back an `Init`.
-    pub(super) asserts: bool,
+    pub(in crate::mock) asserts: bool,
 }
 
 /// Which local APICs a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Destination {
+pub(in crate::mock) enum Destination {
     /// The one with this id; 0xff is all.
     Physical(u8),
     /// Those that recognize themselves in it; 0xff is all.
@@ -49,7 +49,7 @@ impl Destination {
 
 /// What a message does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(in crate::mock) enum Mode {
     /// Interrupts by its vector.
     Fixed,
     /// As `Fixed`, but one of those it is for alone.
@@ -81,7 +81,7 @@ fn bit(value: u64, at: u32) -> bool {
 
 impl Message {
     /// Of an entry of the IOAPIC's redirection table.
-    pub(super) fn of_entry(entry: u64) -> Self {
+    pub(in crate::mock) fn of_entry(entry: u64) -> Self {
         Self {
             to: Destination::of((entry >> 56) as u8, bit(entry, 11)),
             mode: Mode::of(entry >> 8),
@@ -92,7 +92,7 @@ impl Message {
     }
 
     /// Of a message-signalled interrupt.
-    pub(super) fn of_msi(address: u64, data: u32) -> Self {
+    pub(in crate::mock) fn of_msi(address: u64, data: u32) -> Self {
         let data = u64::from(data);
         let to = Destination::of((address >> 12) as u8, bit(address, 2));
         let mode = match Mode::of(data >> 8) {
@@ -104,7 +104,7 @@ impl Message {
     }
 
     /// Of both halves of `sender`'s interrupt command register.
-    pub(super) fn of_command(low: u32, high: u32, sender: VcpuId) -> Self {
+    pub(in crate::mock) fn of_command(low: u32, high: u32, sender: VcpuId) -> Self {
         let command = u64::from(high) << 32 | u64::from(low);
         let to = match command >> 18 & 3 {
             0 => Destination::of((command >> 56) as u8, bit(command, 11)),

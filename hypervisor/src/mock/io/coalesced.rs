@@ -11,7 +11,7 @@ const ROOM: usize = 169;
 
 /// The ranges of a VM whose writes are coalesced, and those writes.
 #[derive(Default)]
-pub(super) struct Coalesced {
+pub(in crate::mock) struct Coalesced {
     /// Whether there ever were ranges: without, writes go past here without a lock.
     used: AtomicBool,
     inner: Mutex<Inner>,
@@ -40,26 +40,26 @@ impl Range {
 }
 
 impl Coalesced {
-    pub(super) fn add(&self, space: AddressSpace, start: u64, len: u32) {
+    pub(in crate::mock) fn add(&self, space: AddressSpace, start: u64, len: u32) {
         self.inner.lock().ranges.push(Range { space, start, len });
         self.used.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn remove(&self, space: AddressSpace, start: u64, len: u32) {
+    pub(in crate::mock) fn remove(&self, space: AddressSpace, start: u64, len: u32) {
         let gone = Range { space, start, len };
         self.inner.lock().ranges.retain(|range| *range != gone);
     }
 
-    pub(super) fn any(&self) -> bool {
+    pub(in crate::mock) fn any(&self) -> bool {
         self.used.load(Ordering::SeqCst) && !self.inner.lock().writes.is_empty()
     }
 
-    pub(super) fn take(&self, into: &mut Vec<Access>) {
+    pub(in crate::mock) fn take(&self, into: &mut Vec<Access>) {
         into.append(&mut self.inner.lock().writes);
     }
 
     /// Coalesces a write, if it is to be and there is room.
-    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
+    pub(in crate::mock) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8]) -> bool {
         if !self.used.load(Ordering::SeqCst) {
             return false;
         }

@@ -13,7 +13,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::EventFd;
 
-pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+pub(in crate::mock) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the event is borrowed.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
@@ -22,7 +22,7 @@ pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
 ///
 /// A write to a full counter waits, and the plugin can fill it at any moment. Only the kernel itself adds without waiting: for
 /// KVM, and at the end of an asynchronous operation. So this is the end of one that does nothing.
-pub(super) fn signal(event: &EventFd) {
+pub(in crate::mock) fn signal(event: &EventFd) {
     let signalled = QUEUE.with(|queue| queue.as_ref().is_some_and(|queue| queue.finish_nothing(event).is_ok()));
     if !signalled {
         signal_unless_full(event);
@@ -104,7 +104,7 @@ fn checked(returned: c_long) -> io::Result<()> {
 }
 
 /// Whether it was signalled; it is not any more.
-pub(super) fn take(event: &EventFd) -> bool {
+pub(in crate::mock) fn take(event: &EventFd) -> bool {
     let mut counter = [0; 8];
     // u64::MAX is the current position, which is the only one there is.
     let read = preadv2(borrow(event), &mut [IoSliceMut::new(&mut counter)], u64::MAX, ReadWriteFlags::NOWAIT);

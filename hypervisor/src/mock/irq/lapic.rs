@@ -1,7 +1,7 @@
 //! A local APIC: its registers, and what follows from them. Intel SDM volume 3, chapter 12, as far as KVM models it.
 //!
-//! No timer, no performance counter and no thermal sensor is connected, and nothing drives LINT1: their entries in the
-//! local vector table are registers that hold what was written. So do the error status, which stays 0, and the spurious vector.
+//! No performance counter and no thermal sensor is connected, and nothing drives LINT1: their entries in the local vector table are
+//! registers that hold what was written. The error status stays 0. The timer has a [file](super::lapic_timer) of its own.
 #![cfg_attr(
     not(test),
     deny(
@@ -15,84 +15,90 @@
 
 use kvm_bindings::kvm_lapic_state;
 
-use super::message::{Destination, Message, Mode};
-use super::reset;
+use super::apic_message::{Destination, Message, Mode};
+use super::lapic_timer::Timer;
 use crate::VcpuId;
+use crate::mock::reset;
 
 /// Offsets of registers in the page.
-pub(super) mod register {
-    pub(in super::super) const ID: usize = 0x20;
-    pub(in super::super) const VERSION: usize = 0x30;
-    pub(in super::super) const TASK_PRIORITY: usize = 0x80;
-    pub(in super::super) const PROCESSOR_PRIORITY: usize = 0xa0;
-    pub(in super::super) const END: usize = 0xb0;
-    pub(in super::super) const LOGICAL_ID: usize = 0xd0;
-    pub(in super::super) const LOGICAL_FORMAT: usize = 0xe0;
-    pub(in super::super) const SPURIOUS: usize = 0xf0;
+pub(in crate::mock) mod register {
+    pub(in crate::mock) const ID: usize = 0x20;
+    pub(in crate::mock) const VERSION: usize = 0x30;
+    pub(in crate::mock) const TASK_PRIORITY: usize = 0x80;
+    pub(in crate::mock) const PROCESSOR_PRIORITY: usize = 0xa0;
+    pub(in crate::mock) const END: usize = 0xb0;
+    pub(in crate::mock) const LOGICAL_ID: usize = 0xd0;
+    pub(in crate::mock) const LOGICAL_FORMAT: usize = 0xe0;
+    pub(in crate::mock) const SPURIOUS: usize = 0xf0;
     /// The first of eight registers with a bit for each vector, as the next two.
-    pub(in super::super) const IN_SERVICE: usize = 0x100;
+    pub(in crate::mock) const IN_SERVICE: usize = 0x100;
     /// Which vectors were triggered by level.
-    pub(in super::super) const BY_LEVEL: usize = 0x180;
-    pub(in super::super) const REQUESTED: usize = 0x200;
-    pub(in super::super) const COMMAND: usize = 0x300;
-    pub(in super::super) const COMMAND_HIGH: usize = 0x310;
+    pub(in crate::mock) const BY_LEVEL: usize = 0x180;
+    pub(in crate::mock) const REQUESTED: usize = 0x200;
+    pub(in crate::mock) const COMMAND: usize = 0x300;
+    pub(in crate::mock) const COMMAND_HIGH: usize = 0x310;
     /// The first of the local vector table's six: timer, thermal sensor, performance counter, LINT0, LINT1, error.
-    pub(in super::super) const LVT: usize = 0x320;
-    pub(in super::super) const LINT0: usize = 0x350;
-    pub(in super::super) const INITIAL_COUNT: usize = 0x380;
-    pub(in super::super) const CURRENT_COUNT: usize = 0x390;
-    pub(in super::super) const DIVISOR: usize = 0x3e0;
+    pub(in crate::mock) const LVT: usize = 0x320;
+    pub(in crate::mock) const LINT0: usize = 0x350;
+    pub(in crate::mock) const INITIAL_COUNT: usize = 0x380;
+    pub(in crate::mock) const CURRENT_COUNT: usize = 0x390;
+    pub(in crate::mock) const DIVISOR: usize = 0x3e0;
 }
 use register::*;
 
 /// Entries in the local vector table.
-pub(super) const LVT_ENTRIES: usize = 6;
+pub(in crate::mock) const LVT_ENTRIES: usize = 6;
 /// An entry of the local vector table that is masked.
-pub(super) const MASKED: u32 = 1 << 16;
+pub(in crate::mock) const MASKED: u32 = 1 << 16;
 /// `IA32_APIC_BASE`: the local APIC is on.
 const ENABLED: u64 = 1 << 11;
 /// The spurious vector register: the local APIC is turned on by software too.
-pub(super) const SOFTWARE_ENABLED: u32 = 1 << 8;
+pub(in crate::mock) const SOFTWARE_ENABLED: u32 = 1 << 8;
 /// Bytes of the register page.
 const PAGE: u64 = 0x1000;
 /// In a destination: every local APIC.
 const EVERYBODY: u8 = 0xff;
 
 /// A vCPU's.
-pub(super) struct Lapic {
+pub(in crate::mock) struct Lapic {
     id: VcpuId,
     page: kvm_lapic_state,
     /// `IA32_APIC_BASE`.
     base: u64,
+    pub(in crate::mock) timer: Timer,
 }
 
 impl Lapic {
-    pub(super) fn new(id: VcpuId) -> Self {
-        Self { id, page: reset::lapic(id), base: reset::sregs(id).apic_base }
+    pub(in crate::mock) fn new(id: VcpuId) -> Self {
+        Self { id, page: reset::lapic(id), base: reset::sregs(id).apic_base, timer: Timer::default() }
     }
 
     /// INIT: as after reset, but where the page lies and its id.
-    pub(super) fn init(&mut self) {
+    pub(in crate::mock) fn init(&mut self) {
         let id = self.register(ID);
         self.page = reset::lapic(self.id);
         self.set_register(ID, id);
+        self.init_timer();
     }
 
-    /// The whole page.
-    pub(super) fn state(&self) -> kvm_lapic_state {
-        self.page
+    /// The whole page, with the current count of the timer.
+    pub(in crate::mock) fn state(&self, now: u64) -> kvm_lapic_state {
+        let mut page = self.page;
+        put(&mut page, CURRENT_COUNT, self.current_count(now));
+        page
     }
 
     /// Sets the whole page but for what follows from the rest: the version, and the processor's priority.
-    pub(super) fn set_state(&mut self, new: &kvm_lapic_state) {
+    pub(in crate::mock) fn set_state(&mut self, new: &kvm_lapic_state, now: u64) {
         let version = self.register(VERSION);
         self.page = *new;
         self.set_register(VERSION, version);
         self.update_priority();
+        self.resume_timer(now);
     }
 
     /// Where the page lies, and whether the local APIC is on (`IA32_APIC_BASE`).
-    pub(super) fn set_base(&mut self, base: u64) {
+    pub(in crate::mock) fn set_base(&mut self, base: u64) {
         if base & !self.base & ENABLED != 0 {
             self.set_register(ID, self.id.0 << 24);
         }
@@ -100,12 +106,12 @@ impl Lapic {
     }
 
     /// Where in the page an address lies.
-    pub(super) fn offset_of(&self, address: u64) -> Option<usize> {
+    pub(in crate::mock) fn offset_of(&self, address: u64) -> Option<usize> {
         let offset = address.wrapping_sub(self.base & !(PAGE.wrapping_sub(1)));
         (offset < PAGE).then_some(offset as usize)
     }
 
-    pub(super) fn is_on(&self) -> bool {
+    pub(in crate::mock) fn is_on(&self) -> bool {
         self.base & ENABLED != 0
     }
 
@@ -114,15 +120,13 @@ impl Lapic {
     }
 
     /// The register at `offset`.
-    pub(super) fn register(&self, offset: usize) -> u32 {
+    pub(in crate::mock) fn register(&self, offset: usize) -> u32 {
         let byte = |at: usize| self.page.regs.get(offset | at).map_or(0, |byte| byte.cast_unsigned());
         u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
     }
 
-    pub(super) fn set_register(&mut self, offset: usize, value: u32) {
-        for (place, byte) in self.page.regs.iter_mut().skip(offset).zip(value.to_le_bytes()) {
-            *place = byte.cast_signed();
-        }
+    pub(in crate::mock) fn set_register(&mut self, offset: usize, value: u32) {
+        put(&mut self.page, offset, value);
     }
 
     /// Whether a vector's bit is set, in one of the three arrays.
@@ -147,24 +151,24 @@ impl Lapic {
 
     /// The priority of what the processor does: of its task, or of the highest vector in service (Intel SDM volume 3,
     /// section 12.8.3.1).
-    pub(super) fn priority(&self) -> u8 {
+    pub(in crate::mock) fn priority(&self) -> u8 {
         let task = self.register(TASK_PRIORITY) as u8;
         let served = self.highest(IN_SERVICE).unwrap_or(0);
         if task >> 4 >= served >> 4 { task } else { served & 0xf0 }
     }
 
-    pub(super) fn update_priority(&mut self) {
+    pub(in crate::mock) fn update_priority(&mut self) {
         self.set_register(PROCESSOR_PRIORITY, self.priority().into());
     }
 
     /// The vector that the processor is asked to take.
-    pub(super) fn next(&self) -> Option<u8> {
+    pub(in crate::mock) fn next(&self) -> Option<u8> {
         let vector = self.highest(REQUESTED)?;
         (self.is_on() && vector >> 4 > self.priority() >> 4).then_some(vector)
     }
 
     /// The processor takes it.
-    pub(super) fn take(&mut self) -> Option<u8> {
+    pub(in crate::mock) fn take(&mut self) -> Option<u8> {
         let vector = self.next()?;
         self.put(REQUESTED, vector, false);
         self.put(IN_SERVICE, vector, true);
@@ -173,7 +177,7 @@ impl Lapic {
     }
 
     /// The interrupt in service ends: its vector, and whether the IOAPIC waits for that because it was triggered by level.
-    pub(super) fn end(&mut self) -> Option<(u8, bool)> {
+    pub(in crate::mock) fn end(&mut self) -> Option<(u8, bool)> {
         let vector = self.highest(IN_SERVICE)?;
         self.put(IN_SERVICE, vector, false);
         self.update_priority();
@@ -181,7 +185,7 @@ impl Lapic {
     }
 
     /// A vector is requested; false where nothing takes it.
-    pub(super) fn request(&mut self, vector: u8, by_level: bool) -> bool {
+    pub(in crate::mock) fn request(&mut self, vector: u8, by_level: bool) -> bool {
         if !self.accepts() {
             return false;
         }
@@ -192,13 +196,13 @@ impl Lapic {
 
     /// Whether an interrupt of the PICs reaches this vCPU: LINT0 is not masked and takes the vectors of an external controller
     /// (ExtINT), or the local APIC is off.
-    pub(super) fn lets_pics_through(&self) -> bool {
+    pub(in crate::mock) fn lets_pics_through(&self) -> bool {
         const MODE: u32 = 7 << 8;
         !self.is_on() || self.register(LINT0) & (MASKED | MODE) == MODE
     }
 
     /// Whether a message is for this local APIC. The lowest priority is looked for among those that would take a vector.
-    pub(super) fn is_addressed(&self, message: &Message) -> bool {
+    pub(in crate::mock) fn is_addressed(&self, message: &Message) -> bool {
         let is_addressed = match message.to {
             Destination::Physical(id) => id == EVERYBODY || u32::from(id) == self.register(ID) >> 24,
             Destination::Logical(id) => id == EVERYBODY || self.has_logical_id(id),
@@ -220,12 +224,19 @@ impl Lapic {
         }
     }
 
-    pub(super) fn is_in_cluster(&self) -> bool {
+    pub(in crate::mock) fn is_in_cluster(&self) -> bool {
         self.register(LOGICAL_FORMAT) >> 28 == 0
     }
 
-    pub(super) fn logical_id(&self) -> u8 {
+    pub(in crate::mock) fn logical_id(&self) -> u8 {
         (self.register(LOGICAL_ID) >> 24) as u8
+    }
+}
+
+/// Puts a register's value into a page.
+fn put(page: &mut kvm_lapic_state, offset: usize, value: u32) {
+    for (place, byte) in page.regs.iter_mut().skip(offset).zip(value.to_le_bytes()) {
+        *place = byte.cast_signed();
     }
 }
 

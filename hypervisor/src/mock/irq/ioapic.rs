@@ -17,10 +17,10 @@
 
 use kvm_bindings::{kvm_ioapic_state, kvm_ioapic_state__bindgen_ty_1 as Redirection};
 
-use super::message::Message;
-use super::reset;
+use super::apic_message::Message;
+use crate::mock::reset;
 
-pub(super) const PINS: u32 = 24;
+pub(in crate::mock) const PINS: u32 = 24;
 
 /// Bits of an entry.
 const SENT: u64 = 1 << 12;
@@ -30,9 +30,9 @@ const BY_LEVEL: u64 = 1 << 15;
 const MASKED: u64 = 1 << 16;
 
 /// Takes messages to where they are for; false where nobody accepts one.
-pub(super) type Deliver<'a> = &'a dyn Fn(&Message) -> bool;
+pub(in crate::mock) type Deliver<'a> = &'a dyn Fn(&Message) -> bool;
 
-pub(super) struct Ioapic {
+pub(in crate::mock) struct Ioapic {
     base: u64,
     /// The register that is read and written at the window.
     selected: u8,
@@ -46,11 +46,11 @@ pub(super) struct Ioapic {
 
 /// What a write leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Effect {
+pub(in crate::mock) struct Effect {
     /// The pin that is not masked any more.
-    pub(super) opened: Option<u32>,
+    pub(in crate::mock) opened: Option<u32>,
     /// The pin that is to be [sent](Ioapic::send_if_high) when those who hold it high have had a say.
-    pub(super) sends: Option<u32>,
+    pub(in crate::mock) sends: Option<u32>,
 }
 
 impl Default for Ioapic {
@@ -74,7 +74,7 @@ impl Ioapic {
     }
 
     /// Its state, in which a pin whose edge was sent is low.
-    pub(super) fn state(&self) -> kvm_ioapic_state {
+    pub(in crate::mock) fn state(&self) -> kvm_ioapic_state {
         kvm_ioapic_state {
             base_address: self.base,
             ioregsel: self.selected.into(),
@@ -86,7 +86,7 @@ impl Ioapic {
     }
 
     /// Sets its state. Pins that are high there rise.
-    pub(super) fn set_state(&mut self, state: &kvm_ioapic_state, deliver: Deliver) {
+    pub(in crate::mock) fn set_state(&mut self, state: &kvm_ioapic_state, deliver: Deliver) {
         *self = Self::of(state);
         for pin in (0..PINS).filter(|pin| state.irr >> pin & 1 == 1) {
             self.set_pin(pin, true, deliver);
@@ -102,7 +102,7 @@ impl Ioapic {
     }
 
     /// A pin, 0 to 23, has this level now.
-    pub(super) fn set_pin(&mut self, pin: u32, level: bool, deliver: Deliver) {
+    pub(in crate::mock) fn set_pin(&mut self, pin: u32, level: bool, deliver: Deliver) {
         let was_high = self.is_high(pin);
         if !level {
             self.levels &= !(1 << pin);
@@ -137,18 +137,18 @@ impl Ioapic {
     }
 
     /// The pins that send this vector.
-    pub(super) fn pins_of(&self, vector: u8) -> impl Iterator<Item = u32> + use<> {
+    pub(in crate::mock) fn pins_of(&self, vector: u8) -> impl Iterator<Item = u32> + use<> {
         let entries = self.entries;
         (0..PINS).zip(entries).filter(move |(_, entry)| *entry as u8 == vector).map(|(pin, _)| pin)
     }
 
     /// Whether the end of an interrupt of this vector is told: that of a pin which is triggered by level.
-    pub(super) fn is_told_of(&self, vector: u8) -> bool {
+    pub(in crate::mock) fn is_told_of(&self, vector: u8) -> bool {
         self.entries.iter().any(|&entry| entry as u8 == vector && entry & BY_LEVEL != 0)
     }
 
     /// The interrupt of a pin has ended.
-    pub(super) fn end(&mut self, pin: u32, deliver: Deliver) {
+    pub(in crate::mock) fn end(&mut self, pin: u32, deliver: Deliver) {
         if let Some(entry) = self.entries.get_mut(pin as usize) {
             *entry &= !REMOTE_REQUEST;
         }
@@ -156,19 +156,19 @@ impl Ioapic {
     }
 
     /// Sends a pin's message, if it is high.
-    pub(super) fn send_if_high(&mut self, pin: u32, deliver: Deliver) {
+    pub(in crate::mock) fn send_if_high(&mut self, pin: u32, deliver: Deliver) {
         if self.is_high(pin) {
             self.send(pin, deliver);
         }
     }
 
     /// Where in its registers an address lies.
-    pub(super) fn offset_of(&self, address: u64) -> Option<u8> {
+    pub(in crate::mock) fn offset_of(&self, address: u64) -> Option<u8> {
         u8::try_from(address.wrapping_sub(self.base)).ok()
     }
 
     /// Reads up to 8 bytes, lowest first.
-    pub(super) fn read(&self, offset: u8) -> u64 {
+    pub(in crate::mock) fn read(&self, offset: u8) -> u64 {
         let value = match offset {
             SELECT => self.selected.into(),
             WINDOW => self.read_register(),
@@ -191,7 +191,7 @@ impl Ioapic {
     }
 
     /// Writes 1 to 8 bytes, of which at most 4 count.
-    pub(super) fn write(&mut self, offset: u8, data: &[u8]) -> Effect {
+    pub(in crate::mock) fn write(&mut self, offset: u8, data: &[u8]) -> Effect {
         let value = data.iter().take(4).rev().fold(0, |value, &byte| value << 8 | u32::from(byte));
         match offset {
             SELECT => self.selected = value as u8,

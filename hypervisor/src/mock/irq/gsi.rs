@@ -18,47 +18,47 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_ioapic_state};
 
-use super::cpus::Cpus;
-use super::eventfd;
+use super::apic_bus::ApicBus;
+use super::apic_message::Message;
 use super::ioapic::Ioapic;
-use super::message::Message;
 use super::pic::{self, Pics};
 use super::pit::Pit;
-use super::routes::{MAX_ROUTES, PIC_PINS, Routes};
+use super::routing::{MAX_ROUTES, PIC_PINS, RoutingTable};
+use crate::mock::io::eventfd;
 use crate::{EventFd, Gsi, Pic, Route};
 
 /// The lines of a VM, where they lead to, and who takes their interrupts.
 #[derive(Default)]
-pub(super) struct Lines {
-    pub(super) routes: Routes,
+pub(in crate::mock) struct GsiLines {
+    pub(in crate::mock) routes: RoutingTable,
     lines: BTreeMap<Gsi, Line>,
-    pub(super) irqfds: Vec<Irqfd>,
-    pub(super) pics: Pics,
-    pub(super) ioapic: Ioapic,
-    pub(super) pit: Pit,
-    pub(super) cpus: Cpus,
+    pub(in crate::mock) irqfds: Vec<Irqfd>,
+    pub(in crate::mock) pics: Pics,
+    pub(in crate::mock) ioapic: Ioapic,
+    pub(in crate::mock) pit: Pit,
+    pub(in crate::mock) cpus: ApicBus,
 }
 
 /// Who holds a line high.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Line {
-    pub(super) user: bool,
-    pub(super) irqfd: bool,
+pub(in crate::mock) struct Line {
+    pub(in crate::mock) user: bool,
+    pub(in crate::mock) irqfd: bool,
     pit: bool,
 }
 
 /// Where the PIT's interrupts go.
 const PIT_GSI: Gsi = Gsi(0);
 
-pub(super) struct Irqfd {
-    pub(super) gsi: Gsi,
-    pub(super) trigger: Arc<EventFd>,
-    pub(super) resample: Arc<EventFd>,
+pub(in crate::mock) struct Irqfd {
+    pub(in crate::mock) gsi: Gsi,
+    pub(in crate::mock) trigger: Arc<EventFd>,
+    pub(in crate::mock) resample: Arc<EventFd>,
 }
 
-impl Lines {
+impl GsiLines {
     /// Raises the lines whose triggers were written.
-    pub(super) fn poll(&mut self) {
+    pub(in crate::mock) fn poll(&mut self) {
         let raised: Vec<_> =
             self.irqfds.iter().filter(|irqfd| eventfd::take(&irqfd.trigger)).map(|irqfd| irqfd.gsi).collect();
         for gsi in raised {
@@ -67,7 +67,7 @@ impl Lines {
     }
 
     /// Changes who holds a line high, and with it the pins it leads to.
-    pub(super) fn change(&mut self, gsi: Gsi, change: impl FnOnce(&mut Line)) {
+    pub(in crate::mock) fn change(&mut self, gsi: Gsi, change: impl FnOnce(&mut Line)) {
         if gsi.0 >= MAX_ROUTES {
             return;
         }
@@ -89,7 +89,7 @@ impl Lines {
     }
 
     /// The PIT's time has come to `now`.
-    pub(super) fn pass(&mut self, now: u64) {
+    pub(in crate::mock) fn pass(&mut self, now: u64) {
         if self.pit.pass(now) {
             self.pulse();
         }
@@ -103,7 +103,7 @@ impl Lines {
     }
 
     /// The interrupt of `gsi` has ended: its irqfds let go of the line and tell their owners, and the PIT goes on.
-    pub(super) fn acknowledge(&mut self, gsi: Gsi) {
+    pub(in crate::mock) fn acknowledge(&mut self, gsi: Gsi) {
         if gsi == PIT_GSI && self.pit.end() {
             self.pulse();
         }
@@ -119,7 +119,7 @@ impl Lines {
     }
 
     /// Makes what an access to the PICs leads to.
-    pub(super) fn follow_pics(&mut self, pic::Effect { ended, updates }: pic::Effect) {
+    pub(in crate::mock) fn follow_pics(&mut self, pic::Effect { ended, updates }: pic::Effect) {
         for (chip, pins) in [(KVM_IRQCHIP_PIC_MASTER, ended & 0xff), (KVM_IRQCHIP_PIC_SLAVE, ended >> 8)] {
             for pin in (0..PIC_PINS).filter(|pin| pins >> pin & 1 == 1) {
                 if let Some(gsi) = self.routes.gsi_of(chip, pin) {
@@ -133,7 +133,7 @@ impl Lines {
     }
 
     /// A local APIC has ended an interrupt of this vector: the pins that have sent it may have more to say.
-    pub(super) fn end(&mut self, vector: u8, by_level: bool) {
+    pub(in crate::mock) fn end(&mut self, vector: u8, by_level: bool) {
         let ends = by_level && self.ioapic.is_told_of(vector);
         for pin in self.ioapic.pins_of(vector) {
             if let Some(gsi) = self.routes.gsi_of(KVM_IRQCHIP_IOAPIC, pin) {
@@ -148,7 +148,7 @@ impl Lines {
 
     /// The guest writes to the IOAPIC. A level that is behind a mask no more may be out of date: irqfds let go of it, and
     /// their owners may raise it anew.
-    pub(super) fn write_ioapic(&mut self, offset: u8, data: &[u8]) {
+    pub(in crate::mock) fn write_ioapic(&mut self, offset: u8, data: &[u8]) {
         let effect = self.ioapic.write(offset, data);
         if let Some(pin) = effect.opened {
             self.open(KVM_IRQCHIP_IOAPIC, pin);
@@ -170,7 +170,7 @@ impl Lines {
     }
 
     /// The guest writes to a port of the PICs.
-    pub(super) fn write_pics(&mut self, port: pic::Port, value: u8) {
+    pub(in crate::mock) fn write_pics(&mut self, port: pic::Port, value: u8) {
         let mask = self.pics.state(Pic::Primary).imr;
         let effect = self.pics.write(port, value);
         if port == pic::Port::Data(Pic::Primary) && mask & !self.pics.state(Pic::Primary).imr & 1 != 0 {
@@ -179,7 +179,7 @@ impl Lines {
         self.follow_pics(effect);
     }
 
-    pub(super) fn set_ioapic(&mut self, new: &kvm_ioapic_state) {
+    pub(in crate::mock) fn set_ioapic(&mut self, new: &kvm_ioapic_state) {
         let Self { ioapic, cpus, .. } = self;
         ioapic.set_state(new, &|message| cpus.deliver(message));
     }

@@ -18,8 +18,8 @@
 
 use kvm_bindings::kvm_pic_state;
 
-use super::reset;
 use crate::Pic;
+use crate::mock::reset;
 
 /// Where the first PIC has the second.
 const CASCADE: u8 = 1 << 2;
@@ -27,7 +27,7 @@ const CASCADE: u8 = 1 << 2;
 const SPURIOUS: u8 = 7;
 
 /// Both PICs, and the line from the first to the processor.
-pub(super) struct Pics {
+pub(in crate::mock) struct Pics {
     primary: kvm_pic_state,
     secondary: kvm_pic_state,
     output: bool,
@@ -36,12 +36,12 @@ pub(super) struct Pics {
 /// What an access leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub(super) struct Effect {
+pub(in crate::mock) struct Effect {
     /// The pins whose interrupts have ended: those of the second PIC in the upper 8 bits. What holds them high and waited for
     /// that is to let go first.
-    pub(super) ended: u16,
+    pub(in crate::mock) ended: u16,
     /// Then the PICs are to be [updated](Pics::update).
-    pub(super) updates: bool,
+    pub(in crate::mock) updates: bool,
 }
 
 impl Default for Pics {
@@ -53,7 +53,7 @@ impl Default for Pics {
 
 impl Pics {
     /// One's state.
-    pub(super) fn state(&self, which: Pic) -> &kvm_pic_state {
+    pub(in crate::mock) fn state(&self, which: Pic) -> &kvm_pic_state {
         match which {
             Pic::Primary => &self.primary,
             Pic::Secondary => &self.secondary,
@@ -68,24 +68,24 @@ impl Pics {
     }
 
     /// Sets one's state, which is to be kept as it is given.
-    pub(super) fn set_state(&mut self, which: Pic, state: &kvm_pic_state) {
+    pub(in crate::mock) fn set_state(&mut self, which: Pic, state: &kvm_pic_state) {
         *self.state_mut(which) = *state;
         self.update();
     }
 
     /// Whether the processor is asked to take an interrupt.
-    pub(super) fn output(&self) -> bool {
+    pub(in crate::mock) fn output(&self) -> bool {
         self.output
     }
 
     /// A pin, 0 to 7, has this level now.
-    pub(super) fn set_pin(&mut self, which: Pic, pin: u32, level: bool) {
+    pub(in crate::mock) fn set_pin(&mut self, which: Pic, pin: u32, level: bool) {
         set_pin(self.state_mut(which), 1 << (pin & 7), level);
         self.update();
     }
 
     /// Looks whether there is something to ask for. The second PIC asks the first by an edge.
-    pub(super) fn update(&mut self) {
+    pub(in crate::mock) fn update(&mut self) {
         if next(&self.secondary, 0).is_some() {
             set_pin(&mut self.primary, CASCADE, true);
             set_pin(&mut self.primary, CASCADE, false);
@@ -99,7 +99,7 @@ impl Pics {
     }
 
     /// The processor takes an interrupt: its vector.
-    pub(super) fn acknowledge(&mut self) -> (u8, Effect) {
+    pub(in crate::mock) fn acknowledge(&mut self) -> (u8, Effect) {
         let mut ended = 0;
         let Some(pin) = self.next_of_primary() else {
             return (self.primary.irq_base.wrapping_add(SPURIOUS), Effect { ended, updates: true });
@@ -122,7 +122,7 @@ impl Pics {
     }
 
     /// The guest reads a port of theirs.
-    pub(super) fn read(&mut self, port: Port) -> (u8, Effect) {
+    pub(in crate::mock) fn read(&mut self, port: Port) -> (u8, Effect) {
         match port {
             Port::Levels(which) => (self.state(which).elcr, Effect::default()),
             Port::Command(which) | Port::Data(which) if self.state(which).poll != 0 => {
@@ -157,7 +157,7 @@ impl Pics {
     }
 
     /// The guest writes to a port of theirs.
-    pub(super) fn write(&mut self, port: Port, value: u8) -> Effect {
+    pub(in crate::mock) fn write(&mut self, port: Port, value: u8) -> Effect {
         const ICW1: u8 = 0x10;
         const OCW3: u8 = 0x08;
         match port {
@@ -184,7 +184,7 @@ impl Pics {
 
 /// A port of the PICs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Port {
+pub(in crate::mock) enum Port {
     Command(Pic),
     Data(Pic),
     /// Which pins are triggered by level.
@@ -193,7 +193,7 @@ pub(super) enum Port {
 
 impl Port {
     /// The port of this number.
-    pub(super) fn of_number(number: u64) -> Option<Self> {
+    pub(in crate::mock) fn of_number(number: u64) -> Option<Self> {
         Some(match number {
             0x20 => Self::Command(Pic::Primary),
             0x21 => Self::Data(Pic::Primary),
@@ -207,7 +207,7 @@ impl Port {
 
     /// The port at which an access of this width begins, where all of it is the PICs'. Wider ones than of a byte are, in
     /// KVM, without effect.
-    pub(super) fn taking(number: u64, width: usize) -> Option<Self> {
+    pub(in crate::mock) fn taking(number: u64, width: usize) -> Option<Self> {
         let port = Self::of_number(number)?;
         let is_first_of_two = number & 1 == 0;
         (width == 1 || width == 2 && is_first_of_two).then_some(port)

@@ -1,6 +1,6 @@
 //! The mock's interrupts: what is shared of them, and who looks when.
 //!
-//! What a change leads to is [`Lines`]'s to know. Irqfds are written in other processes. Their triggers are looked at by each
+//! What a change leads to is [`GsiLines`]'s to know. Irqfds are written in other processes. Their triggers are looked at by each
 //! vCPU before it executes for a while, and where it has nothing to do it waits for them; and when a chip is asked for.
 #![cfg_attr(
     not(test),
@@ -13,62 +13,67 @@
     )
 )]
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use kvm_bindings::{kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 
-use super::clock::Clock;
-use super::intake::Intake;
-use super::lapic_page::Written;
-use super::lines::{Irqfd, Lines};
-use super::message::Message;
+use super::apic_message::Message;
+use super::gsi::{GsiLines, Irqfd};
+use super::lapic_mmio::Written;
 use super::pic::Port;
 use super::pit::Pit;
-use super::routes::Routes;
-use super::{eventfd, refused};
+use super::routing::RoutingTable;
+use super::time_source::{Clock, NEVER, TimeSource};
+use super::timers::Idle;
+use crate::mock::io::eventfd;
+use crate::mock::refused;
+use crate::mock::vcpu::event_inbox::EventInbox;
 use crate::{AddressSpace, EventFd, Gsi, Pic, Result, Route};
 
-pub(super) struct SoftIrqs {
-    lines: Mutex<Lines>,
+pub(in crate::mock) struct Irqchip {
+    pub(super) lines: Mutex<GsiLines>,
     /// The PICs' output, as vCPUs were told of it last.
     output: AtomicBool,
     /// An epoll instance, readable while a trigger is signalled.
     triggers: OwnedFd,
-    has_irqfds: AtomicBool,
-    clock: Clock,
-    /// When the PIT interrupts next; [`NEVER`] where it does not.
-    deadline: AtomicU64,
+    pub(super) has_irqfds: AtomicBool,
+    pub(in crate::mock) time: TimeSource,
+    /// When the next timer expires, of the PIT and of the local APICs, or earlier; [`NEVER`] where none does.
+    pub(super) deadline: AtomicU64,
+    pub(super) idle: Idle,
 }
 
-const NEVER: u64 = u64::MAX;
-
-impl SoftIrqs {
-    pub(super) fn new() -> Result<Self> {
+impl Irqchip {
+    pub(in crate::mock) fn new(clock: Clock) -> Result<Self> {
         let triggers = epoll::create(epoll::CreateFlags::CLOEXEC);
         Ok(Self {
             lines: Mutex::default(),
             output: AtomicBool::new(false),
             triggers: triggers.map_err(|errno| refused("epoll_create1", errno.raw_os_error()))?,
             has_irqfds: AtomicBool::new(false),
-            clock: Clock::default(),
+            time: TimeSource::new(clock),
             deadline: AtomicU64::new(NEVER),
+            idle: Idle::default(),
         })
     }
 
     /// There is another vCPU.
-    pub(super) fn add(&self, intake: &Arc<Intake>) {
+    pub(in crate::mock) fn add(&self, inbox: &Arc<EventInbox>) {
         let mut lines = self.lines.lock();
-        intake.set_pics(lines.pics.output());
-        lines.cpus.add(intake);
+        inbox.set_pics(lines.pics.output());
+        lines.cpus.add(inbox);
     }
 
-    pub(super) fn register_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>, resample: &Arc<EventFd>) -> Result<()> {
+    pub(in crate::mock) fn register_irqfd(
+        &self,
+        gsi: Gsi,
+        trigger: &Arc<EventFd>,
+        resample: &Arc<EventFd>,
+    ) -> Result<()> {
         let mut lines = self.lines.lock();
         if lines.irqfds.iter().any(|irqfd| Arc::ptr_eq(&irqfd.trigger, trigger)) {
             return Err(refused("KVM_IRQFD", libc::EBUSY));
@@ -80,7 +85,7 @@ impl SoftIrqs {
         Ok(())
     }
 
-    pub(super) fn unregister_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>) {
+    pub(in crate::mock) fn unregister_irqfd(&self, gsi: Gsi, trigger: &Arc<EventFd>) {
         self.change(|lines| {
             let before = lines.irqfds.len();
             lines.irqfds.retain(|irqfd| irqfd.gsi != gsi || !Arc::ptr_eq(&irqfd.trigger, trigger));
@@ -95,38 +100,43 @@ impl SoftIrqs {
         });
     }
 
-    /// Makes a change, and shows vCPUs whether the PICs ask them to take an interrupt. Those that wait are to wait no longer
-    /// than to the PIT's next interrupt.
-    fn change<T>(&self, change: impl FnOnce(&mut Lines) -> T) -> T {
+    /// Makes a change, and shows vCPUs what follows from it.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut GsiLines) -> T) -> T {
         let mut lines = self.lines.lock();
         let result = change(&mut lines);
-        let output = lines.pics.output();
-        if self.output.swap(output, Ordering::AcqRel) != output {
-            for intake in lines.cpus.iter() {
-                intake.set_pics(output);
-            }
-        }
-        let deadline = lines.pit.deadline().unwrap_or(NEVER);
-        if deadline < self.deadline.swap(deadline, Ordering::AcqRel) {
-            for intake in lines.cpus.iter() {
-                intake.alarm().ring();
-            }
-        }
+        self.publish(&lines);
         result
     }
 
+    /// Shows vCPUs whether the PICs ask them to take an interrupt. Those that wait, or execute a batch of instructions, are to do so no
+    /// longer than to the PIT's next interrupt.
+    pub(super) fn publish(&self, lines: &GsiLines) {
+        let output = lines.pics.output();
+        if self.output.swap(output, Ordering::AcqRel) != output {
+            for inbox in lines.cpus.iter() {
+                inbox.set_pics(output);
+            }
+        }
+        let deadline = lines.pit.deadline().unwrap_or(NEVER);
+        if deadline < self.deadline.fetch_min(deadline, Ordering::AcqRel) {
+            for inbox in lines.cpus.iter() {
+                inbox.retime();
+            }
+        }
+    }
+
     /// A change, or a look, behind what was written to triggers.
-    fn after_triggers<T>(&self, change: impl FnOnce(&mut Lines) -> T) -> T {
+    pub(super) fn after_triggers<T>(&self, change: impl FnOnce(&mut GsiLines) -> T) -> T {
         self.poll();
         self.change(change)
     }
 
-    pub(super) fn set_irq(&self, gsi: Gsi, level: bool) {
+    pub(in crate::mock) fn set_irq(&self, gsi: Gsi, level: bool) {
         self.after_triggers(|lines| lines.change(gsi, |line| line.user = level));
     }
 
     /// A vCPU takes the interrupt that it is asked to take: its vector, unless another vCPU was first. The PICs go first.
-    pub(super) fn take_interrupt(&self, intake: &Intake) -> Option<u8> {
+    pub(in crate::mock) fn take_interrupt(&self, inbox: &EventInbox) -> Option<u8> {
         let of_pics = || {
             self.change(|lines| {
                 lines.pics.output().then(|| {
@@ -136,31 +146,38 @@ impl SoftIrqs {
                 })
             })
         };
-        let asks = self.output.load(Ordering::Acquire) && intake.lets_pics_through();
-        asks.then(of_pics).flatten().or_else(|| intake.take_interrupt())
+        let asks = self.output.load(Ordering::Acquire) && inbox.lets_pics_through();
+        asks.then(of_pics).flatten().or_else(|| inbox.take_interrupt())
     }
 
-    pub(super) fn set_routing(&self, routes: &[Route]) -> Result<()> {
-        self.lines.lock().routes = Routes::new(routes)?;
+    pub(in crate::mock) fn set_routing(&self, routes: &[Route]) -> Result<()> {
+        self.lines.lock().routes = RoutingTable::new(routes)?;
         Ok(())
     }
 
     /// A script has acknowledged the interrupt of `gsi`.
-    pub(super) fn acknowledge(&self, gsi: Gsi) {
+    pub(in crate::mock) fn acknowledge(&self, gsi: Gsi) {
         self.after_triggers(|lines| lines.acknowledge(gsi));
     }
 
     /// Takes the guest's write to a chip.
-    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], intake: &Intake) -> bool {
+    pub(in crate::mock) fn takes_write(
+        &self,
+        space: AddressSpace,
+        address: u64,
+        data: &[u8],
+        inbox: &EventInbox,
+    ) -> bool {
+        self.report(inbox);
         match space {
             AddressSpace::Pio => self.takes_output(address, data),
-            AddressSpace::Mmio => self.takes_store(address, data, intake),
+            AddressSpace::Mmio => self.takes_store(address, data, inbox),
         }
     }
 
     fn takes_output(&self, port: u64, data: &[u8]) -> bool {
         if let (Some(port), Some(&value)) = (Pit::port_of(port, data.len()), data.first()) {
-            self.after_triggers(|lines| lines.pit.write(port, value, self.clock.now()));
+            self.after_triggers(|lines| lines.pit.write(port, value, self.time.now()));
             return true;
         }
         let Some(port) = Port::taking(port, data.len()) else { return false };
@@ -170,12 +187,14 @@ impl SoftIrqs {
         true
     }
 
-    fn takes_store(&self, address: u64, data: &[u8], intake: &Intake) -> bool {
-        match intake.write(address, data) {
+    fn takes_store(&self, address: u64, data: &[u8], inbox: &EventInbox) -> bool {
+        let written = inbox.write(address, data, self.time.now());
+        self.deadline.fetch_min(inbox.deadline(), Ordering::AcqRel);
+        match written {
             Some(Written::Nothing) => {}
             Some(Written::Ended { vector, by_level }) => self.after_triggers(|lines| lines.end(vector, by_level)),
             Some(Written::Command { low, high }) => {
-                let message = Message::of_command(low, high, intake.id());
+                let message = Message::of_command(low, high, inbox.id());
                 self.lines.lock().cpus.deliver(&message);
             }
             None => {
@@ -187,9 +206,10 @@ impl SoftIrqs {
     }
 
     /// Answers the guest's read of a chip's port, of 1, 2 or 4 bytes.
-    pub(super) fn input(&self, port: u16, width: usize) -> Option<u32> {
+    pub(in crate::mock) fn input(&self, port: u16, width: usize, inbox: &EventInbox) -> Option<u32> {
+        self.report(inbox);
         if let Some(port) = Pit::port_of(port.into(), width) {
-            return Some(self.after_triggers(|lines| lines.pit.read(port, self.clock.now())).into());
+            return Some(self.after_triggers(|lines| lines.pit.read(port, self.time.now())).into());
         }
         let port = Port::taking(port.into(), width)?;
         if width != 1 {
@@ -204,72 +224,40 @@ impl SoftIrqs {
     }
 
     /// Answers the guest's read, of 1 to 8 bytes, of a chip's memory.
-    pub(super) fn load(&self, address: u64, width: usize, intake: &Intake) -> Option<u64> {
+    pub(in crate::mock) fn load(&self, address: u64, width: usize, inbox: &EventInbox) -> Option<u64> {
         let of_ioapic = || {
             let lines = self.lines.lock();
             lines.ioapic.offset_of(address).map(|offset| lines.ioapic.read(offset))
         };
-        intake.read(address, width).or_else(of_ioapic)
+        inbox.read(address, width, self.now(inbox)).or_else(of_ioapic)
     }
 
     /// What can be read while a trigger is signalled.
-    pub(super) fn triggers(&self) -> BorrowedFd<'_> {
+    pub(in crate::mock) fn triggers(&self) -> BorrowedFd<'_> {
         self.triggers.as_fd()
     }
 
-    /// How long a vCPU that has nothing to do may wait; `None` where no time ends it.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        self.clock.until(self.deadline.load(Ordering::Acquire))
-    }
-
-    /// Moves the PIT's clock, which stands still from then on but for this.
-    pub(super) fn advance(&self, by: Duration) {
-        self.clock.advance(by);
-        self.poll();
-    }
-
-    /// Raises the lines whose triggers were written, and that of the PIT when its time has come.
-    pub(super) fn poll(&self) {
-        let deadline = self.deadline.load(Ordering::Acquire);
-        if deadline != NEVER && self.clock.now() >= deadline {
-            self.change(|lines| lines.pass(self.clock.now()));
-        }
-        if !self.has_irqfds.load(Ordering::Acquire) {
-            return;
-        }
-        let mut signalled = [MaybeUninit::uninit()];
-        match epoll::wait(&self.triggers, &mut signalled, Some(&Timespec::default())) {
-            Ok(([], _)) => {}
-            _ => self.look(),
-        }
-    }
-
-    #[cold]
-    fn look(&self) {
-        self.change(Lines::poll);
-    }
-
-    pub(super) fn pic(&self, which: Pic) -> kvm_pic_state {
+    pub(in crate::mock) fn pic(&self, which: Pic) -> kvm_pic_state {
         self.after_triggers(|lines| *lines.pics.state(which))
     }
 
-    pub(super) fn set_pic(&self, which: Pic, new: &kvm_pic_state) {
+    pub(in crate::mock) fn set_pic(&self, which: Pic, new: &kvm_pic_state) {
         self.change(|lines| lines.pics.set_state(which, new));
     }
 
-    pub(super) fn ioapic(&self) -> kvm_ioapic_state {
+    pub(in crate::mock) fn ioapic(&self) -> kvm_ioapic_state {
         self.after_triggers(|lines| lines.ioapic.state())
     }
 
-    pub(super) fn pit(&self) -> kvm_pit_state2 {
+    pub(in crate::mock) fn pit(&self) -> kvm_pit_state2 {
         self.after_triggers(|lines| lines.pit.state())
     }
 
-    pub(super) fn set_pit(&self, new: &kvm_pit_state2) {
-        self.change(|lines| lines.pit.set_state(new, self.clock.now()));
+    pub(in crate::mock) fn set_pit(&self, new: &kvm_pit_state2) {
+        self.change(|lines| lines.pit.set_state(new, self.time.now()));
     }
 
-    pub(super) fn set_ioapic(&self, new: &kvm_ioapic_state) {
+    pub(in crate::mock) fn set_ioapic(&self, new: &kvm_ioapic_state) {
         self.change(|lines| lines.set_ioapic(new));
     }
 }
@@ -286,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_line_is_high_while_anybody_holds_it() {
-        let (irqs, trigger, resample) = (SoftIrqs::new().unwrap(), event(), event());
+        let (irqs, trigger, resample) = (Irqchip::new(Clock::Virtual).unwrap(), event(), event());
         irqs.register_irqfd(Gsi(5), &trigger, &resample).unwrap();
         trigger.write(1).unwrap();
         irqs.set_irq(Gsi(5), true);
@@ -299,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_pic_latches_an_edge_and_follows_a_level() {
-        let irqs = SoftIrqs::new().unwrap();
+        let irqs = Irqchip::new(Clock::Virtual).unwrap();
         irqs.set_pic(Pic::Primary, &kvm_pic_state { elcr: 1 << 5, ..irqs.pic(Pic::Primary) });
         for (gsi, after) in [(4, 1 << 4), (5, 1 << 4)] {
             irqs.set_irq(Gsi(gsi), true);

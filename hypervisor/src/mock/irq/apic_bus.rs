@@ -12,40 +12,40 @@
 
 use std::sync::Arc;
 
-use super::intake::Intake;
-use super::message::{Destination, Message, Mode};
+use super::apic_message::{Destination, Message, Mode};
+use crate::mock::vcpu::event_inbox::EventInbox;
 
 /// In the order in which they were made.
 #[derive(Default)]
-pub(super) struct Cpus(Vec<Arc<Intake>>);
+pub(in crate::mock) struct ApicBus(Vec<Arc<EventInbox>>);
 
-impl Cpus {
-    pub(super) fn add(&mut self, intake: &Arc<Intake>) {
-        self.0.push(Arc::clone(intake));
+impl ApicBus {
+    pub(in crate::mock) fn add(&mut self, inbox: &Arc<EventInbox>) {
+        self.0.push(Arc::clone(inbox));
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Intake> {
+    pub(in crate::mock) fn iter(&self) -> impl Iterator<Item = &EventInbox> {
         self.0.iter().map(Arc::as_ref)
     }
 
     /// Takes a message to those it is for; false where nobody accepts it.
-    pub(super) fn deliver(&self, message: &Message) -> bool {
-        let addressed = self.iter().filter(|intake| intake.is_addressed(message));
+    pub(in crate::mock) fn deliver(&self, message: &Message) -> bool {
+        let addressed = self.iter().filter(|inbox| inbox.is_addressed(message));
         let is_for_one = message.mode == Mode::Lowest && message.to != Destination::Physical(0xff);
         if is_for_one {
             return match lowest(addressed.collect(), message) {
-                Some(intake) => intake.receive(message),
+                Some(inbox) => inbox.receive(message),
                 // As in KVM, which takes one to all for accepted where it does not find anybody.
                 None => message.to == Destination::Logical(0xff),
             };
         }
-        addressed.fold(false, |accepted, intake| intake.receive(message) | accepted)
+        addressed.fold(false, |accepted, inbox| inbox.receive(message) | accepted)
     }
 }
 
 /// The one of the lowest priority is, as KVM chooses it, by turns of the vector's number. Those that a logical destination
 /// names have their turns whether they are there or not.
-fn lowest<'a>(among: Vec<&'a Intake>, message: &Message) -> Option<&'a Intake> {
+fn lowest<'a>(among: Vec<&'a EventInbox>, message: &Message) -> Option<&'a EventInbox> {
     let turn = |of: usize| usize::from(message.vector).checked_rem(of);
     let Destination::Logical(id @ 0..=0xfe) = message.to else {
         return among.get(turn(among.len())?).copied();
@@ -53,7 +53,7 @@ fn lowest<'a>(among: Vec<&'a Intake>, message: &Message) -> Option<&'a Intake> {
     let named = among.first()?.named_in(id);
     let bits = (0..8).map(|at| 1_u8 << at).filter(|bit| named & bit != 0);
     let bit = bits.clone().nth(turn(bits.count())?)?;
-    among.into_iter().find(|intake| intake.named_in(id) & intake.logical_id() & bit != 0)
+    among.into_iter().find(|inbox| inbox.named_in(id) & inbox.logical_id() & bit != 0)
 }
 
 #[cfg(test)]
@@ -62,21 +62,21 @@ mod tests {
     use crate::VcpuId;
 
     /// Two vCPUs, ready for interrupts, with logical ids 2 and 1.
-    fn two() -> Cpus {
-        let mut cpus = Cpus::default();
+    fn two() -> ApicBus {
+        let mut cpus = ApicBus::default();
         for (id, logical) in [(0, 2), (1, 1)] {
-            let intake = Arc::new(Intake::new(VcpuId(id)).unwrap());
+            let inbox = Arc::new(EventInbox::new(VcpuId(id)).unwrap());
             for (register, data) in [(0xf0, [0xff, 1, 0, 0]), (0xd0, [0, 0, 0, logical])] {
-                intake.write(0xfee0_0000 + register, &data);
+                inbox.write(0xfee0_0000 + register, &data, 0);
             }
-            cpus.add(&intake);
+            cpus.add(&inbox);
         }
         cpus
     }
 
     /// Who takes an interrupt, and its vector.
-    fn taken(cpus: &Cpus) -> Vec<(u32, u8)> {
-        cpus.iter().filter_map(|intake| Some((intake.id().0, intake.take_interrupt()?))).collect()
+    fn taken(cpus: &ApicBus) -> Vec<(u32, u8)> {
+        cpus.iter().filter_map(|inbox| Some((inbox.id().0, inbox.take_interrupt()?))).collect()
     }
 
     #[test]

@@ -14,18 +14,19 @@ use std::collections::BTreeMap;
 
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE};
 
-use super::{ioapic, refused};
+use super::ioapic;
+use crate::mock::refused;
 use crate::{Gsi, Result, Route};
 
 /// `KVM_MAX_IRQ_ROUTES`: of routes, and of GSIs.
-pub(super) const MAX_ROUTES: u32 = 4096;
+pub(in crate::mock) const MAX_ROUTES: u32 = 4096;
 /// Of each PIC.
-pub(super) const PIC_PINS: u32 = 8;
+pub(in crate::mock) const PIC_PINS: u32 = 8;
 
 /// A routing table.
-pub(super) struct Routes(Vec<Route>);
+pub(in crate::mock) struct RoutingTable(Vec<Route>);
 
-impl Default for Routes {
+impl Default for RoutingTable {
     /// Those of a PC: all lines lead to the IOAPIC, the first 16 to the PICs too.
     fn default() -> Self {
         let route = |chip, gsi, pin| Route::Irqchip { gsi: Gsi(gsi), chip, pin };
@@ -36,9 +37,9 @@ impl Default for Routes {
     }
 }
 
-impl Routes {
+impl RoutingTable {
     /// A table, if it is possible.
-    pub(super) fn new(routes: &[Route]) -> Result<Self> {
+    pub(in crate::mock) fn new(routes: &[Route]) -> Result<Self> {
         let mut targets = BTreeMap::<Gsi, Vec<u32>>::new();
         let valid = routes.len() <= MAX_ROUTES as usize
             && routes.iter().all(|route| {
@@ -63,14 +64,14 @@ impl Routes {
     }
 
     /// Where a GSI leads to.
-    pub(super) fn of(&self, gsi: Gsi) -> impl Iterator<Item = Route> + '_ {
+    pub(in crate::mock) fn of(&self, gsi: Gsi) -> impl Iterator<Item = Route> + '_ {
         self.0.iter().copied().filter(move |route| match *route {
             Route::Irqchip { gsi: from, .. } | Route::Msi { gsi: from, .. } => from == gsi,
         })
     }
 
     /// The GSI that leads to a pin of a chip.
-    pub(super) fn gsi_of(&self, chip: u32, pin: u32) -> Option<Gsi> {
+    pub(in crate::mock) fn gsi_of(&self, chip: u32, pin: u32) -> Option<Gsi> {
         self.0.iter().rev().find_map(|route| match *route {
             Route::Irqchip { gsi, chip: to, pin: at } if (to, at) == (chip, pin) => Some(gsi),
             _ => None,

@@ -6,25 +6,25 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{read, write};
 
-use super::refused;
 use crate::Result;
+use crate::mock::refused;
 
 /// A vCPU's. Once rung, the next wait ends at once.
-pub(super) struct Alarm(OwnedFd);
+pub(in crate::mock) struct Waker(OwnedFd);
 
-impl Alarm {
-    pub(super) fn new() -> Result<Self> {
+impl Waker {
+    pub(in crate::mock) fn new() -> Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         event.map(Self).map_err(|errno| refused("eventfd2", errno.raw_os_error()))
     }
 
-    pub(super) fn ring(&self) {
+    pub(in crate::mock) fn wake(&self) {
         // Only a full counter refuses it, which has rung already.
         let _ = write(&self.0, &1_u64.to_ne_bytes());
     }
 
     /// Waits until it is rung, or `other` can be read, or as long as `patience` says. May end for no reason.
-    pub(super) fn wait(&self, other: BorrowedFd<'_>, patience: Option<Duration>) {
+    pub(in crate::mock) fn wait(&self, other: BorrowedFd<'_>, patience: Option<Duration>) {
         let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         // One of more than 200 years is none.
         let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());

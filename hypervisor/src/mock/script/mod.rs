@@ -1,5 +1,7 @@
 //! What a vCPU of the mock does: a list of steps, as guest code would make them.
 
+pub(super) mod runner;
+
 use std::sync::Arc;
 
 use crate::error::{Error, Result};

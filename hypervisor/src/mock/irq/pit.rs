@@ -16,15 +16,14 @@
 
 use kvm_bindings::{KVM_PIT_FLAGS_HPET_LEGACY, kvm_pit_channel_state as Channel, kvm_pit_state2};
 
-use super::reset;
+use super::lapic_timer::SHORTEST_PERIOD;
+use crate::mock::reset;
 
 /// Counts a second: a third of a colour carrier's frequency, in hertz.
 const FREQUENCY: u64 = 1_193_182;
 const NANOSECONDS: u64 = 1_000_000_000;
 /// The count that is written as 0.
 const LARGEST_COUNT: u32 = 0x1_0000;
-/// The shortest time, in nanoseconds, from one interrupt to the next: KVM's `min_timer_period_us` of 200.
-const SHORTEST_PERIOD: u64 = 200_000;
 
 /// The first port, and how many there are.
 const PORT: u64 = 0x40;
@@ -37,7 +36,7 @@ const HIGH: u8 = 2;
 const LOW_OF_TWO: u8 = 3;
 const HIGH_OF_TWO: u8 = 4;
 
-pub(super) struct Pit {
+pub(in crate::mock) struct Pit {
     state: kvm_pit_state2,
     /// The first channel's.
     timer: Option<Timer>,
@@ -63,17 +62,17 @@ impl Default for Pit {
 
 impl Pit {
     /// The port at which an access of this width begins, 0 to 3, where all of it is the PIT's.
-    pub(super) fn port_of(number: u64, width: usize) -> Option<u8> {
+    pub(in crate::mock) fn port_of(number: u64, width: usize) -> Option<u8> {
         let first = number.checked_sub(PORT)?;
         (first.saturating_add(width as u64) <= PORTS).then_some(first as u8)
     }
 
-    pub(super) fn state(&self) -> kvm_pit_state2 {
+    pub(in crate::mock) fn state(&self) -> kvm_pit_state2 {
         self.state
     }
 
     /// Sets the state; all counts begin anew.
-    pub(super) fn set_state(&mut self, new: &kvm_pit_state2, now: u64) {
+    pub(in crate::mock) fn set_state(&mut self, new: &kvm_pit_state2, now: u64) {
         self.state = kvm_pit_state2 { reserved: [0; 9], ..*new };
         for (index, channel) in new.channels.iter().enumerate() {
             self.load(index, channel.count, now);
@@ -81,12 +80,12 @@ impl Pit {
     }
 
     /// When the first channel interrupts next.
-    pub(super) fn deadline(&self) -> Option<u64> {
+    pub(in crate::mock) fn deadline(&self) -> Option<u64> {
         self.timer.map(|timer| timer.next)
     }
 
     /// Time has come to `now`: whether there is an interrupt.
-    pub(super) fn pass(&mut self, now: u64) -> bool {
+    pub(in crate::mock) fn pass(&mut self, now: u64) -> bool {
         let Some(timer) = self.timer.as_mut().filter(|timer| timer.next <= now) else { return false };
         let late = now.saturating_sub(timer.next);
         let more = if timer.repeats { late.checked_div(timer.period).unwrap_or(0) } else { 0 };
@@ -102,14 +101,14 @@ impl Pit {
     }
 
     /// The interrupt has ended: whether the next comes at once.
-    pub(super) fn end(&mut self) -> bool {
+    pub(in crate::mock) fn end(&mut self) -> bool {
         self.pending = self.pending.saturating_sub(1);
         self.has_ended = self.pending == 0;
         !self.has_ended
     }
 
     /// Its pin is not masked any more: what came meanwhile is forgotten.
-    pub(super) fn forget(&mut self) {
+    pub(in crate::mock) fn forget(&mut self) {
         (self.pending, self.has_ended) = (0, true);
     }
 
@@ -172,7 +171,7 @@ impl Pit {
     }
 
     /// The guest writes to a port.
-    pub(super) fn write(&mut self, port: u8, value: u8, now: u64) {
+    pub(in crate::mock) fn write(&mut self, port: u8, value: u8, now: u64) {
         if port == COMMAND {
             return self.command(value, now);
         }
@@ -225,7 +224,7 @@ impl Pit {
     }
 
     /// The guest reads a port.
-    pub(super) fn read(&mut self, port: u8, now: u64) -> u8 {
+    pub(in crate::mock) fn read(&mut self, port: u8, now: u64) -> u8 {
         let index = usize::from(port);
         let (count, _) = self.look(index, now);
         let Some(channel) = self.state.channels.get_mut(index) else { return 0 };
