@@ -40,7 +40,7 @@ impl Exec<'_> {
         }
         let (rip, bits, linear) = (self.state.regs.rip, self.state.mode.bits, self.code_address());
         let Some((page, physical)) = self.bus.tlb.host(linear, self.state.mode.fetch, self.bus.slots) else { return 0 };
-        let key = Key { physical: physical | linear % PAGE_SIZE, rip, bits };
+        let key = Key { physical: physical | (linear % PAGE_SIZE), rip, bits };
         match blocks.find(key, page, self.state.features) {
             Some(block) if self.is_within_segment(rip, block.len) => self.execute_block(block, suspended, most),
             _ => 0,

@@ -51,7 +51,7 @@ impl<'b> Exec<'b> {
             return None;
         }
         let (page, physical) = self.bus.tlb.host(linear, right, self.bus.slots)?;
-        Some(Spot { page, offset: (linear % PAGE_SIZE) as usize, physical: physical | linear % PAGE_SIZE })
+        Some(Spot { page, offset: (linear % PAGE_SIZE) as usize, physical: physical | (linear % PAGE_SIZE) })
     }
 
     #[inline(always)]
