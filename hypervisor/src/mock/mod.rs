@@ -32,7 +32,6 @@ mod model;
 mod reset;
 mod script;
 mod vcpu;
-mod vcpu_state;
 mod vm;
 mod work;
 

@@ -5,8 +5,10 @@
 mod arithmetic;
 mod exceptions;
 mod exits;
+mod fpu;
 mod garbage;
 mod leading;
+mod long_mode;
 mod modes;
 mod strings;
 mod threads;

@@ -158,7 +158,7 @@ macro_rules! conformance_tests {
             a_masked_interrupt_waits
             interrupts_come_by_their_priority
             the_instruction_behind_sti_comes_first
-            an_interrupt_that_has_gone_is_spurious
+            a_level_that_has_gone_leaves_no_vector_of_the_second_pic
             an_interrupt_may_end_by_itself
             an_irqfd_interrupts_again_after_its_interrupt_has_ended
             a_halted_vcpu_is_woken_by_an_interrupt

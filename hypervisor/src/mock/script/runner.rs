@@ -8,8 +8,8 @@ use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 use super::{Script, Step};
 use crate::kick::Door;
 use crate::mock::cpu::regs::AX;
+use crate::mock::vcpu::State;
 use crate::mock::vcpu::event_inbox::EventInbox;
-use crate::mock::vcpu_state::State;
 use crate::mock::vm::Platform;
 use crate::{Access, AddressSpace, Direction, Exit, InternalError, PAGE_SIZE};
 
