@@ -186,10 +186,10 @@ impl VcpuState for SoftVcpu {
         too_many("KVM_SET_MSRS", entries.len(), KVM_MAX_MSR_ENTRIES)?;
         let Self { state, platform, intake, .. } = self;
         let set = |entry: &kvm_msr_entry| state.set_msr(entry.index, entry.data, &platform.irqs, intake, false);
-        let set = entries.iter().map_while(set).count();
+        let count = entries.iter().map_while(set).count();
         self.state.refresh_mode();
         self.state.translation_changed = true;
-        Ok(set)
+        Ok(count)
     }
 
     fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<()> {
