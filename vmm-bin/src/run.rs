@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hypervisor::Hypervisor;
-use hypervisor::mock::{Mock, Script};
 use plugin_runtime::{Cgroup, Config, PluginCommand, read_text};
+use hypervisor::mock::{Clock, Mock, Script};
 
 use crate::backend::Backend;
 use crate::cli::RunArgs;
@@ -44,7 +44,7 @@ fn scripted(backend: &Backend, path: &Path) -> Result<Arc<dyn Hypervisor>, Error
     }
     let text = read_text(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
     let script = Script::parse(&text).map_err(|source| Error::Script { path: path.to_owned(), source })?;
-    Ok(Arc::new(Mock::new(script)))
+    Ok(Arc::new(Mock::new(script).with_clock(Clock::Host)))
 }
 
 #[cfg(test)]
