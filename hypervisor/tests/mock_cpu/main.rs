@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
 
 mod arithmetic;
+mod debugging;
 mod exceptions;
 mod exits;
 mod fpu;
@@ -10,6 +11,7 @@ mod garbage;
 mod leading;
 mod long_mode;
 mod modes;
+mod privilege;
 mod strings;
 mod threads;
 mod time;

@@ -30,6 +30,10 @@ pub(super) struct Bus<'a> {
     pub(super) traffic: &'a mut Traffic,
     pub(super) tlb: &'a mut Tlb,
     data: Option<Found<'a>>,
+    /// Physical address and bytes of the code that is executed, and whether a write has changed it.
+    code_start: u64,
+    code_len: u64,
+    pub(super) code_changed: bool,
     /// No other vCPU touches memory.
     alone: bool,
     /// The instruction is to read and write as one.
@@ -56,6 +60,9 @@ impl<'a> Bus<'a> {
             traffic,
             tlb,
             data: None,
+            code_start: 0,
+            code_len: 0,
+            code_changed: false,
             alone: false,
             locked: false,
             locked_read: None,
@@ -79,6 +86,19 @@ impl<'a> Bus<'a> {
         let (slot, offset) = self.slots.find(address)?;
         self.data = Some(Found { start: slot.start, len: slot.len, slot });
         Some((slot, offset))
+    }
+
+    /// The code at a physical address is executed from now on.
+    #[inline]
+    pub(super) fn watch_code(&mut self, start: u64, len: u64) {
+        (self.code_start, self.code_len, self.code_changed) = (start, len, false);
+    }
+
+    /// Whether a write there changes the code that is executed.
+    #[inline(always)]
+    pub(super) fn is_code(&self, address: u64, width: usize) -> bool {
+        let before = width as u64 - 1;
+        address.wrapping_add(before).wrapping_sub(self.code_start) < self.code_len + before
     }
 
     pub(super) fn keep_translation(&mut self, linear: u64, translation: &Translation) {
@@ -244,6 +264,7 @@ impl<'a> Bus<'a> {
             && let Some((slot, offset)) = self.find(address)
             && !slot.is_read_only()
         {
+            self.code_changed |= self.is_code(address, width);
             return slot.store(offset, width, value);
         }
         self.write_outside(space, address, width, value);
@@ -271,6 +292,7 @@ impl<'a> Bus<'a> {
     /// There is none over what is split, since nobody else executes then.
     fn write_locked(&mut self) -> bool {
         if let Some((address, old, new)) = self.locked_16 {
+            self.code_changed |= self.is_code(address, 16);
             let exchanged = self.find(address).and_then(|(slot, offset)| slot.exchange_16(offset, old, new));
             return exchanged.unwrap_or(true);
         }
@@ -279,6 +301,7 @@ impl<'a> Bus<'a> {
             return true;
         }
         let Some(value) = self.traffic.take_write(address, width) else { return true };
+        self.code_changed |= self.is_code(address, width);
         match self.find(address) {
             Some((slot, offset)) => slot.exchange(offset, width, old, value),
             None => true,

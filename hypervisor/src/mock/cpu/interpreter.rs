@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Exec;
+use super::block::Blocks;
 use super::bus::Bus;
 use super::decode::Decoded;
 use super::execute::Advance;
-use super::fetch::Cache;
 use super::mode::CR4_PAE;
 use super::tlb::Tlb;
 use super::trace::{Executed, History};
@@ -26,7 +26,7 @@ pub(in crate::mock) struct Interpreter {
     intake: Arc<Intake>,
     traffic: Traffic,
     tlb: Tlb,
-    cache: Cache,
+    blocks: Blocks,
     /// The instruction whose read waits for its data, or which waits for the other vCPUs to stop.
     suspended: Option<Decoded>,
     history: History,
@@ -46,6 +46,7 @@ impl<'a> Exec<'a> {
     pub(super) fn new(state: &'a mut State, bus: Bus<'a>) -> Self {
         let mut exec =
             Self { state, bus, start: 0, shadow: 0, repeats: false, split: false, after: None, watched: 0, exit: None };
+        exec.state.has_run = true;
         if exec.state.translation_changed {
             exec.take_translation();
         }
@@ -71,7 +72,7 @@ impl Interpreter {
             intake,
             traffic: Traffic::default(),
             tlb: Tlb::default(),
-            cache: Cache::default(),
+            blocks: Blocks::default(),
             suspended: None,
             history: History::default(),
         }
@@ -136,7 +137,7 @@ impl Interpreter {
         let slots = platform.memory.slots();
         state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
         let bus = Self::bus(&mut self.traffic, &mut self.tlb, &self.intake, &slots, platform);
-        match Exec::new(state, bus).advance(&mut self.cache, &mut self.suspended, &mut self.history) {
+        match Exec::new(state, bus).advance(&mut self.suspended, &mut self.history) {
             Advance::On => Progress::Busy,
             Advance::Stop(progress) => progress,
             Advance::Split => {
@@ -163,12 +164,25 @@ impl Interpreter {
         state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
         let bus = Self::bus(&mut self.traffic, &mut self.tlb, &self.intake, &slots, platform);
         let mut exec = Exec::new(state, bus);
-        for _ in 0..batch {
-            if door.is_kicked() {
+        let mut left = batch;
+        while left > 0 {
+            if door.is_kicked() || self.intake.word() & RETIME != 0 {
                 return Progress::Busy;
             }
-            match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
-                Advance::On if self.intake.word() & RETIME != 0 => break,
+            let executed = match self.history.is_on() {
+                false => exec.run_block(&mut self.blocks, &mut self.suspended, left),
+                true => 0,
+            };
+            if executed != 0 && exec.exit.is_none() && !exec.split {
+                left -= executed;
+                continue;
+            }
+            let advance = match executed {
+                0 => exec.advance(&mut self.suspended, &mut self.history),
+                _ => exec.outcome(),
+            };
+            left -= 1;
+            match advance {
                 Advance::On => {}
                 Advance::Stop(progress) => return progress,
                 Advance::Split => {

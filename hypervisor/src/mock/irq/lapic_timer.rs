@@ -315,6 +315,16 @@ mod tests {
     }
 
     #[test]
+    fn init_stops_the_timer() {
+        for entry in [0x41, PERIODIC | 0x41] {
+            let mut lapic = with(entry);
+            lapic.set_initial_count(1000, 0);
+            lapic.init();
+            assert_eq!((lapic.timer.expires(), lapic.register(INITIAL_COUNT), lapic.register(LVT)), (NEVER, 0, MASKED));
+        }
+    }
+
+    #[test]
     fn another_divisor_leaves_the_counts_that_are_left() {
         let mut lapic = with(0x41);
         lapic.set_initial_count(1000, 0);

@@ -1,10 +1,10 @@
-//! The pair of 8259 interrupt controllers of a PC, as KVM models them: no more than their state and what changes it.
+//! The pair of 8259A interrupt controllers of a PC: the state that KVM has of them, and what changes it by Intel's data sheet.
 //!
 //! The second PIC asks for an interrupt through pin 2 of the first. Interrupts are taken at the first, from the highest
 //! priority down: pins 0, 1, 8 to 15, 3 to 7 as long as nobody rotates them.
 //!
-//! As in KVM, and other than in hardware: the special mask mode is kept and does nothing, single mode and the triggering by
-//! level of the first command word are ignored, and the output is not looked at anew when a PIC is initialized.
+//! As in a PC, and other than the data sheet has it, single mode and the triggering by level of the first command word are ignored:
+//! there are always two, and `elcr` says which pins are triggered by level. `docs/mock-chips.md` lists what was checked.
 #![cfg_attr(
     not(test),
     deny(
@@ -84,11 +84,13 @@ impl Pics {
         self.update();
     }
 
-    /// Looks whether there is something to ask for. The second PIC asks the first by an edge.
+    /// Sets the outputs by what there is to ask for. The second PIC's leads to the first, which latches its rise. If it falls before the
+    /// interrupt is taken, nothing is left of it.
     pub(in crate::mock) fn update(&mut self) {
-        if next(&self.secondary, 0).is_some() {
-            set_pin(&mut self.primary, CASCADE, true);
-            set_pin(&mut self.primary, CASCADE, false);
+        let asks = next(&self.secondary, 0).is_some();
+        set_pin(&mut self.primary, CASCADE, asks);
+        if !asks {
+            self.primary.irr &= !CASCADE;
         }
         self.output = self.next_of_primary().is_some();
     }
@@ -114,6 +116,8 @@ impl Pics {
             {
                 ended |= 0x100 << pin;
             }
+            // The second PIC's output falls as its interrupt is taken: the next one is another rise.
+            self.primary.last_irr &= !CASCADE;
             self.secondary.irq_base.wrapping_add(pin.unwrap_or(SPURIOUS))
         } else {
             self.primary.irq_base.wrapping_add(pin)
@@ -137,7 +141,7 @@ impl Pics {
         }
     }
 
-    /// An interrupt is taken by reading; it has ended with that.
+    /// An interrupt is taken by reading, as if the processor had acknowledged it.
     fn poll(&mut self, which: Pic) -> (u8, Effect) {
         const TAKEN: u8 = 0x80;
         let pin = match which {
@@ -145,15 +149,11 @@ impl Pics {
             Pic::Secondary => next(&self.secondary, 0),
         };
         let Some(pin) = pin else { return (SPURIOUS, Effect { ended: 0, updates: true }) };
+        let has_ended = begin(self.state_mut(which), pin);
         if let Pic::Secondary = which {
-            self.primary.isr &= !CASCADE;
-            self.primary.irr &= !CASCADE;
+            self.primary.last_irr &= !CASCADE;
         }
-        let pic = self.state_mut(which);
-        pic.irr &= !(1 << pin);
-        pic.isr &= !(1 << pin);
-        let is_cascade = matches!(which, Pic::Primary) && 1 << pin == CASCADE;
-        (pin | TAKEN, Effect { ended: of(which, 1 << pin), updates: !is_cascade })
+        (pin | TAKEN, Effect { ended: if has_ended { of(which, 1 << pin) } else { 0 }, updates: true })
     }
 
     /// The guest writes to a port of theirs.
@@ -167,11 +167,11 @@ impl Pics {
                 Effect::default()
             }
             Port::Command(which) if value & ICW1 != 0 => {
-                Effect { ended: of(which, initialize(self.state_mut(which), value)), updates: false }
+                Effect { ended: of(which, initialize(self.state_mut(which), value)), updates: true }
             }
             Port::Command(which) if value & OCW3 != 0 => {
                 select(self.state_mut(which), value);
-                Effect::default()
+                Effect { ended: 0, updates: true }
             }
             Port::Command(which) => {
                 let (ended, updates) = end(self.state_mut(which), value);
@@ -236,7 +236,12 @@ fn pin_at(pic: &kvm_pic_state, distance: u32) -> u8 {
 /// The pin whose interrupt is next: not masked, and before all that are in service, but those that do not count.
 fn next(pic: &kvm_pic_state, not_counted: u8) -> Option<u8> {
     let wanted = distance(pic, pic.irr & !pic.imr);
-    (wanted < distance(pic, pic.isr & !not_counted)).then(|| pin_at(pic, wanted))
+    (wanted < distance(pic, holding(pic) & !not_counted)).then(|| pin_at(pic, wanted))
+}
+
+/// The pins in service that keep away others: in the special mask mode not those that are masked.
+fn holding(pic: &kvm_pic_state) -> u8 {
+    if pic.special_mask == 0 { pic.isr } else { pic.isr & !pic.imr }
 }
 
 /// A pin has this level now. `elcr` says whether it is triggered by level or by edge; `last_irr` is the level.
@@ -305,7 +310,7 @@ fn end(pic: &mut kvm_pic_state, value: u8) -> (u8, bool) {
     let (rotates, specific, ends) = (value & 0x80 != 0, value & 0x40 != 0, value & 0x20 != 0);
     let pin = match (ends, specific) {
         (_, true) => value & 7,
-        (true, false) => match distance(pic, pic.isr) {
+        (true, false) => match distance(pic, holding(pic)) {
             8 => return (0, false),
             first => pin_at(pic, first),
         },
@@ -444,14 +449,15 @@ mod tests {
     }
 
     #[test]
-    fn a_poll_takes_an_interrupt_and_ends_it() {
+    fn a_poll_takes_an_interrupt_that_its_end_ends() {
         let mut pics = ready();
         raise(&mut pics, &[10]);
         write(&mut pics, 0xa0, 0x0c);
         let (pin, effect) = pics.read(Port::of_number(0xa0).unwrap());
-        assert_eq!((pin, effect.ended), (0x82, 1 << 10));
+        assert_eq!((pin, effect.ended), (0x82, 0));
         pics.update();
-        assert_eq!(take(&mut pics), None);
+        assert_eq!((take(&mut pics), pics.state(Pic::Secondary).isr), (None, 1 << 2));
+        assert_eq!(write(&mut pics, 0xa0, 0x20), 1 << 10);
     }
 
     #[test]
@@ -459,7 +465,67 @@ mod tests {
         let mut pics = ready();
         raise(&mut pics, &[4]);
         assert_eq!(write(&mut pics, 0x20, 0x11), 1 << 4);
-        assert_eq!(pics.acknowledge().0, 0x27, "as in KVM the output is still high, and what is taken spurious");
+        assert!(!pics.output());
+        assert_eq!(pics.acknowledge().0, 0x27, "what is taken all the same is spurious");
+    }
+
+    #[test]
+    fn a_level_that_falls_before_it_is_taken_leaves_nothing() {
+        let mut pics = ready();
+        for port in [0x4d0, 0x4d1] {
+            write(&mut pics, port, 0xff);
+        }
+        for (which, pin) in [(Pic::Primary, 5), (Pic::Secondary, 2)] {
+            pics.set_pin(which, pin, true);
+            assert!(pics.output(), "{which:?}");
+            pics.set_pin(which, pin, false);
+            assert_eq!((take(&mut pics), pics.state(Pic::Primary).irr), (None, 0), "{which:?}");
+        }
+        // Behind a mask of the second PIC too.
+        pics.set_pin(Pic::Secondary, 2, true);
+        write(&mut pics, 0xa1, 1 << 2);
+        assert_eq!((take(&mut pics), pics.state(Pic::Primary).irr), (None, 0));
+        write(&mut pics, 0xa1, 0);
+        assert_eq!(take(&mut pics), Some(0x2a));
+    }
+
+    #[test]
+    fn each_interrupt_of_the_second_pic_is_a_rise_of_its_own() {
+        for (automatic, ends) in [(1, &[0xa0, 0x20][..]), (3, &[])] {
+            let mut pics = ready();
+            for port in [0x20, 0xa0] {
+                for (at, value) in
+                    [(port, 0x11), (port + 1, port as u8), (port + 1, 0), (port + 1, automatic), (port + 1, 0)]
+                {
+                    write(&mut pics, at, value);
+                }
+            }
+            raise(&mut pics, &[8, 9, 10]);
+            for vector in [0xa0, 0xa1, 0xa2] {
+                assert_eq!(take(&mut pics), Some(vector));
+                for &port in ends {
+                    write(&mut pics, port, 0x20);
+                }
+            }
+            assert_eq!(take(&mut pics), None);
+        }
+    }
+
+    #[test]
+    fn the_special_mask_mode_lets_lower_priorities_in() {
+        let mut pics = ready();
+        raise(&mut pics, &[3]);
+        assert_eq!(take(&mut pics), Some(0x23));
+        raise(&mut pics, &[6]);
+        assert_eq!(take(&mut pics), None);
+        write(&mut pics, 0x21, 1 << 3);
+        assert_eq!(take(&mut pics), None, "a mask alone does not");
+        write(&mut pics, 0x20, 0x68);
+        assert_eq!(take(&mut pics), Some(0x26));
+        assert_eq!(write(&mut pics, 0x20, 0x20), 1 << 6, "the end passes over the masked one");
+        assert_eq!(write(&mut pics, 0x20, 0x20), 0);
+        write(&mut pics, 0x20, 0x48);
+        assert_eq!(write(&mut pics, 0x20, 0x20), 1 << 3);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The interval timer of a PC, an 8254, as KVM models it: no more than its state, and what time and the guest make of it.
+//! The interval timer of a PC, an 8254: the state that KVM has of it, and what time and the guest make of that by Intel's data sheet.
 //!
-//! The first channel interrupts; the third is the speaker's, whose gate and output are at port 0x61, which is not the PIT's. As in
-//! KVM a gate does not stop a count, counting in BCD is not known, and interrupts that come while one has not ended are made up
-//! for at its end.
+//! The first channel interrupts; its gate is always open. The third is the speaker's, whose gate and output are at port 0x61, which is not
+//! the PIT's: setting the state, or a count, is what its gate's rise would be. As in KVM interrupts that come while one has not ended are made
+//! up for at its end. `docs/mock-chips.md` lists what was checked.
 #![cfg_attr(
     not(test),
     deny(
@@ -22,8 +22,9 @@ use crate::mock::reset;
 /// Counts a second: a third of a colour carrier's frequency, in hertz.
 const FREQUENCY: u64 = 1_193_182;
 const NANOSECONDS: u64 = 1_000_000_000;
-/// The count that is written as 0.
+/// The count that is written as 0, and the same in BCD.
 const LARGEST_COUNT: u32 = 0x1_0000;
+const LARGEST_DECIMAL: u32 = 10_000;
 
 /// The first port, and how many there are.
 const PORT: u64 = 0x40;
@@ -120,9 +121,10 @@ impl Pit {
             return;
         }
         let repeats = matches!(channel.mode, 2 | 3);
-        let period = nanoseconds(channel.count);
+        let period = nanoseconds(counts(channel));
         let period = if repeats { period.max(SHORTEST_PERIOD) } else { period };
-        let interrupts = matches!(channel.mode, 0..=4) && self.state.flags & KVM_PIT_FLAGS_HPET_LEGACY == 0;
+        // Modes 1 and 5 wait for a rise of the gate.
+        let interrupts = matches!(channel.mode, 0 | 2 | 3 | 4) && self.state.flags & KVM_PIT_FLAGS_HPET_LEGACY == 0;
         self.timer = interrupts.then_some(Timer { start: now, next: now.saturating_add(period), period, repeats });
         self.forget();
     }
@@ -140,17 +142,20 @@ impl Pit {
 
     /// A channel's count, and its output.
     fn look(&self, index: usize, now: u64) -> (u16, bool) {
-        let Some(&Channel { count, mode, .. }) = self.state.channels.get(index) else { return (0, false) };
-        let (count, counted) = (u64::from(count), self.counted(index, now));
+        let Some(channel) = self.state.channels.get(index) else { return (0, false) };
+        let (count, counted) = (u64::from(counts(channel)), self.counted(index, now));
         let within = counted.checked_rem(count).unwrap_or(0);
-        let down = |by: u64| count.wrapping_sub(by) as u16;
-        match mode {
-            0 => (down(counted), counted >= count),
-            1 => (down(counted), counted < count),
-            2 => (down(within), within == 0 && counted != 0),
-            // It goes down by 2, twice in a period.
-            3 => (down(counted.wrapping_mul(2).checked_rem(count).unwrap_or(0)), within < count.div_ceil(2)),
-            4 | 5 => (down(counted), counted == count),
+        let down = |by: u64| encode(channel, count.wrapping_sub(by));
+        match channel.mode {
+            0 | 1 => (down(counted), counted >= count),
+            2 => (down(within), within.saturating_add(1) != count),
+            3 => {
+                // It goes down by 2, twice in a period, from an even number.
+                let half = count.div_ceil(2);
+                let step = within.checked_sub(half).unwrap_or(within);
+                (encode(channel, (count & !1).wrapping_sub(step.wrapping_mul(2))), within < half)
+            }
+            4 | 5 => (down(counted), counted != count),
             _ => (down(within), false),
         }
     }
@@ -220,6 +225,11 @@ impl Pit {
                 mode => mode,
             };
             channel.bcd = value & 1;
+            // The channel begins anew: nothing is latched any more, and it does not count until it has a count.
+            (channel.count_latched, channel.status_latched) = (0, 0);
+            if index == 0 {
+                self.timer = None;
+            }
         }
     }
 
@@ -251,6 +261,29 @@ impl Pit {
         channel.read_state = next;
         byte
     }
+}
+
+/// A channel's count; digits are decimal ones in BCD.
+fn counts(channel: &Channel) -> u32 {
+    let decimal = |count: u32| {
+        [12, 8, 4, 0].iter().fold(0_u32, |sum, shift| sum.wrapping_mul(10).wrapping_add(count >> shift & 0xf))
+    };
+    match (channel.bcd, channel.count) {
+        (0, count) => count,
+        (_, LARGEST_COUNT) => LARGEST_DECIMAL,
+        (_, count) => decimal(count),
+    }
+}
+
+/// A number, of which there are as many as the largest count, as a channel shows it.
+fn encode(channel: &Channel, number: u64) -> u16 {
+    if channel.bcd == 0 {
+        return number as u16;
+    }
+    // Below 0 it goes on from the largest.
+    let number = number.cast_signed().checked_rem_euclid(LARGEST_DECIMAL.into()).unwrap_or(0);
+    let digit = |place: i64| number.checked_div(place).unwrap_or(0).checked_rem(10).unwrap_or(0) as u16;
+    digit(1000) << 12 | digit(100) << 8 | digit(10) << 4 | digit(1)
 }
 
 /// How long so many counts take.
@@ -292,15 +325,74 @@ mod tests {
     fn counts_and_outputs_are_those_of_their_mode() {
         for (mode, expected) in [
             (0, [(1000, false), (1, false), (0, true), (0xffff, true)]),
-            (2, [(1000, false), (1, false), (1000, true), (999, false)]),
+            (1, [(1000, false), (1, false), (0, true), (0xffff, true)]),
+            (2, [(1000, true), (1, false), (1000, true), (999, true)]),
             (3, [(1000, true), (2, false), (1000, true), (998, true)]),
-            (4, [(1000, false), (1, false), (0, true), (0xffff, false)]),
+            (4, [(1000, true), (1, true), (0, false), (0xffff, true)]),
+            (5, [(1000, true), (1, true), (0, false), (0xffff, true)]),
         ] {
             let mut pit = with(2, mode, 1000);
             for (counted, expected) in [0, 999, 1000, 1001].into_iter().zip(expected) {
                 let now = after(counted);
                 assert_eq!((count(&mut pit, 2, now), output(&mut pit, 2, now)), expected, "mode {mode}, {counted}");
             }
+        }
+    }
+
+    #[test]
+    fn an_odd_square_wave_is_high_for_one_count_longer() {
+        let mut pit = with(2, 3, 5);
+        let seen =
+            [0, 1, 2, 3, 4, 5].map(|counted| (count(&mut pit, 2, after(counted)), output(&mut pit, 2, after(counted))));
+        assert_eq!(seen, [(4, true), (2, true), (0, true), (4, false), (2, false), (4, true)]);
+    }
+
+    #[test]
+    fn decimal_counts_have_decimal_digits() {
+        for (written, expected) in [(0x1000, [0x1000, 0x0999, 0x0000, 0x9999]), (0, [0x0000, 0x9999, 0x9000, 0x8999])] {
+            let mut pit = Pit::default();
+            for (port, value) in [(COMMAND, 0xb1), (2, written as u8), (2, (written >> 8) as u8)] {
+                pit.write(port, value, 0);
+            }
+            assert_eq!([0, 1, 1000, 1001].map(|counted| count_of(&mut pit, after(counted))), expected);
+        }
+        let mut pit = Pit::default();
+        for (port, value) in [(COMMAND, 0x31), (0, 0), (0, 0x10)] {
+            pit.write(port, value, 0);
+        }
+        assert_eq!(pit.deadline(), Some(nanoseconds(1000)));
+    }
+
+    /// The third channel's count, latched.
+    fn count_of(pit: &mut Pit, now: u64) -> u16 {
+        pit.write(COMMAND, 0x80, now);
+        u16::from_le_bytes([pit.read(2, now), pit.read(2, now)])
+    }
+
+    #[test]
+    fn a_control_word_ends_what_was_latched_and_the_count() {
+        let mut pit = with(0, 2, 1000);
+        pit.write(COMMAND, 0xc2, after(10));
+        assert_eq!((pit.state().channels[0].count_latched, pit.state().channels[0].status_latched), (3, 1));
+        pit.write(COMMAND, 0x14, after(10));
+        assert_eq!((pit.state().channels[0].count_latched, pit.state().channels[0].status_latched), (0, 0));
+        assert_eq!(pit.deadline(), None);
+        pit.write(0, 200, after(10));
+        assert_eq!(pit.read(0, after(110)), 100, "the count as it is");
+    }
+
+    #[test]
+    fn a_latched_count_stays_until_it_was_read() {
+        let mut pit = with(2, 2, 1000);
+        pit.write(COMMAND, 0x80, after(10));
+        pit.write(COMMAND, 0x80, after(20));
+        assert_eq!([pit.read(2, after(30)), pit.read(2, after(30))], 990_u16.to_le_bytes());
+    }
+
+    #[test]
+    fn modes_that_wait_for_the_gate_do_not_interrupt() {
+        for (mode, interrupts) in [(0, true), (1, false), (2, true), (3, true), (4, true), (5, false)] {
+            assert_eq!(with(0, mode, 1000).deadline().is_some(), interrupts, "mode {mode}");
         }
     }
 

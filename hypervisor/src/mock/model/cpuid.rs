@@ -19,6 +19,8 @@ pub(in crate::mock) struct Feature {
     leaf: u32,
     register: Register,
     bit: u32,
+    /// Whether a vCPU has it before any `set_cpuid`.
+    is_default: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +36,27 @@ const POWER: u32 = 0x8000_0007;
 /// KVM's features (`Documentation/virt/kvm/x86/cpuid.rst` of the kernel).
 const KVM_FEATURES: u32 = 0x4000_0001;
 
+macro_rules! is_default {
+    (default) => {
+        true
+    };
+    (optional) => {
+        false
+    };
+}
+
 macro_rules! features {
-    ($($constant:ident $name:literal: $leaf:tt $register:ident $bit:literal,)*) => {
-        $(pub(in crate::mock) const $constant: Feature =
-            Feature { name: $name, leaf: $leaf, register: Register::$register, bit: $bit };)*
+    ($($constant:ident $name:literal: $leaf:tt $register:ident $bit:literal $default:ident,)*) => {
+        $(
+            #[allow(dead_code, reason = "the table is whole, whoever asks for its rows")]
+            pub(in crate::mock) const $constant: Feature = Feature {
+                name: $name,
+                leaf: $leaf,
+                register: Register::$register,
+                bit: $bit,
+                is_default: is_default!($default),
+            };
+        )*
 
         /// What the processor has, by leaf and bit.
         pub(in crate::mock) const SUPPORTED: &[Feature] = &[$($constant,)*];
@@ -46,42 +65,48 @@ macro_rules! features {
 
 // Intel SDM volume 2, "CPUID": x86-64-v1, and what the names say beyond it.
 features! {
-    CX16 "cx16": 1 Ecx 13,
-    POPCNT "popcnt": 1 Ecx 23,
-    TSC_DEADLINE "tsc-deadline": 1 Ecx 24,
-    HYPERVISOR "hypervisor": 1 Ecx 31,
-    FPU "fpu": 1 Edx 0,
-    DE "de": 1 Edx 2,
-    PSE "pse": 1 Edx 3,
-    TSC "tsc": 1 Edx 4,
-    MSR "msr": 1 Edx 5,
-    PAE "pae": 1 Edx 6,
-    MCE "mce": 1 Edx 7,
-    CX8 "cx8": 1 Edx 8,
-    APIC "apic": 1 Edx 9,
-    SEP "sep": 1 Edx 11,
-    MTRR "mtrr": 1 Edx 12,
-    PGE "pge": 1 Edx 13,
-    MCA "mca": 1 Edx 14,
-    CMOV "cmov": 1 Edx 15,
-    PAT "pat": 1 Edx 16,
-    PSE36 "pse36": 1 Edx 17,
-    CLFLUSH "clflush": 1 Edx 19,
-    MMX "mmx": 1 Edx 23,
-    FXSR "fxsr": 1 Edx 24,
-    SSE "sse": 1 Edx 25,
-    SSE2 "sse2": 1 Edx 26,
-    TSC_ADJUST "tsc-adjust": 7 Ebx 1,
-    KVM_CLOCK_OLD "kvmclock (old MSRs)": KVM_FEATURES Eax 0,
-    KVM_CLOCK "kvmclock": KVM_FEATURES Eax 3,
-    KVM_CLOCK_STABLE "kvmclock is stable": KVM_FEATURES Eax 24,
-    LAHF64 "lahf in 64-bit mode": EXTENDED Ecx 0,
-    SYSCALL "syscall": EXTENDED Edx 11,
-    NX "nx": EXTENDED Edx 20,
-    PAGE_1G "1 GiB pages": EXTENDED Edx 26,
-    RDTSCP "rdtscp": EXTENDED Edx 27,
-    LONG_MODE "long mode": EXTENDED Edx 29,
-    INVARIANT_TSC "invariant TSC": POWER Edx 8,
+    CX16 "cx16": 1 Ecx 13 default,
+    PCID "pcid": 1 Ecx 17 optional,
+    POPCNT "popcnt": 1 Ecx 23 default,
+    TSC_DEADLINE "tsc-deadline": 1 Ecx 24 default,
+    HYPERVISOR "hypervisor": 1 Ecx 31 default,
+    FPU "fpu": 1 Edx 0 default,
+    DE "de": 1 Edx 2 default,
+    PSE "pse": 1 Edx 3 default,
+    TSC "tsc": 1 Edx 4 default,
+    MSR "msr": 1 Edx 5 default,
+    PAE "pae": 1 Edx 6 default,
+    MCE "mce": 1 Edx 7 default,
+    CX8 "cx8": 1 Edx 8 default,
+    APIC "apic": 1 Edx 9 default,
+    SEP "sep": 1 Edx 11 default,
+    MTRR "mtrr": 1 Edx 12 default,
+    PGE "pge": 1 Edx 13 default,
+    MCA "mca": 1 Edx 14 default,
+    CMOV "cmov": 1 Edx 15 default,
+    PAT "pat": 1 Edx 16 default,
+    PSE36 "pse36": 1 Edx 17 default,
+    CLFLUSH "clflush": 1 Edx 19 default,
+    MMX "mmx": 1 Edx 23 default,
+    FXSR "fxsr": 1 Edx 24 default,
+    SSE "sse": 1 Edx 25 default,
+    SSE2 "sse2": 1 Edx 26 default,
+    FSGSBASE "fsgsbase": 7 Ebx 0 optional,
+    TSC_ADJUST "tsc-adjust": 7 Ebx 1 default,
+    SMEP "smep": 7 Ebx 7 optional,
+    INVPCID "invpcid": 7 Ebx 10 optional,
+    SMAP "smap": 7 Ebx 20 optional,
+    UMIP "umip": 7 Ecx 2 optional,
+    KVM_CLOCK_OLD "kvmclock (old MSRs)": KVM_FEATURES Eax 0 default,
+    KVM_CLOCK "kvmclock": KVM_FEATURES Eax 3 default,
+    KVM_CLOCK_STABLE "kvmclock is stable": KVM_FEATURES Eax 24 default,
+    LAHF64 "lahf in 64-bit mode": EXTENDED Ecx 0 default,
+    SYSCALL "syscall": EXTENDED Edx 11 default,
+    NX "nx": EXTENDED Edx 20 default,
+    PAGE_1G "1 GiB pages": EXTENDED Edx 26 default,
+    RDTSCP "rdtscp": EXTENDED Edx 27 default,
+    LONG_MODE "long mode": EXTENDED Edx 29 default,
+    INVARIANT_TSC "invariant TSC": POWER Edx 8 default,
 }
 
 /// Family 6, model 15, stepping 1.
@@ -134,7 +159,7 @@ fn brand() -> impl Iterator<Item = kvm_cpuid_entry2> {
         .map(move |(function, first)| leaf(function, [0, 1, 2, 3].map(|register: usize| word(register | first))))
 }
 
-/// All that a vCPU can offer, which is also what it has before any `set_cpuid`.
+/// All that a vCPU can offer. Before any `set_cpuid` it has most of that, see [`Feature`].
 pub(in crate::mock) fn supported() -> Vec<kvm_cpuid_entry2> {
     let basic = [
         named(0, LAST_BASIC, b"GenuineIntel", [0, 2, 1]),
@@ -196,7 +221,7 @@ impl Feature {
     /// Whether these leaves offer it; without any, whether the processor has it.
     pub(in crate::mock) fn is_offered(self, entries: &[kvm_cpuid_entry2]) -> bool {
         if entries.is_empty() {
-            return SUPPORTED.contains(&self);
+            return self.is_default;
         }
         let entry = entries.iter().find(|entry| entry.function == self.leaf && entry.index == 0);
         entry.is_some_and(|entry| self.register.of(entry) >> self.bit & 1 == 1)
@@ -226,24 +251,24 @@ pub(in crate::mock) fn allowed_xcr0(entries: &[kvm_cpuid_entry2]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
     use std::fmt::Write;
 
     use super::*;
+    use crate::mock::cpu::Features;
 
-    /// The document with the table.
+    /// The document with the tables.
     const DOCUMENT: &str = include_str!("../../../../docs/mock-cpu.md");
 
-    /// The table's rows, as the document should have them.
-    fn rows() -> String {
-        let places: BTreeSet<_> =
-            SUPPORTED.iter().map(|feature| (feature.leaf, format!("{:?}", feature.register).to_lowercase())).collect();
+    /// The rows of one of two tables, as the document should have them.
+    fn rows(is_default: bool) -> String {
+        let name = |register: Register| format!("{register:?}").to_lowercase();
+        let mut places = BTreeMap::<_, Vec<_>>::new();
+        for feature in SUPPORTED.iter().filter(|feature| feature.is_default == is_default) {
+            places.entry((feature.leaf, name(feature.register))).or_default().push(feature.name);
+        }
         let mut rows = String::new();
-        for (leaf, register) in places {
-            let of_place = SUPPORTED.iter().filter(|feature| {
-                (feature.leaf, format!("{:?}", feature.register).to_lowercase()) == (leaf, register.clone())
-            });
-            let names: Vec<_> = of_place.map(|feature| feature.name).collect();
+        for ((leaf, register), names) in places {
             writeln!(rows, "| {leaf:#x} | {register} | {} |", names.join(", ")).unwrap();
         }
         rows
@@ -251,21 +276,43 @@ mod tests {
 
     #[test]
     fn the_document_names_the_features_that_are_offered() {
-        let rows = rows();
-        assert!(DOCUMENT.contains(&rows), "the table in docs/mock-cpu.md should be\n{rows}");
+        for is_default in [true, false] {
+            let rows = rows(is_default);
+            assert!(DOCUMENT.contains(&rows), "a table in docs/mock-cpu.md should be\n{rows}");
+        }
     }
 
     #[test]
-    fn the_default_processor_has_what_is_supported() {
+    fn the_interpreter_has_the_features_of_the_default_and_of_what_is_supported() {
         let supported = supported();
-        for feature in SUPPORTED {
-            assert!(feature.is_offered(&supported) && feature.is_offered(&[]), "{}", feature.name);
+        let default: Vec<_> = [1, 7, EXTENDED, LAST_EXTENDED].into_iter().map(default_leaf).collect();
+        assert_eq!(Features::of(&default), Features::default());
+        for (name, feature, bit) in [
+            ("fsgsbase", FSGSBASE, Features::FSGSBASE),
+            ("invpcid", INVPCID, Features::INVPCID),
+            ("pcid", PCID, Features::PCID),
+            ("smap", SMAP, Features::SMAP),
+            ("smep", SMEP, Features::SMEP),
+            ("umip", UMIP, Features::UMIP),
+        ] {
+            assert!(Features::of(&supported).has(bit) && feature.is_offered(&supported), "{name}");
+            assert!(!Features::default().has(bit) && !feature.is_offered(&[]), "{name}");
         }
         assert_eq!(physical_mask(&[]), physical_mask(&supported));
         assert!(!XSAVE.is_offered(&supported) && !XSAVE.is_offered(&[]));
     }
 
-    const XSAVE: Feature = Feature { name: "xsave", leaf: 1, register: Register::Ecx, bit: 26 };
+    const XSAVE: Feature = Feature { name: "xsave", leaf: 1, register: Register::Ecx, bit: 26, is_default: false };
+
+    /// A leaf with the features of the default alone.
+    fn default_leaf(function: u32) -> kvm_cpuid_entry2 {
+        let supported = supported();
+        let mut leaf = *supported.iter().find(|leaf| leaf.function == function).unwrap();
+        for feature in SUPPORTED.iter().filter(|feature| feature.leaf == function && !feature.is_default) {
+            *feature.register.of_mut(&mut leaf) &= !(1 << feature.bit);
+        }
+        leaf
+    }
 
     #[test]
     fn the_highest_leaves_are_the_last_ones() {

@@ -24,7 +24,7 @@ pub(super) use state::State;
 pub struct SoftVcpu {
     id: VcpuId,
     program: Program,
-    pub(super) platform: Arc<Platform>,
+    platform: Arc<Platform>,
     door: Door,
     pub(super) intake: Arc<Intake>,
     /// Whether it had nothing to do when it ran last.
@@ -114,7 +114,7 @@ impl SoftVcpu {
         }
     }
 
-    pub(super) fn is_scripted(&self) -> bool {
+    fn is_scripted(&self) -> bool {
         matches!(self.program, Program::Script(_))
     }
 
