@@ -7,8 +7,8 @@ use hypervisor::kvm::Kvm;
 use iced_x86::{Code as Opcode, Mnemonic};
 use test_utils::differential::found::{self, FOUND};
 use test_utils::differential::{
-    Campaign, End, LEFT_OUT, Machine, Mode, Op, Outcome, Picks, Program, QUIRKS, Start, Why, codes, differences,
-    explanation, is_integer,
+    Campaign, End, LEFT_OUT, Machine, Mode, Op, Outcome, Picks, Program, QUIRKS, Start, Unpaged, Why, codes,
+    differences, explanation, is_integer,
 };
 use test_utils::kvm::{kvm_or_skip, skipped};
 
@@ -40,7 +40,7 @@ fn generated_programs_agree() {
     let Some(kvm) = kvm("generated_programs_agree") else { return };
     let programs = number("OUTBOARD_PROGRAMS").unwrap_or(PROGRAMS);
     let seed = number("OUTBOARD_SEED").unwrap_or(1);
-    let report = Campaign::new(kvm, Machine::mock()).run(seed, programs, MOST_UNEXPLAINED);
+    let report = Campaign::new(Unpaged::new(kvm, Machine::mock())).run(seed, programs, MOST_UNEXPLAINED);
     println!("{report}");
     assert!(report.unexplained.is_empty(), "{} programs differ", report.unexplained.len());
     assert!(report.skipped() * 100 <= report.programs, "more than 1 % of the programs meet a quirk");
