@@ -13,12 +13,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::fstatfs;
 use vm_memory::MmapRegion;
 
-use super::{atomic, refused};
+use super::atomic::{PageAddress, Span};
+use super::refused;
 use crate::error::MemoryProblem;
 use crate::memory::lowest_free;
 use crate::{Error, GuestMemoryRegion, PAGE_SIZE, Result, SlotId};
@@ -42,7 +44,12 @@ pub(super) struct Memory {
 pub(super) struct Slots {
     by_start: BTreeMap<u64, Slot>,
     starts: BTreeMap<u32, u64>,
+    /// Another number after each change, of any VM of this process. 0 has no slots.
+    generation: u64,
 }
+
+/// The next [generation](Slots::generation).
+static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
 pub(super) struct Slot {
     id: u32,
@@ -76,6 +83,7 @@ impl Memory {
         let mapping = region.map()?;
         slots.starts.insert(id, start);
         slots.by_start.insert(start, Slot { id, start, len, read_only, mapping, dirty });
+        slots.begin_generation();
         Ok(SlotId(id))
     }
 
@@ -83,6 +91,7 @@ impl Memory {
         let mut slots = self.slots.write();
         let start = slots.starts.remove(&slot.0).ok_or_else(not_mapped)?;
         slots.by_start.remove(&start);
+        slots.begin_generation();
         Ok(())
     }
 
@@ -147,29 +156,44 @@ impl Slot {
     /// The `width` bytes at `offset`, 1 to 8.
     #[inline]
     pub(super) fn load(&self, offset: usize, width: usize) -> u64 {
-        atomic::load(&self.mapping, offset, width)
+        self.span().map_or(0, |span| span.load(offset, width))
     }
 
     /// The 16 bytes at `offset`, lowest first; `None` too near to the slot's end.
     #[inline]
     pub(super) fn load_16(&self, offset: usize) -> Option<u128> {
-        atomic::load_16(&self.mapping, offset)
+        self.span()?.load_16(offset)
     }
 
     /// Stores the low `width` bytes of `value`, 1 to 8, at `offset`.
     #[inline]
     pub(super) fn store(&self, offset: usize, width: usize, value: u64) {
-        atomic::store(&self.mapping, offset, width, value);
-        self.mark(offset, width);
+        if let Some(span) = self.span() {
+            span.store(offset, width, value);
+            self.mark(offset, width);
+        }
     }
 
     /// Puts `new` in place of `old`, within an aligned word of 8 bytes; false where something else is there.
     pub(super) fn exchange(&self, offset: usize, width: usize, old: u64, new: u64) -> bool {
-        let changed = atomic::exchange(&self.mapping, offset, width, old, new);
+        let changed = self.span().is_some_and(|span| span.exchange(offset, width, old, new));
         if changed {
             self.mark(offset, width);
         }
         changed
+    }
+
+    /// The same for 16 aligned bytes. `None` where the host's processor has no such step.
+    pub(super) fn exchange_16(&self, offset: usize, old: u128, new: u128) -> Option<bool> {
+        let changed = self.span()?.exchange_16(offset, old, new)?;
+        if changed {
+            self.mark(offset, 16);
+        }
+        Some(changed)
+    }
+
+    fn span(&self) -> Option<Span<'_>> {
+        Span::of(&self.mapping)
     }
 
     /// Writes down the pages of a write, of which there are two at most.
@@ -186,6 +210,24 @@ fn not_mapped() -> Error {
 }
 
 impl Slots {
+    /// A number that is another one after each change: what was found out about slots holds for slots of the same number.
+    #[inline]
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn begin_generation(&mut self) {
+        self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The page of this process behind a physical address, and whether it may be written without more: it is neither
+    /// read-only, nor are its writes logged.
+    pub(super) fn host_page(&self, address: u64) -> Option<(PageAddress, bool)> {
+        let (slot, offset) = self.find(address)?;
+        let page = slot.span()?.page_address(offset)?;
+        Some((page, !slot.read_only && slot.dirty.is_none()))
+    }
+
     fn overlaps(&self, start: u64, len: u64) -> bool {
         // A region's end is known not to overflow.
         let before_end = self.by_start.range(..start.saturating_add(len)).next_back();

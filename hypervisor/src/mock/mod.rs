@@ -51,7 +51,6 @@ mod routes;
 mod script;
 mod script_run;
 mod vcpu;
-mod vcpu_state;
 mod vm;
 
 use std::io;

@@ -7,7 +7,7 @@ use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 
 use super::cpu::regs::AX;
 use super::script::{Script, Step};
-use super::vcpu_state::State;
+use super::vcpu::State;
 use super::vm::Platform;
 use crate::kick::Door;
 use crate::{Access, AddressSpace, Direction, Exit, InternalError, PAGE_SIZE};

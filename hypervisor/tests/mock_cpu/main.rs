@@ -7,6 +7,7 @@ mod exceptions;
 mod exits;
 mod garbage;
 mod leading;
+mod long_mode;
 mod modes;
 mod strings;
 mod threads;

@@ -209,9 +209,4 @@ fn what_is_not_known_is_told_by_address_bytes_and_name() {
         assert_eq!(error.instruction(), Some((0x1000, bytes.to_vec(), name.into())));
         assert_eq!(machine.regs().rip, 0x1000);
     }
-    // Paging on: mov cr0, eax
-    let mut machine = protected(&[0x0f, 0x22, 0xc0]);
-    machine.set(|regs| regs.rax = 0x8000_0011);
-    let Stop::Exit(Exit::InternalError(error)) = machine.vcpu.run_to(&[]).unwrap() else { panic!("paging") };
-    assert_eq!(error.instruction(), Some((0x1003, vec![], "(paging)".into())));
 }

@@ -1,28 +1,39 @@
-//! Decoding. What was decoded is kept, and taken again only if the same bytes still lie in memory: others change code
-//! through mappings of their own, without a word.
+//! Decoding, and which instructions the processor has.
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 
-use super::fault::{Fault, Result};
-use super::{Exec, Handler, table};
+use super::exception::{Fault, Result};
+use super::features::Features;
+use super::{Handler, dispatch};
 
 /// Most bytes an instruction has (Intel SDM volume 2, section 2.3.11).
-const MAX_BYTES: u32 = 15;
-/// Places in the cache, a power of two.
-const PLACES: usize = 1024;
+pub(super) const MAX_BYTES: u32 = 15;
+
+/// What encodings of later processors are here: those of no-ops are no-ops, and the prefixes of BMI and others are ignored.
+const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP
+    | DecoderOptions::NO_MPFX_0FBC
+    | DecoderOptions::NO_MPFX_0FBD
+    | DecoderOptions::NO_WBNOINVD;
 
 /// An instruction with what executes it; without one it is not known.
 #[derive(Clone, Copy)]
 pub(super) struct Decoded {
     pub(super) instruction: Instruction,
     pub(super) handler: Option<Handler>,
-    /// Its bytes, lowest first, and which bits of them are meant.
+    /// Its bytes, lowest first.
     bytes: u128,
-    mask: u128,
-    /// RIP of the instruction, and whether it is 16-bit code.
-    ip: u32,
-    bits: u32,
     pub(super) len: u32,
+    /// It changes more than general registers and memory, so that more has to be put back where it faults.
+    pub(super) is_complex: bool,
+}
+
+/// Bytes that are no whole instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotWhole {
+    /// There must be more of them.
+    More,
+    /// They are none: #UD.
+    Invalid,
 }
 
 impl Decoded {
@@ -30,73 +41,88 @@ impl Decoded {
     pub(super) fn bytes(&self) -> [u8; 16] {
         self.bytes.to_le_bytes()
     }
-}
 
-/// Instructions by where they are.
-pub(super) struct Cache(Box<[Option<Decoded>]>);
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self(vec![None; PLACES].into())
-    }
-}
-
-/// What is decoded where nothing could be.
-pub(super) struct NotCode {
-    pub(super) fault: Fault,
-    pub(super) bytes: [u8; 16],
-    pub(super) len: u32,
-}
-
-impl Cache {
-    /// The instruction at CS:RIP.
-    #[inline]
-    pub(super) fn decode(&mut self, exec: &mut Exec) -> std::result::Result<&Decoded, NotCode> {
-        let cs = &exec.state.sregs.cs;
-        let (ip, limit, bits) = (exec.state.regs.rip as u32, cs.limit, if cs.db != 0 { 32 } else { 16 });
-        let linear = (cs.base as u32).wrapping_add(ip);
-        let (code, in_memory) = exec.bus.code(linear);
-        let allowed = match limit.checked_sub(ip) {
-            Some(room) => room.saturating_add(1).min(MAX_BYTES),
-            None => return Err(NotCode { fault: Fault::protection(0), bytes: [0; 16], len: 0 }),
-        };
-        let available = allowed.min(in_memory);
-        // The index is below the cache's length.
-        let index = (ip ^ ip >> 12) as usize % PLACES;
-        let place = match self.0.get_mut(index) {
-            Some(place) => place,
-            None => return Err(NotCode { fault: Fault::Unknown, bytes: [0; 16], len: 0 }),
-        };
-        let is_here = |known: &Decoded| {
-            known.ip == ip && known.bits == bits && code & known.mask == known.bytes && known.len <= available
-        };
-        if !place.as_ref().is_some_and(is_here) {
-            let bytes = code.to_le_bytes();
-            let fresh = fresh(&bytes, available, ip, bits).map_err(|fault| {
-                let cut_by_memory = in_memory < allowed;
-                let fault = if fault == Fault::protection(0) && cut_by_memory { Fault::Unknown } else { fault };
-                NotCode { fault, bytes, len: available }
-            })?;
-            return Ok(place.insert(fresh));
+    /// Decodes the first instruction of up to 15 bytes of code of 16, 32 or 64 bits.
+    pub(super) fn of(code: &[u8], rip: u64, bits: u8, features: Features) -> std::result::Result<Self, NotWhole> {
+        let mut decoder = Decoder::with_ip(bits.into(), code, rip, OPTIONS);
+        let instruction = decoder.decode();
+        if instruction.code() == Code::INVALID {
+            return Err(match decoder.last_error() {
+                DecoderError::NoMoreBytes => NotWhole::More,
+                _ => NotWhole::Invalid,
+            });
         }
-        // Just looked at.
-        place.as_ref().ok_or(NotCode { fault: Fault::Unknown, bytes: [0; 16], len: 0 })
+        let len = instruction.len();
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().zip(code).take(len) {
+            *to = *from;
+        }
+        let offered = instruction.cpuid_features().iter().all(|&feature| features.allows(feature));
+        let handler = if offered { dispatch::handler(&instruction) } else { Some(not_offered as Handler) };
+        let is_complex = is_complex(instruction.mnemonic());
+        Ok(Self { instruction, handler, bytes: u128::from_le_bytes(bytes), len: len as u32, is_complex })
     }
 }
 
-/// Decodes; #UD for what is no instruction, #GP for one that does not end where it must.
-fn fresh(bytes: &[u8; 16], available: u32, ip: u32, bits: u32) -> Result<Decoded> {
-    let available_bytes = bytes.get(..available as usize).unwrap_or_default();
-    let mut decoder = Decoder::with_ip(bits, available_bytes, ip.into(), DecoderOptions::NONE);
-    let instruction = decoder.decode();
-    if instruction.code() == Code::INVALID {
-        return Err(match decoder.last_error() {
-            DecoderError::NoMoreBytes => Fault::protection(0),
-            _ => Fault::invalid_opcode(),
-        });
+/// An instruction that CPUID does not offer.
+fn not_offered(_: &mut super::Exec, _: &Instruction) -> Result<()> {
+    Err(Fault::invalid_opcode())
+}
+
+/// Whether it loads segments and control registers one by one.
+fn is_complex(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Call
+            | Mnemonic::Jmp
+            | Mnemonic::Retf
+            | Mnemonic::Iret
+            | Mnemonic::Iretd
+            | Mnemonic::Iretq
+            | Mnemonic::Int
+            | Mnemonic::Int1
+            | Mnemonic::Int3
+            | Mnemonic::Into
+            | Mnemonic::Sysenter
+            | Mnemonic::Sysexit
+            | Mnemonic::Sysexitq
+            | Mnemonic::Syscall
+            | Mnemonic::Sysret
+            | Mnemonic::Sysretq
+            | Mnemonic::Lds
+            | Mnemonic::Les
+            | Mnemonic::Lfs
+            | Mnemonic::Lgs
+            | Mnemonic::Lss
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mnemonic(code: &[u8], bits: u8) -> std::result::Result<Mnemonic, NotWhole> {
+        Decoded::of(code, 0, bits, Features::default()).map(|decoded| decoded.instruction.mnemonic())
     }
-    let len = instruction.len() as u32;
-    let mask = u128::MAX >> (128 - 8 * len);
-    let bytes = u128::from_le_bytes(*bytes) & mask;
-    Ok(Decoded { instruction, handler: table::handler(instruction.mnemonic()), bytes, mask, ip, bits, len })
+
+    #[test]
+    fn prefixes_of_later_processors_are_ignored() {
+        for (code, expected) in [
+            (&[0xf3, 0x0f, 0xbc, 0xc1][..], Mnemonic::Bsf),
+            (&[0xf3, 0x0f, 0xbd, 0xc1], Mnemonic::Bsr),
+            (&[0xf3, 0x0f, 0x1e, 0xfa], Mnemonic::Reservednop),
+            (&[0x0f, 0x18, 0x08], Mnemonic::Reservednop),
+            (&[0x0f, 0x0d, 0x08], Mnemonic::Reservednop),
+            (&[0xf3, 0x0f, 0x09], Mnemonic::Wbinvd),
+            (&[0xf3, 0xc3], Mnemonic::Ret),
+        ] {
+            assert_eq!(mnemonic(code, 64), Ok(expected), "{code:02x?}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_what_is_invalid() {
+        assert_eq!(mnemonic(&[0x48, 0x8b], 64), Err(NotWhole::More));
+        assert_eq!(mnemonic(&[0x06, 0x90, 0x90], 64), Err(NotWhole::Invalid));
+    }
 }

@@ -1,6 +1,6 @@
 //! RFLAGS, and what arithmetic leaves there (Intel SDM volume 1, section 3.4.3 and appendix A).
 
-use super::regs::{Regs, mask, sign_bit};
+use super::regs::{Regs, mask};
 
 pub(super) const CF: u64 = 1;
 /// Bit 1, which is always set.
@@ -18,60 +18,102 @@ pub(super) const NT: u64 = 1 << 14;
 pub(super) const RF: u64 = 1 << 16;
 pub(super) const VM: u64 = 1 << 17;
 pub(super) const AC: u64 = 1 << 18;
+pub(super) const VIF: u64 = 1 << 19;
+pub(super) const VIP: u64 = 1 << 20;
 pub(super) const ID: u64 = 1 << 21;
 
 /// The six that arithmetic sets.
 pub(super) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 
-/// Even parity of the low byte.
-fn parity(value: u32) -> bool {
-    let nibble = (value ^ value >> 4) & 0xf;
-    0x6996 >> nibble & 1 == 0
+/// PF by the low byte of a result.
+static PARITY: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut value = 0;
+    while value < 256 {
+        table[value] = if (value as u8).count_ones() % 2 == 0 { PF as u8 } else { 0 };
+        value += 1;
+    }
+    table
+};
+
+/// SF, ZF and PF of a result, whose bits above `width` are not looked at.
+#[inline]
+pub(super) fn of_result(result: u64, width: u32) -> u64 {
+    let sign = result >> (8 * width - 1) & 1;
+    let zero = u64::from(result & mask(width) == 0);
+    // A byte is always within the table.
+    let parity = PARITY.get(result as u8 as usize).copied().unwrap_or_default();
+    sign << 7 | zero << 6 | u64::from(parity)
 }
 
-/// SF, ZF and PF of a result.
-pub(super) fn of_result(result: u32, width: u32) -> u64 {
-    let sign = if result & sign_bit(width) != 0 { SF } else { 0 };
-    let zero = if result & mask(width) == 0 { ZF } else { 0 };
-    let parity = if parity(result) { PF } else { 0 };
-    sign | zero | parity
+/// The six flags of `a + b` with a carry in, which gave `result`.
+#[inline]
+pub(super) fn of_sum(a: u64, b: u64, result: u64, width: u32) -> u64 {
+    let carries = a & b | (a | b) & !result;
+    of_carries(carries, (a ^ result) & (b ^ result), a ^ b ^ result, result, width)
+}
+
+/// The six flags of `a - b` with a borrow in, which gave `result`.
+#[inline]
+pub(super) fn of_difference(a: u64, b: u64, result: u64, width: u32) -> u64 {
+    let borrows = !a & b | (!a | b) & result;
+    of_carries(borrows, (a ^ b) & (a ^ result), a ^ b ^ result, result, width)
+}
+
+#[inline]
+fn of_carries(carries: u64, overflow: u64, half: u64, result: u64, width: u32) -> u64 {
+    let top = 8 * width - 1;
+    // AF is bit 4, and so is the carry into it.
+    carries >> top & 1 | (overflow >> top & 1) << 11 | half & AF | of_result(result, width)
 }
 
 impl Regs {
     /// Replaces those of the flags that are in `which`.
+    #[inline]
     pub(super) fn replace(&mut self, which: u64, flags: u64) {
         self.rflags = self.rflags & !which | flags & which;
     }
 
     /// `a + b + carry`, with all six flags.
-    pub(super) fn add(&mut self, a: u32, b: u32, carry: bool, width: u32) -> u32 {
-        let wide = u64::from(a) + u64::from(b) + u64::from(carry);
-        let result = wide as u32 & mask(width);
-        self.arithmetic(a, b, result, wide >> (8 * width) & 1 != 0, (a ^ result) & (b ^ result), width);
+    #[inline]
+    pub(super) fn add(&mut self, a: u64, b: u64, carry: bool, width: u32) -> u64 {
+        let result = a.wrapping_add(b).wrapping_add(carry.into()) & mask(width);
+        self.replace(STATUS, of_sum(a, b, result, width));
         result
     }
 
     /// `a - b - borrow`, with all six flags.
-    pub(super) fn subtract(&mut self, a: u32, b: u32, borrow: bool, width: u32) -> u32 {
-        let wide = u64::from(a).wrapping_sub(u64::from(b)).wrapping_sub(u64::from(borrow));
-        let result = wide as u32 & mask(width);
-        self.arithmetic(a, b, result, wide >> (8 * width) & 1 != 0, (a ^ b) & (a ^ result), width);
+    #[inline]
+    pub(super) fn subtract(&mut self, a: u64, b: u64, borrow: bool, width: u32) -> u64 {
+        let result = a.wrapping_sub(b).wrapping_sub(borrow.into()) & mask(width);
+        self.replace(STATUS, of_difference(a, b, result, width));
         result
-    }
-
-    fn arithmetic(&mut self, a: u32, b: u32, result: u32, carry: bool, overflow: u32, width: u32) {
-        let carry = if carry { CF } else { 0 };
-        let overflow = if overflow & sign_bit(width) != 0 { OF } else { 0 };
-        // AF is bit 4, and so is the carry into it.
-        let half = u64::from(a ^ b ^ result) & AF;
-        self.replace(STATUS, of_result(result, width) | carry | overflow | half);
     }
 
     /// The flags of `and`, `or`, `xor`: CF and OF are 0. AF, which is undefined, is 0 as processors leave it.
-    pub(super) fn logic(&mut self, result: u32, width: u32) -> u32 {
+    #[inline]
+    pub(super) fn logic(&mut self, result: u64, width: u32) -> u64 {
         self.replace(STATUS, of_result(result, width));
         result
     }
+}
+
+/// Whether a condition of `jcc`, `setcc` or `cmovcc` holds; its number is that in the opcode (Intel SDM volume 2,
+/// appendix B.1.4.7).
+#[inline]
+pub(super) fn condition(rflags: u64, number: u32) -> bool {
+    let has = |flags| rflags & flags != 0;
+    let holds = match number >> 1 {
+        0 => has(OF),
+        1 => has(CF),
+        2 => has(ZF),
+        3 => has(CF | ZF),
+        4 => has(SF),
+        5 => has(PF),
+        6 => has(SF) != has(OF),
+        _ => has(ZF) || has(SF) != has(OF),
+    };
+    holds != (number & 1 != 0)
 }
 
 #[cfg(test)]
@@ -80,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    fn after(operation: impl Fn(&mut Regs) -> u32) -> (u32, u64) {
+    fn after(operation: impl Fn(&mut Regs) -> u64) -> (u64, u64) {
         let mut regs = Regs::from(&kvm_regs::default());
         let result = operation(&mut regs);
         (result, regs.rflags & STATUS)
@@ -95,6 +137,8 @@ mod tests {
             (0xffff, 0, true, 2, 0, CF | ZF | AF | PF),
             (0x7fff_ffff, 1, false, 4, 0x8000_0000, SF | OF | AF | PF),
             (1, 2, false, 4, 3, PF),
+            (u64::MAX, 1, false, 8, 0, CF | ZF | AF | PF),
+            (u64::MAX, u64::MAX, true, 8, u64::MAX, CF | SF | AF | PF),
         ] {
             assert_eq!(after(|regs| regs.add(a, b, carry, width)), (result, flags), "{a:#x} + {b:#x}");
         }
@@ -109,6 +153,7 @@ mod tests {
             (5, 5, false, 4, 0, ZF | PF),
             (0x8000_0000, 1, false, 4, 0x7fff_ffff, OF | AF | PF),
             (0, 0x8000, false, 2, 0x8000, CF | SF | OF | PF),
+            (0, u64::MAX, true, 8, 0, CF | ZF | AF | PF),
         ] {
             assert_eq!(after(|regs| regs.subtract(a, b, borrow, width)), (result, flags), "{a:#x} - {b:#x}");
         }
@@ -116,8 +161,8 @@ mod tests {
 
     #[test]
     fn parity_is_that_of_the_low_byte() {
-        for value in 0..=0x1ff_u32 {
-            assert_eq!(parity(value), (value as u8).count_ones().is_multiple_of(2), "{value:#x}");
+        for value in 0..=0x1ff_u64 {
+            assert_eq!(of_result(value, 4) & PF != 0, (value as u8).count_ones().is_multiple_of(2), "{value:#x}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, OpKind, Register};
 
 use super::Exec;
-use super::fault::{Fault, Result};
+use super::exception::{Fault, Result};
 use super::regs::{mask, register_width};
 use super::segments::Seg;
 
@@ -11,8 +11,8 @@ use super::segments::Seg;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
     Register(Register),
-    /// A linear address, which its segment allows to be accessed.
-    Memory(u32),
+    /// A linear address, which its segment and its page allow to be accessed.
+    Memory(u64),
 }
 
 /// What an operand in memory is for.
@@ -36,21 +36,42 @@ pub(super) fn width(instruction: &Instruction, operand: u32) -> u32 {
 impl Exec<'_> {
     /// The offset of a memory operand in its segment.
     #[inline]
-    pub(super) fn offset(&self, instruction: &Instruction) -> u32 {
+    pub(super) fn offset(&self, instruction: &Instruction) -> u64 {
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
         let regs = &self.state.regs;
+        // Relative to RIP, the displacement is the whole address.
+        let base = if matches!(base, Register::RIP | Register::EIP) { 0 } else { regs.get(base) };
         let offset = instruction
-            .memory_displacement32()
-            .wrapping_add(regs.get(base))
-            .wrapping_add(regs.get(index).wrapping_mul(instruction.memory_index_scale()));
+            .memory_displacement64()
+            .wrapping_add(base)
+            .wrapping_add(regs.get(index).wrapping_mul(instruction.memory_index_scale().into()));
         offset & mask(address_width(instruction))
     }
 
-    /// The linear address of `size` bytes at a memory operand.
+    /// The linear address of `size` bytes at a memory operand. One that is to be written can be written.
     #[inline]
-    pub(super) fn memory(&self, instruction: &Instruction, size: u32, what_for: Use) -> Result<u32> {
+    pub(super) fn memory(&mut self, instruction: &Instruction, size: u32, what_for: Use) -> Result<u64> {
         let segment = Seg::named(instruction.memory_segment());
-        self.linear(segment, self.offset(instruction), size, what_for == Use::Write)
+        let offset = self.offset(instruction);
+        self.memory_at(segment, offset, size, what_for)
+    }
+
+    /// The same at an offset in a segment.
+    #[inline]
+    pub(super) fn memory_at(&mut self, segment: Seg, offset: u64, size: u32, what_for: Use) -> Result<u64> {
+        let linear = self.linear(segment, offset, size, what_for == Use::Write)?;
+        if what_for == Use::Write {
+            self.probe(linear, size, self.state.mode.write)?;
+        }
+        Ok(linear)
+    }
+
+    /// The linear address of an operand of 16 bytes that must be aligned: #GP(0) where it is not.
+    #[allow(dead_code, reason = "for the instructions of SSE")]
+    pub(super) fn aligned_memory(&mut self, instruction: &Instruction, what_for: Use) -> Result<u64> {
+        let size = instruction.memory_size().size() as u32;
+        let linear = self.memory(instruction, size, what_for)?;
+        if linear.is_multiple_of(16) { Ok(linear) } else { Err(Fault::protection(0)) }
     }
 
     /// Where a register or memory operand is.
@@ -78,7 +99,7 @@ impl Exec<'_> {
     }
 
     #[inline]
-    pub(super) fn get(&mut self, place: Place, width: u32) -> Result<u32> {
+    pub(super) fn get(&mut self, place: Place, width: u32) -> Result<u64> {
         match place {
             Place::Register(register) => Ok(self.state.regs.get(register)),
             Place::Memory(linear) => self.load(linear, width),
@@ -86,43 +107,37 @@ impl Exec<'_> {
     }
 
     #[inline]
-    pub(super) fn set(&mut self, place: Place, width: u32, value: u32) {
+    pub(super) fn set(&mut self, place: Place, width: u32, value: u64) -> Result<()> {
         match place {
-            Place::Register(register) => self.state.regs.set(register, value),
+            Place::Register(register) => {
+                self.state.regs.set(register, value);
+                Ok(())
+            }
             Place::Memory(linear) => self.store(linear, width, value),
         }
     }
 
     /// The value of an operand that is only read: a register, an immediate, or memory.
     #[inline]
-    pub(super) fn value(&mut self, instruction: &Instruction, operand: u32, width: u32) -> Result<u32> {
+    pub(super) fn value(&mut self, instruction: &Instruction, operand: u32, width: u32) -> Result<u64> {
         match instruction.op_kind(operand) {
-            OpKind::Register | OpKind::Memory => {
-                let place = self.place(instruction, operand, width, Use::Read)?;
-                self.get(place, width)
+            OpKind::Register => Ok(self.state.regs.get(instruction.op_register(operand))),
+            OpKind::Memory => {
+                let linear = self.memory(instruction, width, Use::Read)?;
+                self.load(linear, width)
             }
-            _ => instruction.try_immediate(operand).map(|value| value as u32 & mask(width)).map_err(|_| Fault::Unknown),
+            _ => instruction.try_immediate(operand).map(|value| value & mask(width)).map_err(|_| Fault::Unknown),
         }
-    }
-
-    /// Loads 1, 2 or 4 bytes.
-    #[inline]
-    pub(super) fn load(&mut self, linear: u32, width: u32) -> Result<u32> {
-        self.bus.load(linear, width as usize).map(|value| value as u32)
-    }
-
-    /// Stores 1, 2 or 4 bytes.
-    #[inline]
-    pub(super) fn store(&mut self, linear: u32, width: u32, value: u32) {
-        self.bus.store(linear, width as usize, u64::from(value & mask(width)));
     }
 }
 
-/// The bytes an address of a memory operand has: 2 or 4.
+/// The bytes an address of a memory operand has: 2, 4 or 8.
 #[inline]
 pub(super) fn address_width(instruction: &Instruction) -> u32 {
     let register = match instruction.memory_base() {
         Register::None => instruction.memory_index(),
+        Register::RIP => return 8,
+        Register::EIP => return 4,
         base => base,
     };
     match register {
