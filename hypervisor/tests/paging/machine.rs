@@ -302,9 +302,28 @@ impl Machine {
     }
 }
 
+/// Bits of leaf 7, EBX.
+const SMEP: u32 = 1 << 7;
+const SMAP: u32 = 1 << 20;
+/// Bits of leaf 0x80000001, EDX.
+const SYSCALL: u32 = 1 << 11;
+const NX: u32 = 1 << 20;
+const HUGE: u32 = 1 << 26;
+const LONG_MODE: u32 = 1 << 29;
+/// PSE, PAE, PGE and PSE-36 in leaf 1, EDX.
+const PAGING: u32 = 1 << 3 | 1 << 6 | 1 << 13 | 1 << 17;
+
 /// What the backend supports, with physical addresses of as many bits as the model has.
 fn cpuid(hypervisor: &dyn Hypervisor) -> Vec<kvm_cpuid_entry2> {
     let mut entries = hypervisor.supported_cpuid().expect("supported_cpuid");
+    if hypervisor.name() == "mock" {
+        // What the mock has beside its default: it does what its CPUID offers.
+        entries.retain(|entry| entry.function != 7 && entry.function != 0x8000_0001);
+        let leaf = |function, ebx, edx| kvm_cpuid_entry2 { function, ebx, edx, ..Default::default() };
+        entries.push(leaf(7, SMEP | SMAP, 0));
+        entries.push(leaf(0x8000_0001, 0, SYSCALL | NX | HUGE | LONG_MODE));
+        entries.iter_mut().filter(|entry| entry.function == 1).for_each(|entry| entry.edx |= PAGING);
+    }
     for entry in entries.iter_mut().filter(|entry| entry.function == 0x8000_0008) {
         entry.eax = 48 << 8 | PHYSICAL_BITS;
     }

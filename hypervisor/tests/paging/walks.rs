@@ -133,8 +133,8 @@ fn entry(controls: Controls, level: usize, last: bool, bits: u64, next: u64, pag
         | flag(large && one_in(16, 48), 1 << (13 + (bits >> 52) % 8))
 }
 
-/// Runs `case`, and says what is not as the model has it.
-fn check(machine: &mut Machine, case: &Case) -> Result<(), TestCaseError> {
+/// Runs `case`, and says what is not as the model has it; `shadows` where page tables are KVM's to shadow.
+fn check(machine: &mut Machine, case: &Case, shadows: bool) -> Result<(), TestCaseError> {
     let controls = case.controls;
     machine.prepare(controls);
     let addresses: Vec<u64> =
@@ -169,6 +169,10 @@ fn check(machine: &mut Machine, case: &Case) -> Result<(), TestCaseError> {
                 _ if !used.flags => 0,
                 // Whether a walk that faults marks what it has used, is open.
                 Err(_) => now & ACCESSED,
+                // KVM's shadow of a page that cannot be written may leave the dirty flag out where CR0.WP is clear.
+                Ok(_) if is_last && access.kind == Kind::Write && shadows && !controls.wp && !access.user => {
+                    ACCESSED | now & DIRTY
+                }
                 Ok(_) if is_last && access.kind == Kind::Write => ACCESSED | DIRTY,
                 Ok(_) => ACCESSED,
             };
@@ -208,7 +212,7 @@ fn the_mock_translates_as_the_model_does() {
     let mock = Mock::guest_code();
     let machine = std::cell::RefCell::new(Machine::new(&mock));
     proptest!(config(2_000), |(case in case(ALL))| {
-        check(&mut machine.borrow_mut(), &offered(&mock, case))?;
+        check(&mut machine.borrow_mut(), &offered(&mock, case), false)?;
     });
 }
 
@@ -217,6 +221,6 @@ fn kvm_translates_as_the_model_does() {
     let Some(kvm) = kvm_or_skip("kvm_translates_as_the_model_does") else { return };
     proptest!(config(200), |(case in case(&[Mode::FourLevel]))| {
         // KVM does not see that a test has changed page tables by its own mapping: a new VM each time.
-        check(&mut Machine::new(&kvm), &offered(&kvm, case))?;
+        check(&mut Machine::new(&kvm), &offered(&kvm, case), true)?;
     });
 }
