@@ -71,7 +71,9 @@ impl Board {
             for leaf in cpuid.iter_mut().filter(|leaf| leaf.function == 1) {
                 leaf.ebx = leaf.ebx & 0xff_ffff | id << 24;
             }
-            vcpu.set_cpuid(&cpuid).expect("set_cpuid");
+            if cpuid.iter().any(|leaf| leaf.function == 0x8000_0001) {
+                vcpu.set_cpuid(&cpuid).expect("set_cpuid");
+            }
             vcpu
         };
         let vcpus = (0..vcpus).map(make).collect();

@@ -3,7 +3,7 @@
 use super::board::{Board, RAM_LEN};
 
 /// The boot information: its address in memory, and the map and strings behind it.
-const INFORMATION: u64 = 0x9000;
+const INFORMATION: u64 = 0x9_0000;
 const MAP: u64 = INFORMATION + 0x100;
 const COMMAND_LINE: u64 = INFORMATION + 0x200;
 const LOADER_NAME: u64 = INFORMATION + 0x180;
