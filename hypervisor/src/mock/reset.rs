@@ -2,7 +2,7 @@
 //! `KVM_CREATE_IRQCHIP` and `KVM_CREATE_PIT2` do.
 
 use kvm_bindings::{
-    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, kvm_debugregs, kvm_dtable, kvm_fpu, kvm_ioapic_state,
+    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, kvm_debugregs, kvm_dtable, kvm_ioapic_state,
     kvm_ioapic_state__bindgen_ty_1 as Redirection, kvm_lapic_state, kvm_mp_state, kvm_pic_state, kvm_pit_channel_state,
     kvm_pit_state2, kvm_regs, kvm_segment, kvm_sregs,
 };
@@ -48,11 +48,6 @@ fn segment(selector: u16, base: u64, type_: u8) -> kvm_segment {
 pub(super) fn mp_state(id: VcpuId) -> kvm_mp_state {
     let mp_state = if id.0 == 0 { KVM_MP_STATE_RUNNABLE } else { KVM_MP_STATE_UNINITIALIZED };
     kvm_mp_state { mp_state }
-}
-
-/// The x87 control word masks all exceptions (Intel SDM volume 1, section 8.1.5). KVM does not show MXCSR here.
-pub(super) fn fpu() -> kvm_fpu {
-    kvm_fpu { fcw: 0x37f, ..Default::default() }
 }
 
 /// The bits of DR6 and DR7 that are always set (Intel SDM volume 3, section 19.2).

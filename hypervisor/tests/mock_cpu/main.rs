@@ -5,6 +5,7 @@
 mod arithmetic;
 mod exceptions;
 mod exits;
+mod fpu;
 mod garbage;
 mod leading;
 mod long_mode;

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use iced_x86::{Instruction, Mnemonic};
 
 use super::Handler;
+use super::fpu::{self, convert, float, packed, save, shuffle, simd_moves, x87, x87_control};
 use super::ops::{
     alu, bcd, bit_test, branch, control_regs, cpuid_msr, descriptor, far_transfer, flag_ops, interrupts, io, iret, mov,
     muldiv, nop, processor, shifts, stack, strings, syscall,
@@ -28,20 +29,19 @@ const GROUPS: [Group; 20] = groups! {
     descriptor processor cpuid_msr nop
 };
 
+/// Those of x87, MMX and SSE, which have a table of their own in the documentation.
+const FPU_GROUPS: [Group; 8] = groups! { x87 x87_control simd_moves packed shuffle float convert save };
+
 /// By mnemonic.
 static HANDLERS: LazyLock<Vec<Option<Handler>>> = LazyLock::new(|| {
-    let find = |mnemonic| GROUPS.iter().find_map(|group| (group.handler)(mnemonic));
+    let find = |mnemonic| GROUPS.iter().chain(&FPU_GROUPS).find_map(|group| (group.handler)(mnemonic));
     Mnemonic::values().map(find).collect()
 });
 
 /// What executes an instruction; none where it is not known.
 pub(super) fn handler(instruction: &Instruction) -> Option<Handler> {
-    let mnemonic = instruction.mnemonic();
-    if matches!(mnemonic, Mnemonic::Movsd | Mnemonic::Cmpsd) && !instruction.is_string_instruction() {
-        // Those of SSE2 have the names of string instructions.
-        return None;
-    }
-    *HANDLERS.get(mnemonic as usize)?
+    let by_name = || *HANDLERS.get(instruction.mnemonic() as usize)?;
+    fpu::shared_name(instruction.code()).or_else(by_name)
 }
 
 #[cfg(test)]
@@ -50,8 +50,8 @@ mod tests {
 
     const DOCUMENT: &str = include_str!("../../../../docs/mock-cpu.md");
 
-    /// The table of the document, as it ought to be.
-    fn rows() -> String {
+    /// A table of the document, as it ought to be.
+    fn rows(groups: &[Group]) -> String {
         let row = |group: &Group| {
             let mut names: Vec<_> = Mnemonic::values()
                 .filter(|&mnemonic| (group.handler)(mnemonic).is_some())
@@ -60,20 +60,21 @@ mod tests {
             names.sort_unstable();
             format!("| {} | {} |\n", group.name, names.join(" "))
         };
-        GROUPS.iter().map(row).collect()
+        groups.iter().map(row).collect()
     }
 
     #[test]
     fn the_document_names_the_instructions_that_are_known() {
-        let rows = rows();
-        assert!(DOCUMENT.contains(&rows), "the table in docs/mock-cpu.md should be\n{rows}");
+        for rows in [rows(&GROUPS), rows(&FPU_GROUPS)] {
+            assert!(DOCUMENT.contains(&rows), "a table in docs/mock-cpu.md should be\n{rows}");
+        }
     }
 
     #[test]
     fn no_instruction_is_in_two_groups() {
         for mnemonic in Mnemonic::values() {
-            let groups: Vec<_> =
-                GROUPS.iter().filter(|group| (group.handler)(mnemonic).is_some()).map(|group| group.name).collect();
+            let knows = |group: &&Group| (group.handler)(mnemonic).is_some();
+            let groups: Vec<_> = GROUPS.iter().chain(&FPU_GROUPS).filter(knows).map(|group| group.name).collect();
             assert!(groups.len() <= 1, "{mnemonic:?} is in {groups:?}");
         }
     }

@@ -94,7 +94,6 @@ impl Fault {
     }
 
     /// #NM
-    #[allow(dead_code, reason = "for the instructions of x87 and SSE")]
     pub(super) fn no_fpu() -> Self {
         Self::plain(NO_FPU)
     }

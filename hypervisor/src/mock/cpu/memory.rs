@@ -50,7 +50,6 @@ impl Exec<'_> {
     }
 
     /// Loads up to 16 bytes, lowest first: of x87 and SSE operands.
-    #[allow(dead_code, reason = "for the instructions of x87 and SSE")]
     pub(super) fn load_wide(&mut self, linear: u64, width: u32) -> Result<u128> {
         let mut bytes = [0; 16];
         self.load_bytes(linear, bytes.get_mut(..width as usize).ok_or(Fault::Unknown)?)?;
@@ -58,7 +57,6 @@ impl Exec<'_> {
     }
 
     /// Stores the low `width` bytes of a value, up to 16.
-    #[allow(dead_code, reason = "for the instructions of x87 and SSE")]
     pub(super) fn store_wide(&mut self, linear: u64, width: u32, value: u128) -> Result<()> {
         self.store_bytes(linear, value.to_le_bytes().get(..width as usize).ok_or(Fault::Unknown)?)
     }
@@ -105,7 +103,7 @@ impl Exec<'_> {
 
     /// #AC where the program asked for it. Operands of no power of two bytes, and those of 16, have rules of their own.
     #[inline]
-    fn check_alignment(&self, linear: u64, width: u32) -> Result<()> {
+    pub(super) fn check_alignment(&self, linear: u64, width: u32) -> Result<()> {
         if self.state.mode.checks_alignment && matches!(width, 2 | 4 | 8) && linear % u64::from(width) != 0 {
             return Err(Fault::alignment());
         }

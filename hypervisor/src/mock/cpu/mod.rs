@@ -17,6 +17,7 @@ mod execute;
 mod features;
 mod fetch;
 pub(super) mod flags;
+pub(super) mod fpu;
 mod interpreter;
 mod memory;
 pub(super) mod mode;

@@ -66,14 +66,6 @@ impl Exec<'_> {
         Ok(linear)
     }
 
-    /// The linear address of an operand of 16 bytes that must be aligned: #GP(0) where it is not.
-    #[allow(dead_code, reason = "for the instructions of SSE")]
-    pub(super) fn aligned_memory(&mut self, instruction: &Instruction, what_for: Use) -> Result<u64> {
-        let size = instruction.memory_size().size() as u32;
-        let linear = self.memory(instruction, size, what_for)?;
-        if linear.is_multiple_of(16) { Ok(linear) } else { Err(Fault::protection(0)) }
-    }
-
     /// Where a register or memory operand is.
     #[inline]
     pub(super) fn place(

@@ -93,11 +93,11 @@ impl VcpuState for SoftVcpu {
     }
 
     fn fpu(&self) -> Result<kvm_fpu> {
-        Ok(self.state.fpu)
+        Ok(self.state.fpu.to_kvm())
     }
 
     fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<()> {
-        self.state.fpu = kvm_fpu { mxcsr: 0, pad1: 0, pad2: 0, ..*fpu };
+        self.state.fpu.set_kvm(fpu);
         Ok(())
     }
 

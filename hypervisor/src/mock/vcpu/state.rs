@@ -11,13 +11,14 @@
 )]
 
 use kvm_bindings::{
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_mp_state,
-    kvm_regs, kvm_sregs, kvm_vcpu_events,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2, kvm_debugregs, kvm_mp_state, kvm_regs,
+    kvm_sregs, kvm_vcpu_events,
 };
 
 use super::api::TOLD_EVENTS;
 use crate::VcpuId;
 use crate::mock::cpu::Features;
+use crate::mock::cpu::fpu::FpuState;
 use crate::mock::cpu::mode::Mode;
 use crate::mock::cpu::regs::Regs;
 use crate::mock::msrs::Msrs;
@@ -28,7 +29,7 @@ pub(in crate::mock) struct State {
     pub(in crate::mock) regs: Regs,
     pub(in crate::mock) sregs: kvm_sregs,
     pub(in crate::mock) mp_state: kvm_mp_state,
-    pub(in crate::mock) fpu: kvm_fpu,
+    pub(in crate::mock) fpu: FpuState,
     pub(in crate::mock) debug_regs: kvm_debugregs,
     pub(in crate::mock) xcr0: u64,
     pub(in crate::mock) events: kvm_vcpu_events,
@@ -53,7 +54,7 @@ impl State {
             regs,
             sregs,
             mp_state: reset::mp_state(id),
-            fpu: reset::fpu(),
+            fpu: FpuState::default(),
             debug_regs,
             xcr0: 1,
             events: kvm_vcpu_events { flags: TOLD_EVENTS, ..Default::default() },
