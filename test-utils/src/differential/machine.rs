@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hypervisor::mock::{Executed, Mock, SoftVcpu};
 use hypervisor::{
-    AddressSpace, Direction, GuestAddress, GuestMemoryRegion, Hypervisor, Vcpu, VcpuId, Vm, kvm_debugregs, kvm_fpu,
+    AddressSpace, Direction, GuestAddress, GuestMemoryRegion, Hypervisor, Vcpu, VcpuId, Vm, kvm_debugregs,
     kvm_mp_state, kvm_regs, kvm_sregs,
 };
 
@@ -29,8 +29,6 @@ pub struct Outcome {
     pub sregs: kvm_sregs,
     /// Debug registers at the end.
     pub debug_regs: kvm_debugregs,
-    /// x87 and SSE registers at the end.
-    pub fpu: kvm_fpu,
     /// All RAM at the end, in the memfd's order.
     pub memory: Vec<u8>,
 }
@@ -129,8 +127,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             vcpu.set_vcpu_events(&Default::default()).expect("set_vcpu_events");
             vcpu.set_mp_state(&kvm_mp_state::default()).expect("set_mp_state");
         }
-        let fpu = vcpu.fpu().expect("fpu");
-        Outcome { exits, end, regs, sregs, debug_regs, fpu, memory: memory::read_at(&self.ram, 0, RAM_LEN) }
+        Outcome { exits, end, regs, sregs, debug_regs, memory: memory::read_at(&self.ram, 0, RAM_LEN) }
     }
 }
 

@@ -9,7 +9,7 @@ use iced_x86::{
     Code as Opcode, Encoder, Instruction, InstructionInfoFactory, MemoryOperand as Address, Mnemonic, OpKind, Register,
 };
 
-use super::layout::{self, CODE, FIRST_MXCSR, LAST_MXCSR};
+use super::layout::{self, CODE, FIRST_STATE, LAST_STATE};
 use super::preparation;
 use super::program::Program;
 use crate::differential::layout::FINAL_PORT;
@@ -68,20 +68,20 @@ pub(super) fn assemble(program: &Program) -> Code {
         jumps: HashMap::new(),
         info: InstructionInfoFactory::new(),
     };
-    a.emit(mxcsr(Opcode::Ldmxcsr_m32, FIRST_MXCSR));
+    a.emit(state(Opcode::Fxrstor64_m512byte, FIRST_STATE));
     for (index, op) in program.ops.iter().enumerate() {
         a.begin(index);
         preparation::add(&mut a, op);
     }
     a.begin(program.ops.len());
-    a.emit(mxcsr(Opcode::Stmxcsr_m32, LAST_MXCSR));
+    a.emit(state(Opcode::Fxsave64_m512byte, LAST_STATE));
     let last = Instruction::with2(Opcode::Out_imm8_AL, u32::from(FINAL_PORT), Register::AL);
     a.emit(last.expect("out imm8, al"));
     a.finish()
 }
 
-/// `ldmxcsr` or `stmxcsr` of an address.
-fn mxcsr(code: Opcode, address: u64) -> Instruction {
+/// `fxrstor64` or `fxsave64` of an address.
+fn state(code: Opcode, address: u64) -> Instruction {
     Instruction::with1(code, Address::with_displ(address, 8)).expect("an address below 2 GiB")
 }
 

@@ -32,7 +32,7 @@ const FEATURES: [CpuidFeature; 21] = [
 ];
 
 /// Instructions that no user-mode program has, and why.
-pub const LEFT_OUT: [(&[Mnemonic], &str); 9] = [
+pub const LEFT_OUT: [(&[Mnemonic], &str); 8] = [
     (&[Mnemonic::Lar, Mnemonic::Lsl, Mnemonic::Verr, Mnemonic::Verw], "see the host's descriptors, not the guest's"),
     (
         &[
@@ -47,9 +47,11 @@ pub const LEFT_OUT: [(&[Mnemonic], &str); 9] = [
         "load segments from the host's tables",
     ),
     (&[Mnemonic::Syscall, Mnemonic::Sysret, Mnemonic::Sysretq], "leave CS at the user's selector on this KVM"),
-    (&[Mnemonic::Cli, Mnemonic::Sti], "this KVM does not keep IOPL"),
     (&[Mnemonic::Sldt, Mnemonic::Str, Mnemonic::Sgdt, Mnemonic::Sidt, Mnemonic::Smsw], "may be the host's"),
-    (&[Mnemonic::Int1], "a debug exception that this KVM keeps to itself"),
+    (
+        &[Mnemonic::Int1, Mnemonic::Int],
+        "this KVM gives its emulator what the host's own table refuses, and that does not know it",
+    ),
     (&[Mnemonic::Fneni, Mnemonic::Fndisi, Mnemonic::Fnsetpm, Mnemonic::Frstpm], "of the 8087 and 80287 alone"),
     (&[Mnemonic::Rsm, Mnemonic::Ud0], "belongs to system management mode; has forms that differ by processor"),
     (&[Mnemonic::Cpuid, Mnemonic::Rdtsc], "tells of the host"),

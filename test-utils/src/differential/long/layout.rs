@@ -1,6 +1,6 @@
 //! Where things are in a user-mode program's machine: page tables, descriptor tables, handlers, and the areas it works on.
 
-use hypervisor::{kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
+use hypervisor::{kvm_regs, kvm_segment, kvm_sregs};
 use kvm_bindings::kvm_dtable;
 
 use super::program::Start;
@@ -45,14 +45,16 @@ pub const GS: u64 = HIGH + 0x200;
 
 /// The stack pointer's first value: with room on both sides.
 pub const STACK_TOP: u64 = STACK.start + 0x800;
-/// Where the program finds the MXCSR that it starts with.
-pub const FIRST_MXCSR: u64 = CODE.start + CODE.len - 8;
-/// Where the program stores its last MXCSR.
-pub const LAST_MXCSR: u64 = STACK.start + STACK.len - 8;
+/// Bytes of what `fxsave` stores.
+pub const STATE_LEN: u64 = 512;
+/// Where the program finds the x87 and SSE state that it starts with.
+pub const FIRST_STATE: u64 = CODE.start + CODE.len - STATE_LEN;
+/// Where the program stores its last state.
+pub const LAST_STATE: u64 = STACK.start + STACK.len - STATE_LEN;
 /// Where handlers store the x87 and SSE state.
 pub const FXSAVE: u64 = KERNEL.start + 0x1000;
 /// Bytes of a program at most.
-pub const PROGRAM_LEN: u64 = 0xf00;
+pub const PROGRAM_LEN: u64 = CODE.len - STATE_LEN;
 
 /// The selectors of user mode.
 pub const USER_CODE: u16 = 0x2b;
@@ -75,7 +77,14 @@ const HANDLER: u64 = 16;
 /// A handler writes to the port of its vector; what is below this is the vector of an exception.
 pub const VECTORS: u16 = 0x20;
 /// The port of the one handler of all other vectors.
-pub const SOFTWARE_INTERRUPT: u16 = VECTORS;
+pub const SOFTWARE_INTERRUPT: u16 = 0xf2;
+/// The last port that the task state lets user mode have.
+pub const LAST_PORT: u16 = 0x2ff;
+
+/// Bytes of the task state before its map of ports.
+const TASK_LEN: u16 = 0x68;
+/// The map ends by a byte of ones.
+const TASK_LIMIT: u64 = TASK_LEN as u64 + (LAST_PORT as u64 + 1) / 8;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
@@ -141,11 +150,12 @@ pub fn tables() -> Vec<u8> {
         put(GDT + 8 * index as u64, &descriptor.to_le_bytes());
     }
     put(TSS + 4, &(KERNEL.start + 0x1000).to_le_bytes());
-    for vector in 0..=u64::from(VECTORS) {
-        // fxsave [FXSAVE]; out vector, al; hlt, which is not reached
+    put(TSS + 0x66, &TASK_LEN.to_le_bytes());
+    put(TSS + TASK_LIMIT, &[0xff]);
+    for (slot, port) in (0..).zip((0..VECTORS).chain([SOFTWARE_INTERRUPT])) {
+        // fxsave [FXSAVE]; out port, al; hlt, which is not reached
         let [a, b, c, d] = (FXSAVE as u32).to_le_bytes();
-        let handler = HANDLERS + HANDLER * vector;
-        put(handler, &[0x0f, 0xae, 0x04, 0x25, a, b, c, d, 0xe6, vector as u8, 0xf4]);
+        put(HANDLERS + HANDLER * slot, &[0x0f, 0xae, 0x04, 0x25, a, b, c, d, 0xe6, port as u8, 0xf4]);
     }
     for vector in 0..256 {
         // A 64-bit interrupt gate of DPL 3.
@@ -159,7 +169,7 @@ pub fn tables() -> Vec<u8> {
 /// Null, kernel code and data, user code of 32 bits, user data, user code, task state.
 fn gdt() -> [u64; 8] {
     let flat = |access: u64, flags: u64| 0xffff | access << 40 | 0xf << 48 | flags << 52;
-    let task = 0x67 | (TSS & 0xff_ffff) << 16 | 0x8b << 40;
+    let task = TASK_LIMIT | (TSS & 0xff_ffff) << 16 | 0x8b << 40;
     [0, flat(0x9b, 0xa), flat(0x93, 0xc), flat(0xfb, 0xc), flat(0xf3, 0xc), flat(0xfb, 0xa), task, TSS >> 32]
 }
 
@@ -168,7 +178,7 @@ pub fn image(start: &Start, code: &[u8]) -> Vec<u8> {
     let mut image = vec![0; RAM_LEN - TABLES.len as usize];
     let at = |area: &Area| offset(area) - TABLES.len as usize;
     image[at(&CODE)..][..code.len()].copy_from_slice(code);
-    image[at(&CODE) + (FIRST_MXCSR - CODE.start) as usize..][..4].copy_from_slice(&start.mxcsr.to_le_bytes());
+    image[at(&CODE) + (FIRST_STATE - CODE.start) as usize..][..STATE_LEN as usize].copy_from_slice(&state(start));
     let mut seed = start.memory;
     for block in image[at(&DATA)..].chunks_exact_mut(16) {
         block.copy_from_slice(&values::block(&mut seed));
@@ -199,7 +209,14 @@ pub fn sregs(reset: &kvm_sregs) -> kvm_sregs {
         fs: kvm_segment { base: FS, ..data },
         gs: kvm_segment { base: GS, ..data },
         ss: data,
-        tr: kvm_segment { base: TSS, limit: 0x67, selector: TASK, type_: 11, present: 1, ..Default::default() },
+        tr: kvm_segment {
+            base: TSS,
+            limit: TASK_LIMIT as u32,
+            selector: TASK,
+            type_: 11,
+            present: 1,
+            ..Default::default()
+        },
         gdt: table(GDT, 8 * 8 - 1),
         idt: table(IDT, 0xfff),
         // PG, AM, WP, NE, ET, MP, PE.
@@ -235,25 +252,29 @@ pub fn regs(start: &Start) -> kvm_regs {
         r14,
         r15,
         rip: CODE.start,
-        // With IOPL 3, so that ports can be accessed: KVM lets it where this was built, whatever IOPL is.
-        rflags: u64::from(start.flags) | 0x3000,
+        // With IF and IOPL 0, as this KVM has them in user mode, whatever the registers say.
+        rflags: u64::from(start.flags) | 0x200,
     }
 }
 
-/// x87 and SSE registers at the start.
-pub fn fpu(start: &Start) -> kvm_fpu {
+/// The x87 and SSE state at the start, as `fxrstor` loads it (Intel SDM volume 1, table 10-2).
+fn state(start: &Start) -> [u8; STATE_LEN as usize] {
     let mut seed = start.memory ^ 0x5555;
-    let mut fpu = kvm_fpu { fcw: start.fcw, mxcsr: 0x1f80, ..Default::default() };
-    for register in &mut fpu.xmm {
-        *register = values::block(&mut seed);
-    }
-    for register in &mut fpu.fpr {
+    let mut image = [0; STATE_LEN as usize];
+    let depth = depth(start);
+    let status = (8 - depth as u16) % 8 << 11;
+    image[..2].copy_from_slice(&start.fcw.to_le_bytes());
+    image[2..4].copy_from_slice(&status.to_le_bytes());
+    image[4] = !(0xff_u16 >> depth) as u8;
+    image[24..28].copy_from_slice(&start.mxcsr.to_le_bytes());
+    let (x87, sse) = image[32..416].split_at_mut(128);
+    for register in x87.chunks_exact_mut(16) {
         register[..10].copy_from_slice(&values::extended(&mut seed));
     }
-    let depth = depth(start);
-    fpu.fsw = (8 - depth as u16) % 8 << 11;
-    fpu.ftwx = !(0xff_u16 >> depth) as u8;
-    fpu
+    for register in sse.chunks_exact_mut(16) {
+        register.copy_from_slice(&values::block(&mut seed));
+    }
+    image
 }
 
 /// How many x87 registers are in use at the start. MMX programs start with none, as after `emms`.

@@ -10,7 +10,7 @@ use hypervisor::{
 };
 use iced_x86::{Code as Opcode, Decoder};
 
-use super::layout::{self, AREAS, RAM_LEN, SOFTWARE_INTERRUPT, TABLES};
+use super::layout::{self, AREAS, RAM_LEN, SOFTWARE_INTERRUPT, TABLES, VECTORS};
 use super::program::Start;
 use crate::differential::drive::{End, Seen, Watchdog};
 use crate::differential::layout::FINAL_PORT;
@@ -113,7 +113,6 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         let vcpu = &mut *self.vcpu;
         vcpu.set_sregs(&layout::sregs(&self.reset)).expect("set_sregs");
         vcpu.set_regs(&layout::regs(start)).expect("set_regs");
-        vcpu.set_fpu(&layout::fpu(start)).expect("set_fpu");
         let (exits, end) = self.watchdog.drive(vcpu, start.memory, end);
         let (regs, sregs) = (vcpu.regs().expect("regs"), vcpu.sregs().expect("sregs"));
         let debug_regs = vcpu.debug_regs().expect("debug_regs");
@@ -124,8 +123,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             vcpu.set_vcpu_events(&Default::default()).expect("set_vcpu_events");
             vcpu.set_mp_state(&kvm_mp_state::default()).expect("set_mp_state");
         }
-        let fpu = vcpu.fpu().expect("fpu");
-        Outcome { exits, end, regs, sregs, debug_regs, fpu, memory: memory::read_at(&self.ram, 0, RAM_LEN) }
+        Outcome { exits, end, regs, sregs, debug_regs, memory: memory::read_at(&self.ram, 0, RAM_LEN) }
     }
 }
 
@@ -136,7 +134,8 @@ fn end(seen: &Seen) -> Option<End> {
     }
     match u16::try_from(seen.address).ok()? {
         FINAL_PORT => Some(End::Done),
-        vector @ 0..=SOFTWARE_INTERRUPT => Some(End::Exception(vector)),
+        SOFTWARE_INTERRUPT => Some(End::Exception(VECTORS)),
+        vector @ 0..VECTORS => Some(End::Exception(vector)),
         _ => None,
     }
 }

@@ -158,7 +158,7 @@ fn memory(a: &mut Assembler, op: &Op, decided: Decided, instruction: &mut Instru
 /// Whether a misaligned operand would fault, which it is to do seldom.
 fn is_aligned(op: &Op) -> bool {
     use iced_x86::Mnemonic::{Movdqu, Movupd, Movups};
-    memory_size(op) == 16 && !matches!(op.code.mnemonic(), Movups | Movupd | Movdqu) && op.picks.extra >> 22 & 15 != 0
+    memory_size(op) == 16 && !matches!(op.code.mnemonic(), Movups | Movupd | Movdqu) && op.picks.extra >> 20 & 0xff != 0
 }
 
 fn name(form: Form, number: usize, op: &Op) -> Register {

@@ -44,7 +44,11 @@ pub(super) fn add(a: &mut Assembler, op: &Op) {
         }
         Mnemonic::Shld | Mnemonic::Shrd => decided.immediate = Some(double_shift(a, op)),
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => bit_offset(a, op),
-        Mnemonic::Enter => decided.immediate = Some(u64::from(picks.value & 0x3_003f)),
+        Mnemonic::Enter => {
+            // What a nested frame copies is there: where it is not, the processor has pushed a part already.
+            a.hold(RBP, STACK_TOP - 0x40 + u64::from(picks.value >> 8 & 0x78));
+            decided.immediate = Some(u64::from(picks.value & 0x3_003f));
+        }
         Mnemonic::Leave => a.hold(RBP, STACK_TOP - 0x40 + u64::from(picks.value % 0x80)),
         Mnemonic::Popf | Mnemonic::Popfq => push(a, is_short(op), flags(picks)),
         Mnemonic::Xlatb => a.hold(RBX, DATA.start + u64::from(picks.place) % 0x1000),
@@ -52,8 +56,6 @@ pub(super) fn add(a: &mut Assembler, op: &Op) {
         Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b if picks.extra % 2 == 1 => {
             return compare_and_exchange(a, op);
         }
-        Mnemonic::Pushf | Mnemonic::Pushfq => return push_flags(a, op),
-        Mnemonic::Int => decided.immediate = Some(u64::from(0x20 + picks.value % 0xe0)),
         _ => {}
     }
     if x87::is_x87(op.code) {
@@ -98,19 +100,12 @@ fn push(a: &mut Assembler, short: bool, value: u32) {
     a.emit(push.expect("push imm"));
 }
 
-/// Pushes the flags, and takes IOPL and IF out of what was pushed.
-fn push_flags(a: &mut Assembler, op: &Op) {
-    let instruction = operands::instruction(a, op, Decided::default(), Reach::Ram);
-    a.emit(instruction);
-    let top = iced_x86::MemoryOperand::with_base(Register::RSP);
-    a.emit(Instruction::with2(Code::And_rm16_imm16, top, 0xcdff_u32).expect("and m16, imm16"));
-}
-
 /// Ports that no chip in the kernel has.
 fn port(op: &Op) -> u64 {
-    u64::from(match op.picks.value % 4 {
-        0..3 => 0x200 + (op.picks.value >> 2) % 0x100,
-        _ => 0x8000 + (op.picks.value >> 2) % 0x7f00,
+    u64::from(match op.picks.value % 64 {
+        // Beyond those that user mode has.
+        0 => op.picks.value >> 16 | 0x400,
+        _ => 0x200 + (op.picks.value >> 6) % 0xf8,
     })
 }
 
