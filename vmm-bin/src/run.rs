@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hypervisor::Hypervisor;
-use hypervisor::mock::{Mock, Script};
+use hypervisor::mock::{Clock, Mock, Script};
 use plugin_runtime::{Cgroup, Config, PluginCommand};
 
 use crate::backend::Backend;
@@ -43,7 +43,7 @@ fn scripted(backend: &Backend, path: &Path) -> Result<Arc<dyn Hypervisor>, Error
     }
     let text = fs::read_to_string(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
     let script = Script::parse(&text).map_err(|source| Error::Script { path: path.to_owned(), source })?;
-    Ok(Arc::new(Mock::new(script)))
+    Ok(Arc::new(Mock::new(script).with_clock(Clock::Host)))
 }
 
 #[cfg(test)]

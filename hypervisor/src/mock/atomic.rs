@@ -68,12 +68,6 @@ impl<'a> Span<'a> {
         Some(PageAddress(unsafe { self.start.add(first) }))
     }
 
-    /// The address in this process, to be compared with others.
-    #[inline]
-    pub(super) fn address(self) -> usize {
-        self.start.as_ptr() as usize
-    }
-
     atomic_at!(byte_at: AtomicU8 of 1);
     atomic_at!(word_at: AtomicU16 of 2);
     atomic_at!(dword_at: AtomicU32 of 4);

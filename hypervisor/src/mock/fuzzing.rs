@@ -48,7 +48,7 @@ pub fn mock_cpu(data: &[u8]) {
 /// What a machine begins with.
 struct Start {
     regs: kvm_regs,
-    /// Protected mode, 32-bit code, segments of 4 GiB, ring 3: a bit each.
+    /// Protected mode, 32-bit code, segments of 4 GiB, ring 3, paging, 64-bit code: a bit each.
     mode: u8,
     /// An event that waits to be delivered.
     events: kvm_vcpu_events,
@@ -76,8 +76,9 @@ impl Start {
             events.exception.has_error_code = exception >> 2 & 1;
         }
         let code = bytes(input);
-        let mut memory = vec![(regs.rip, code)];
-        while memory.len() < 8 && number::<u8>(input) & 1 != 0 {
+        let mut memory = page_tables();
+        memory.push((regs.rip, code));
+        while memory.len() < 12 && number::<u8>(input) & 1 != 0 {
             memory.push((address(input), bytes(input)));
         }
         Self { regs, mode, events, pins, memory }
@@ -101,6 +102,16 @@ impl Start {
         sregs.cr0 |= u64::from(is(0));
         sregs.gdt.limit = 0xffff;
         sregs.idt.limit = 0x7ff;
+        if is(4) != 0 {
+            const PE_WP_PG: u64 = 0x8001_0001;
+            sregs.cr0 |= PE_WP_PG;
+            sregs.cr3 = TABLES;
+            if is(5) != 0 {
+                const LME_LMA: u64 = 0x500;
+                (sregs.cr4, sregs.efer) = (0x20, LME_LMA);
+                (sregs.cs.l, sregs.cs.db) = (1, 0);
+            }
+        }
         sregs
     }
 }
@@ -154,7 +165,8 @@ impl Machine {
             }
             let regs = self.vcpu.regs().expect("regs");
             assert!(regs.rflags & FLAGS_NEVER_SET == 0 && regs.rflags & FLAG_ALWAYS_SET != 0, "{:#x}", regs.rflags);
-            assert!(u32::try_from(regs.rip).is_ok(), "{:#x}", regs.rip);
+            let is_64_bit = self.vcpu.sregs().expect("sregs").cs.l != 0;
+            assert!(is_64_bit || u32::try_from(regs.rip).is_ok(), "{:#x}", regs.rip);
             match stop {
                 Stop::Stepped | Stop::Breakpoint => steps_after += 1,
                 Stop::Exit(exit) => {
@@ -210,6 +222,7 @@ impl Machine {
         let events = self.vcpu.vcpu_events().expect("vcpu_events");
         let kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rip, rflags, .. } = regs;
         let mut state = vec![rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rip, rflags];
+        state.extend([regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15]);
         for segment in [sregs.cs, sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss] {
             state.extend([segment.base, segment.limit.into(), segment.selector.into()]);
         }
@@ -229,6 +242,21 @@ fn sealed_memfd() -> OwnedFd {
     ftruncate(&memfd, RAM_LEN).expect("ftruncate");
     fcntl_add_seals(&memfd, SealFlags::SHRINK).expect("sealing");
     memfd
+}
+
+/// Where page tables lie that map all of RAM: four levels, of which the first two are tables of 32-bit paging too.
+const TABLES: u64 = 0x8000;
+
+fn page_tables() -> Vec<(u64, Vec<u8>)> {
+    const ALL: u64 = 7;
+    let pointer = |level: u64| (TABLES + 0x1000 * level, ((TABLES + 0x1000 * (level + 1)) | ALL).to_le_bytes().to_vec());
+    let entries =
+        |width: usize| (0..16_u64).flat_map(move |page| (page << 12 | ALL).to_le_bytes().into_iter().take(width));
+    let mut tables: Vec<_> = (0..3).map(pointer).collect();
+    // 32-bit paging finds entries of four bytes behind those of the third level.
+    tables.push((TABLES + 0x1000 + 8, entries(4).skip(8).collect()));
+    tables.push((TABLES + 0x3000, entries(8).collect()));
+    tables
 }
 
 fn number<'a, T: arbitrary::Arbitrary<'a>>(input: &mut Unstructured<'a>) -> T {
@@ -258,6 +286,23 @@ fn bytes(input: &mut Unstructured<'_>) -> Vec<u8> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    /// Marsaglia's xorshift: the same inputs in each run, as many as `OUTBOARD_INPUTS` says.
+    #[test]
+    fn random_inputs_run_as_they_step() {
+        let count = std::env::var("OUTBOARD_INPUTS").ok().and_then(|count| count.parse().ok()).unwrap_or(300);
+        let mut number = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut byte = || {
+            number ^= number << 13;
+            number ^= number >> 7;
+            number ^= number << 17;
+            number as u8
+        };
+        for _ in 0..count {
+            let len = 64 + usize::from(byte()) * 2;
+            super::mock_cpu(&(0..len).map(|_| byte()).collect::<Vec<_>>());
+        }
+    }
+
     #[test]
     fn saved_inputs_of_mock_cpu_break_nothing() {
         test_utils::corpus::each_input("mock_cpu", super::mock_cpu);

@@ -18,11 +18,11 @@ pub struct Lockstep {
 }
 
 impl Lockstep {
-    /// Takes vCPUs, of one VM, that have their turns in this order. Nothing moves the clock of its PIT any more but
-    /// [`SoftVm::advance`](super::SoftVm::advance).
+    /// Takes vCPUs, of one VM, that have their turns in this order. If the VM's clock is the host's, it continues as a
+    /// [virtual one](super::Clock::Virtual): a run does not depend on the host.
     pub fn new(vcpus: Vec<SoftVcpu>, turn: NonZeroU32) -> Self {
         for vcpu in &vcpus {
-            vcpu.hold_clock();
+            vcpu.leave_hosts_clock();
         }
         Self { vcpus, turn, current: 0, left: turn.get() }
     }

@@ -15,60 +15,47 @@
 //!   through, and from its local APIC. The end of an interrupt, or a script's [`Step::Acknowledge`], lowers what irqfds raised
 //!   and signals their resample events;
 //! * PICs, IOAPIC, local APICs, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
-//!   refuses them. The PIT counts by the host's clock, or as [`SoftVm::advance`] moves it; the guest's clock and the local APIC's
-//!   timer stand still, and the TSC counts instructions;
-//! * CPUID and MSRs: a small processor of its own. Values of MSRs are checked only for being canonical addresses;
+//!   refuses them. PIT, local APIC timers, time-stamp counters and kvmclock read one clock, which a [`Clock`] moves;
+//! * CPUID and MSRs: an x86-64-v1 processor of its own. Reserved bits are refused;
 //! * Hyper-V: its exits, made by [`Step::HypervCall`] and [`Step::Exit`].
 
-mod alarm;
 mod atomic;
-mod capabilities;
-mod clock;
-mod coalesced;
 mod cpu;
-mod cpuid;
-mod cpus;
-mod eventfd;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod guest_clock;
-mod intake;
-mod ioapic;
-mod ioevents;
-mod irqs;
-mod lapic;
-mod lapic_page;
-mod lines;
+mod io;
+mod irq;
 mod lockstep;
 mod memory;
-mod message;
-mod msrs;
-mod pic;
-mod pit;
+mod model;
 mod reset;
-mod routes;
 mod script;
-mod script_run;
 mod vcpu;
 mod vm;
+mod work;
 
-use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_cpuid_entry2;
 
 pub use cpu::Executed;
+pub use irq::time_source::Clock;
 pub use lockstep::Lockstep;
+use model::{cpuid, msrs};
 pub use script::{Script, Step};
 pub use vcpu::{SoftVcpu, Stop};
 pub use vm::SoftVm;
+pub use work::{OutstandingWork, WorkToken};
 
 use crate::{Error, Hypervisor, Result, VcpuId, Vm};
 
 /// A hypervisor of software.
 pub struct Mock {
     scripts: Arc<Scripts>,
+    is_scripted: bool,
+    clock: Clock,
+    work: OutstandingWork,
 }
 
 /// What each vCPU is to do; without a script it executes the guest's code.
@@ -77,7 +64,7 @@ type Scripts = dyn Fn(VcpuId) -> Option<Script> + Send + Sync;
 impl Mock {
     /// Every vCPU executes what lies in guest memory.
     pub fn guest_code() -> Self {
-        Self { scripts: Arc::new(|_| None) }
+        Self::following(Arc::new(|_| None), false)
     }
 
     /// Every vCPU follows `script`, each at its own pace.
@@ -87,7 +74,24 @@ impl Mock {
 
     /// Each vCPU follows the script that `scripts` gives for it.
     pub fn with(scripts: impl Fn(VcpuId) -> Script + Send + Sync + 'static) -> Self {
-        Self { scripts: Arc::new(move |id| Some(scripts(id))) }
+        Self::following(Arc::new(move |id| Some(scripts(id))), true)
+    }
+
+    fn following(scripts: Arc<Scripts>, is_scripted: bool) -> Self {
+        Self { scripts, is_scripted, clock: Clock::Virtual, work: OutstandingWork::default() }
+    }
+
+    /// Sets what moves the clocks of VMs made from now on. Without it they are [virtual](Clock::Virtual), so that runs are the same
+    /// each time.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Returns what devices in this process tell of their work, for virtual clocks.
+    pub fn outstanding_work(&self) -> OutstandingWork {
+        self.work.clone()
     }
 
     /// [`Hypervisor::create_vm`], with all that a VM of the mock can do.
@@ -96,7 +100,9 @@ impl Mock {
     ///
     /// What the kernel says where it has no descriptor left.
     pub fn create_soft_vm(&self) -> Result<SoftVm> {
-        SoftVm::new(Arc::clone(&self.scripts))
+        let vm = SoftVm::new(Arc::clone(&self.scripts), self.is_scripted, self.clock)?;
+        self.work.add(vm.platform());
+        Ok(vm)
     }
 }
 
@@ -124,5 +130,5 @@ impl Hypervisor for Mock {
 
 /// What the kernel's call `what` would say.
 fn refused(what: &'static str, errno: i32) -> Error {
-    Error::System { what, source: io::Error::from_raw_os_error(errno) }
+    Error::System { what, source: std::io::Error::from_raw_os_error(errno) }
 }

@@ -7,14 +7,16 @@ use std::time::Duration;
 use kvm_bindings::{kvm_clock_data, kvm_ioapic_state, kvm_pic_state, kvm_pit_state2};
 use parking_lot::Mutex;
 
-use super::coalesced::Coalesced;
-use super::guest_clock::GuestClock;
-use super::intake::Intake;
-use super::ioevents::IoEvents;
-use super::irqs::SoftIrqs;
+use super::io::coalesced::Coalesced;
+use super::io::ioeventfd::IoEventfds;
+use super::irq::irqchip::Irqchip;
+use super::irq::time_source::Clock;
 use super::memory::Memory;
+use super::model::capabilities;
+use super::model::kvmclock::Kvmclock;
 use super::vcpu::SoftVcpu;
-use super::{Scripts, capabilities, refused};
+use super::vcpu::event_inbox::EventInbox;
+use super::{Scripts, refused};
 use crate::{
     Access, AddressSpace, Coalescing, EventFd, Gsi, GuestMemoryRegion, IoEvent, Irqs, Pic, Result, Route, SlotId, Vcpu,
     VcpuId, Vm, VmState,
@@ -23,23 +25,24 @@ use crate::{
 /// A VM of the mock. It makes vCPUs that can be led step by step.
 pub struct SoftVm {
     scripts: Arc<Scripts>,
+    is_scripted: bool,
     platform: Arc<Platform>,
-    clock: GuestClock,
     made: Mutex<BTreeSet<VcpuId>>,
 }
 
 /// What vCPUs touch of their VM.
 pub(super) struct Platform {
     pub(super) memory: Memory,
-    pub(super) ioevents: IoEvents,
+    pub(super) ioevents: IoEventfds,
     pub(super) coalesced: Coalesced,
-    pub(super) irqs: SoftIrqs,
+    pub(super) irqs: Irqchip,
+    pub(super) clock: Kvmclock,
 }
 
 impl Platform {
     /// Whether a write that no memory takes ends here, without an exit.
-    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], intake: &Intake) -> bool {
-        self.irqs.takes_write(space, address, data, intake) || self.keeps_write(space, address, data)
+    pub(super) fn takes_write(&self, space: AddressSpace, address: u64, data: &[u8], inbox: &EventInbox) -> bool {
+        self.irqs.takes_write(space, address, data, inbox) || self.keeps_write(space, address, data)
     }
 
     /// Whether a write ends in what the VMM has asked for: a signal, or a place among those that are coalesced.
@@ -49,14 +52,19 @@ impl Platform {
 }
 
 impl SoftVm {
-    pub(super) fn new(scripts: Arc<Scripts>) -> Result<Self> {
+    pub(super) fn new(scripts: Arc<Scripts>, is_scripted: bool, clock: Clock) -> Result<Self> {
         let platform = Platform {
             memory: Memory::default(),
-            ioevents: IoEvents::default(),
+            ioevents: IoEventfds::default(),
             coalesced: Coalesced::default(),
-            irqs: SoftIrqs::new()?,
+            irqs: Irqchip::new(clock)?,
+            clock: Kvmclock::default(),
         };
-        Ok(Self { scripts, platform: Arc::new(platform), clock: GuestClock::default(), made: Mutex::default() })
+        Ok(Self { scripts, is_scripted, platform: Arc::new(platform), made: Mutex::default() })
+    }
+
+    pub(super) fn platform(&self) -> &Arc<Platform> {
+        &self.platform
     }
 
     /// [`Vm::create_vcpu`], with all that a vCPU of the mock can do.
@@ -74,8 +82,8 @@ impl SoftVm {
         Ok(vcpu)
     }
 
-    /// Moves the clock that the PIT counts by. It is the host's until this is called first; from then on it stands still between
-    /// calls, so that a run does not depend on the host's.
+    /// Moves the VM's clock: that of the PIT, of the local APICs' timers, of the time-stamp counters and of kvmclock. From the first
+    /// call on it is still between calls, whatever [`Clock`] the VM began with.
     pub fn advance(&self, by: Duration) {
         self.platform.irqs.advance(by);
     }
@@ -87,7 +95,7 @@ impl Vm for SoftVm {
     }
 
     fn check_extension(&self, number: u32) -> i32 {
-        capabilities::check(number)
+        capabilities::check(number, self.is_scripted)
     }
 
     /// Nothing lies there: scripts need no page tables.
@@ -185,10 +193,10 @@ impl VmState for SoftVm {
     }
 
     fn clock(&self) -> Result<kvm_clock_data> {
-        Ok(self.clock.get())
+        Ok(self.platform.clock.get(self.platform.irqs.time.now()))
     }
 
     fn set_clock(&self, clock: &kvm_clock_data) -> Result<()> {
-        self.clock.set(clock)
+        self.platform.clock.set(clock, self.platform.irqs.time.now())
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
 
 mod arithmetic;
+mod debugging;
 mod exceptions;
 mod exits;
 mod fpu;
@@ -10,6 +11,7 @@ mod garbage;
 mod leading;
 mod long_mode;
 mod modes;
+mod privilege;
 mod strings;
 mod threads;
 mod time;
@@ -44,7 +46,12 @@ struct Machine {
 impl Machine {
     /// In real mode, all segments at 0, about to execute `code`. The stack begins at 0x8000.
     fn new(code: &[u8]) -> Self {
-        let vm = Mock::guest_code().create_soft_vm().expect("create_soft_vm");
+        Self::on(&Mock::guest_code(), code)
+    }
+
+    /// The same on a mock that was set up otherwise.
+    fn on(mock: &Mock, code: &[u8]) -> Self {
+        let vm = mock.create_soft_vm().expect("create_soft_vm");
         let (region, ram) = memory::region(0, RAM_LEN);
         memory::write_at(&ram, ENTRY, code);
         vm.map_memory(region).unwrap();

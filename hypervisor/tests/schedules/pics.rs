@@ -1,4 +1,8 @@
 //! The two PICs.
+//!
+//! By the data sheet, the second PIC's request is gone from the first when it is taken back before it was acknowledged. KVM keeps it there
+//! and gives a spurious vector, so after each step its first PIC is given the mock's request of the cascade. KVM also has no special mask mode, and
+//! ends by a poll what it takes; the schedules leave both out.
 
 use hypervisor::mock::Mock;
 use hypervisor::{Gsi, Hypervisor, Pic, kvm_pic_state};
@@ -7,6 +11,9 @@ use test_utils::guest::{Guest, Program, interrupts};
 use test_utils::kvm::kvm_or_skip;
 
 use super::{command, handlers_that_do_not_return, runner};
+
+/// Where the first PIC has the second.
+const CASCADE: u8 = 1 << 2;
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -49,8 +56,11 @@ fn happens(guest: &mut Guest, event: &Event) -> Option<u32> {
     }
 }
 
+/// Both states, without the level of the second PIC's output at the first: KVM has a pulse there.
 fn state(guest: &Guest) -> [kvm_pic_state; 2] {
-    [Pic::Primary, Pic::Secondary].map(|which| guest.vm.pic(which).unwrap())
+    let [mut primary, secondary] = [Pic::Primary, Pic::Secondary].map(|which| guest.vm.pic(which).unwrap());
+    primary.last_irr &= !CASCADE;
+    [primary, secondary]
 }
 
 /// All lines low, and the PICs as after reset.
@@ -70,13 +80,30 @@ fn surely_asks(guest: &Guest) -> bool {
     primary.irr & !primary.imr != 0 && primary.isr == 0
 }
 
+/// Gives KVM's first PIC the request of the second that the mock's has; whether it had another.
+fn settle_cascade(mock: &Guest, real: &Guest) -> bool {
+    let ([mock, _], [primary, _]) = (state(mock), state(real));
+    let irr = primary.irr & !CASCADE | mock.irr & CASCADE;
+    if irr != primary.irr {
+        real.vm.set_pic(Pic::Primary, &kvm_pic_state { irr, ..primary }).unwrap();
+    }
+    irr != primary.irr
+}
+
+/// Whether KVM does what this command says: it has no special mask mode, and a poll ends what it takes.
+fn is_known_to_kvm(value: u8) -> bool {
+    let is_ocw3 = value & 0x18 == 8;
+    !is_ocw3 || value & 4 == 0 && value & 0x60 != 0x60
+}
+
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let port = || prop::sample::select(vec![0x20_u16, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1]);
     let command = prop::sample::select(vec![0x20_u16, 0xa0]);
     let line = prop::sample::select(vec![0_u32, 1, 3, 5, 7, 8, 9, 12, 15]);
     let event = prop_oneof![
         4 => (line, any::<bool>()).prop_map(|(gsi, level)| Event::Line(gsi, level)),
-        2 => (port(), any::<u8>()).prop_map(|(port, value)| Event::Write(port, value)),
+        2 => (port(), any::<u8>().prop_filter("KVM has no such command", |value| is_known_to_kvm(*value)))
+            .prop_map(|(port, value)| Event::Write(port, value)),
         2 => command.prop_map(|port| Event::Write(port, 0x20)),
         1 => port().prop_map(Event::Read),
         3 => Just(Event::Take),
@@ -88,6 +115,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 fn any_schedule_leaves_the_same_pics_on_mock_and_kvm() {
     let Some(kvm) = kvm_or_skip("schedules::any_schedule_leaves_the_same_pics_on_mock_and_kvm") else { return };
     let guests = std::cell::RefCell::new([commanded(&Mock::guest_code()), commanded(&kvm)]);
+    let settled = std::cell::Cell::new(0);
     runner()
         .run(&events(), |events| {
             let [mock, real] = &mut *guests.borrow_mut();
@@ -104,9 +132,11 @@ fn any_schedule_leaves_the_same_pics_on_mock_and_kvm() {
                     }
                 }
                 prop_assert_eq!(happens(mock, event), happens(real, event), "{:?}", event);
+                settled.set(settled.get() + usize::from(settle_cascade(mock, real)));
                 prop_assert_eq!(state(mock), state(real), "after {:?}", event);
             }
             Ok(())
         })
         .unwrap();
+    println!("{} times the first PIC had another request of the second", settled.get());
 }

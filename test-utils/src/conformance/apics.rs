@@ -44,7 +44,7 @@ pub(super) fn takes(vcpu: &mut dyn Vcpu, vector: u8) {
 }
 
 pub(super) fn local(lapic: &kvm_lapic_state, offset: u16) -> u32 {
-    u32::from_le_bytes(std::array::from_fn(|byte| lapic.regs[usize::from(offset) + byte].cast_unsigned()))
+    apics::word(lapic, offset)
 }
 
 /// Whether a vector's bit is set in an array of the local APIC's.

@@ -9,6 +9,7 @@ use hypervisor::{AddressSpace, Gsi, Pic, Vcpu, Vm};
 
 use super::*;
 use crate::guest::interrupts;
+use crate::kvm::skipped;
 use crate::wait;
 
 /// On the first PIC, and on the second.
@@ -135,8 +136,8 @@ pub fn the_instruction_behind_sti_comes_first(make: Make) {
     reaches(&mut *vcpu);
 }
 
-/// The vector is the second PIC's last; it has nothing in service then.
-pub fn an_interrupt_that_has_gone_is_spurious(make: Make) {
+/// By the 8259A's data sheet. KVM keeps the request at the first PIC, and gives the second's last vector.
+pub fn a_level_that_has_gone_leaves_no_vector_of_the_second_pic(make: Make) {
     // mov al, 2; mov dx, 0x4d1; out dx, al: line 9 is triggered by level.
     let by_level = [0xb0, 2, 0xba, 0xd1, 0x04, 0xee];
     let program = ready().code_only(&by_level).output(PORT, 1).code_only(HALT);
@@ -144,8 +145,15 @@ pub fn an_interrupt_that_has_gone_is_spurious(make: Make) {
     reaches(&mut *vcpu);
     vm.set_irq(FAR_LINE, true).expect("set_irq");
     vm.set_irq(FAR_LINE, false).expect("set_irq");
-    takes(&mut *vcpu, 0x2f);
-    assert_eq!((pic(&*vm, Pic::Primary).isr, pic(&*vm, Pic::Secondary).isr), (1 << 2, 0));
+    // Of a lower priority than the second PIC's.
+    vm.set_irq(LINE, true).expect("set_irq");
+    assert_eq!(access(&mut *vcpu).address(), u64::from(interrupts::HANDLER_PORT));
+    if vcpu.access_data() == [0x2f] {
+        skipped("a_level_that_has_gone_leaves_no_vector_of_the_second_pic", &"KVM keeps the request at the first PIC");
+        return;
+    }
+    assert_eq!(vcpu.access_data(), [0x25]);
+    assert_eq!((pic(&*vm, Pic::Primary).isr, pic(&*vm, Pic::Secondary).isr), (1 << 5, 0));
 }
 
 /// It ends as it is taken (AEOI).

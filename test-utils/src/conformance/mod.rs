@@ -56,6 +56,7 @@ mod interrupts;
 mod ioevents;
 mod irqs;
 mod kicks;
+mod lapic_timer;
 mod machine_state;
 mod memory;
 mod messages;
@@ -76,6 +77,7 @@ pub use interrupts::*;
 pub use ioevents::*;
 pub use irqs::*;
 pub use kicks::*;
+pub use lapic_timer::*;
 pub use machine_state::*;
 pub use memory::*;
 pub use messages::*;
@@ -156,7 +158,7 @@ macro_rules! conformance_tests {
             a_masked_interrupt_waits
             interrupts_come_by_their_priority
             the_instruction_behind_sti_comes_first
-            an_interrupt_that_has_gone_is_spurious
+            a_level_that_has_gone_leaves_no_vector_of_the_second_pic
             an_interrupt_may_end_by_itself
             an_irqfd_interrupts_again_after_its_interrupt_has_ended
             a_halted_vcpu_is_woken_by_an_interrupt
@@ -185,6 +187,10 @@ macro_rules! conformance_tests {
             a_non_maskable_interrupt_waits_for_the_one_before
             a_command_interrupts_others
             a_vcpu_starts_another
+            the_local_timer_interrupts_once
+            the_local_timer_interrupts_again_and_again
+            the_local_timers_count_goes_down
+            the_local_timer_interrupts_at_its_deadline
             the_ports_of_the_pit_do_not_exit
             the_speakers_port_exits
             a_latched_count_stands_still

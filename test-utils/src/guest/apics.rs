@@ -1,5 +1,7 @@
 //! Guest code that reads and writes the pages of the local APIC and of the IOAPIC, in real mode: ES and FS lie there.
 
+use hypervisor::kvm_lapic_state;
+
 use super::{Guest, Program, interrupts};
 
 /// The local APIC's page: `IA32_APIC_BASE` after reset.
@@ -39,6 +41,14 @@ pub mod register {
     pub const COMMAND: u16 = 0x300;
     /// Where to.
     pub const COMMAND_HIGH: u16 = 0x310;
+    /// The timer's entry in the local vector table.
+    pub const TIMER: u16 = 0x320;
+    /// The timer's count at its beginning; a write starts it.
+    pub const INITIAL_COUNT: u16 = 0x380;
+    /// The timer's count as it is.
+    pub const CURRENT_COUNT: u16 = 0x390;
+    /// By how much the timer's clock is divided.
+    pub const DIVISOR: u16 = 0x3e0;
     /// The pin of the PICs.
     pub const LINT0: u16 = 0x350;
     /// Another pin.
@@ -96,6 +106,11 @@ impl Program {
     pub fn redirect(self, pin: u8, entry: u64) -> Self {
         self.ioapic(0x11 + 2 * pin, (entry >> 32) as u32).ioapic(0x10 + 2 * pin, entry as u32)
     }
+}
+
+/// A register of a local APIC's state.
+pub fn word(lapic: &kvm_lapic_state, offset: u16) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|byte| lapic.regs[usize::from(offset) + byte].cast_unsigned()))
 }
 
 /// The beginning of a program that takes interrupts from its local APIC alone: it is on, and the PICs' pins are masked.

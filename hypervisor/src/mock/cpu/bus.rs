@@ -5,8 +5,8 @@
 //! and made when the instruction is sure to be completed; those for the outside are exits one by one after it.
 
 use crate::mock::atomic::is_split;
-use crate::mock::intake::Intake;
 use crate::mock::memory::{Slot, Slots};
+use crate::mock::vcpu::event_inbox::EventInbox as Intake;
 use crate::mock::vm::Platform;
 use crate::{Access, AddressSpace, Direction, MAX_ACCESS_BYTES, PAGE_SIZE};
 
@@ -25,11 +25,15 @@ struct Found<'a> {
 /// Memory and outside, as one vCPU sees them while slots do not change.
 pub(super) struct Bus<'a> {
     pub(super) slots: &'a Slots,
-    platform: &'a Platform,
+    pub(super) platform: &'a Platform,
     pub(super) intake: &'a Intake,
     pub(super) traffic: &'a mut Traffic,
     pub(super) tlb: &'a mut Tlb,
     data: Option<Found<'a>>,
+    /// Physical address and bytes of the code that is executed, and whether a write has changed it.
+    code_start: u64,
+    code_len: u64,
+    pub(super) code_changed: bool,
     /// No other vCPU touches memory.
     alone: bool,
     /// The instruction is to read and write as one.
@@ -56,6 +60,9 @@ impl<'a> Bus<'a> {
             traffic,
             tlb,
             data: None,
+            code_start: 0,
+            code_len: 0,
+            code_changed: false,
             alone: false,
             locked: false,
             locked_read: None,
@@ -79,6 +86,19 @@ impl<'a> Bus<'a> {
         let (slot, offset) = self.slots.find(address)?;
         self.data = Some(Found { start: slot.start, len: slot.len, slot });
         Some((slot, offset))
+    }
+
+    /// The code at a physical address is executed from now on.
+    #[inline]
+    pub(super) fn watch_code(&mut self, start: u64, len: u64) {
+        (self.code_start, self.code_len, self.code_changed) = (start, len, false);
+    }
+
+    /// Whether a write there changes the code that is executed.
+    #[inline(always)]
+    pub(super) fn is_code(&self, address: u64, width: usize) -> bool {
+        let before = width as u64 - 1;
+        address.wrapping_add(before).wrapping_sub(self.code_start) < self.code_len + before
     }
 
     pub(super) fn keep_translation(&mut self, linear: u64, translation: &Translation) {
@@ -186,7 +206,7 @@ impl<'a> Bus<'a> {
 
     /// Reads a port.
     pub(super) fn input(&mut self, port: u16, width: u32) -> Result<u32> {
-        if let Some(value) = self.platform.irqs.input(port, width as usize) {
+        if let Some(value) = self.platform.irqs.input(port, width as usize, self.intake) {
             return Ok(value);
         }
         let access = Access::read(AddressSpace::Pio, port.into(), width as u8).ok_or(Fault::Unknown)?;
@@ -198,8 +218,8 @@ impl<'a> Bus<'a> {
 
     /// Reads `count` items from a port in one exit, at most [`MAX_ACCESS_BYTES`]: their bytes.
     pub(super) fn input_string(&mut self, port: u16, width: u32, count: u16) -> Result<Vec<u8>> {
-        if let Some(first) = self.platform.irqs.input(port, width as usize) {
-            let others = (1..count).filter_map(|_| self.platform.irqs.input(port, width as usize));
+        if let Some(first) = self.platform.irqs.input(port, width as usize, self.intake) {
+            let others = (1..count).filter_map(|_| self.platform.irqs.input(port, width as usize, self.intake));
             let items = std::iter::once(first).chain(others);
             return Ok(items.flat_map(|item| item.to_le_bytes().into_iter().take(width as usize)).collect());
         }
@@ -244,6 +264,7 @@ impl<'a> Bus<'a> {
             && let Some((slot, offset)) = self.find(address)
             && !slot.is_read_only()
         {
+            self.code_changed |= self.is_code(address, width);
             return slot.store(offset, width, value);
         }
         self.write_outside(space, address, width, value);
@@ -271,6 +292,7 @@ impl<'a> Bus<'a> {
     /// There is none over what is split, since nobody else executes then.
     fn write_locked(&mut self) -> bool {
         if let Some((address, old, new)) = self.locked_16 {
+            self.code_changed |= self.is_code(address, 16);
             let exchanged = self.find(address).and_then(|(slot, offset)| slot.exchange_16(offset, old, new));
             return exchanged.unwrap_or(true);
         }
@@ -279,6 +301,7 @@ impl<'a> Bus<'a> {
             return true;
         }
         let Some(value) = self.traffic.take_write(address, width) else { return true };
+        self.code_changed |= self.is_code(address, width);
         match self.find(address) {
             Some((slot, offset)) => slot.exchange(offset, width, old, value),
             None => true,

@@ -1,6 +1,6 @@
 //! Decoding, and which instructions the processor has.
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use super::exception::{Fault, Result};
 use super::features::Features;
@@ -61,6 +61,60 @@ impl Decoded {
         let handler = if offered { dispatch::handler(&instruction) } else { Some(not_offered as Handler) };
         let is_complex = is_complex(instruction.mnemonic());
         Ok(Self { instruction, handler, bytes: u128::from_le_bytes(bytes), len: len as u32, is_complex })
+    }
+}
+
+impl Decoded {
+    /// Whether something may be different after it that is looked at between blocks: where code continues, the mode, what
+    /// interrupts may come.
+    pub(super) fn ends_block(&self) -> bool {
+        use Mnemonic as M;
+        let instruction = &self.instruction;
+        let register = instruction.op0_register();
+        let loads_special = matches!(instruction.mnemonic(), M::Mov | M::Pop)
+            && (register.is_segment_register() || register.is_cr() || register.is_dr());
+        let is_system = matches!(
+            instruction.mnemonic(),
+            M::Cli
+                | M::Sti
+                | M::Popf
+                | M::Popfd
+                | M::Popfq
+                | M::In
+                | M::Out
+                | M::Insb
+                | M::Insw
+                | M::Insd
+                | M::Outsb
+                | M::Outsw
+                | M::Outsd
+                | M::Hlt
+                | M::Wrmsr
+                | M::Rdmsr
+                | M::Lgdt
+                | M::Lidt
+                | M::Lldt
+                | M::Ltr
+                | M::Lmsw
+                | M::Clts
+                | M::Clac
+                | M::Stac
+                | M::Invlpg
+                | M::Invpcid
+                | M::Invd
+                | M::Wbinvd
+                | M::Lds
+                | M::Les
+                | M::Lfs
+                | M::Lgs
+                | M::Lss
+                | M::Swapgs
+                | M::Wrfsbase
+                | M::Wrgsbase
+                | M::Xsetbv
+                | M::Pause
+        );
+        instruction.flow_control() != FlowControl::Next || loads_special || is_system
     }
 }
 

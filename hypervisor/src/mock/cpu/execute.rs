@@ -6,12 +6,12 @@ use super::Exec;
 use super::decode::Decoded;
 use super::delivery::Source;
 use super::exception::{DEBUG, DOUBLE_FAULT, Exception, Fault, NMI, PAGE, Result};
-use super::fetch::{Cache, NotCode};
+use super::fetch::NotCode;
 use super::flags::{IF, RF, TF};
 use super::interpreter::Progress;
 use super::ops::debug_regs::{DR6_BREAKPOINTS, DR6_SINGLE_STEP, DR7_GUARD, Watched};
 use super::trace::History;
-use crate::mock::intake::{ARRIVAL, Arrivals, INTERRUPT};
+use crate::mock::vcpu::event_inbox::{ARRIVAL, Arrivals, INTERRUPT};
 use crate::{Direction, Exit, InternalError};
 
 /// Repetitions of a string instruction that are made before anything else is served.
@@ -28,19 +28,20 @@ pub(super) enum Advance {
 impl Exec<'_> {
     /// Executes one instruction, if the vCPU runs.
     #[inline]
-    pub(super) fn advance(
-        &mut self,
-        cache: &mut Cache,
-        suspended: &mut Option<Decoded>,
-        history: &mut History,
-    ) -> Advance {
+    pub(super) fn advance(&mut self, suspended: &mut Option<Decoded>, history: &mut History) -> Advance {
         if self.bus.intake.word() & ARRIVAL != 0 {
             self.take_arrivals();
         }
         if self.state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE && !self.wake() {
             return Advance::Stop(Progress::Idle);
         }
-        self.step(cache, suspended, history);
+        self.step(suspended, history);
+        self.outcome()
+    }
+
+    /// What became of what was executed.
+    #[inline]
+    pub(super) fn outcome(&mut self) -> Advance {
         // An exit is rare, and large to be moved about.
         if self.exit.is_none() {
             return if self.split { Advance::Split } else { Advance::On };
@@ -57,8 +58,7 @@ impl Exec<'_> {
     /// Executes one instruction, after what is under way has got its handler. An exit, and the instruction that it suspends,
     /// are left in their places.
     #[inline]
-    fn step(&mut self, cache: &mut Cache, suspended: &mut Option<Decoded>, history: &mut History) {
-        self.state.has_run = true;
+    fn step(&mut self, suspended: &mut Option<Decoded>, history: &mut History) {
         if self.state.events_are_under_way() || self.bus.intake.word() != 0 {
             self.deliver_events();
             if self.exit.is_some() {
@@ -68,14 +68,14 @@ impl Exec<'_> {
         if self.state.mode.has_breakpoints && self.meets_breakpoint() {
             return;
         }
-        match cache.decode(self) {
+        match self.fetch().and_then(|fetched| self.decode(fetched)) {
             Ok(decoded) => {
                 if history.is_on() {
-                    history.note(self.code_address(), decoded);
+                    history.note(self.code_address(), &decoded);
                 }
-                self.complete(decoded);
+                self.complete(&decoded);
                 let suspends = self.split || self.exit.as_ref().is_some_and(is_read);
-                *suspended = suspends.then_some(*decoded);
+                *suspended = suspends.then_some(decoded);
             }
             Err(NotCode { fault: Fault::Exception(exception), .. }) => self.fault(exception),
             Err(NotCode { bytes, len, .. }) => self.unknown(&bytes, len, "(no memory)"),
@@ -137,7 +137,7 @@ impl Exec<'_> {
             }
         }
         self.state.set_shadow(self.shadow);
-        self.state.msrs.tick();
+        self.bus.intake.count(1);
         if before.has(TF) || self.after.is_some() || self.watched != 0 {
             self.trap(decoded, before.has(TF));
         }
@@ -368,7 +368,7 @@ fn single_steps(decoded: &Decoded, still_set: bool) -> bool {
 
 /// Whether an instruction is to resume with data. One that was interrupted by an exception may exit for the writes of its
 /// frame instead.
-fn is_read(exit: &Exit) -> bool {
+pub(super) fn is_read(exit: &Exit) -> bool {
     matches!(exit, Exit::Access(access) if access.direction() == Direction::Read)
 }
 

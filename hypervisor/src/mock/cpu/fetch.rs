@@ -1,5 +1,4 @@
-//! Fetching code, and the instructions that were decoded last. One is taken again only while the same bytes are in memory:
-//! plugins change code through mappings of their own, without notice.
+//! Fetching and decoding one instruction, wherever it lies.
 
 use super::Exec;
 use super::decode::{Decoded, MAX_BYTES, NotWhole};
@@ -7,16 +6,13 @@ use super::exception::Fault;
 use super::segments::is_canonical;
 use crate::PAGE_SIZE;
 
-/// Places in the cache, a power of two.
-const PLACES: usize = 1024;
-
 /// Code that was read, up to the end of a page or of the segment.
 #[derive(Clone, Copy)]
 pub(super) struct Fetched {
     /// The bytes, lowest first.
-    pub(super) code: u128,
+    code: u128,
     /// How many there are, and how many the segment allows.
-    pub(super) len: u32,
+    len: u32,
     allowed: u32,
 }
 
@@ -30,49 +26,6 @@ pub(super) struct NotCode {
 impl From<Fault> for NotCode {
     fn from(fault: Fault) -> Self {
         Self { fault, bytes: [0; 16], len: 0 }
-    }
-}
-
-struct Known {
-    decoded: Decoded,
-    rip: u64,
-    bits: u8,
-    bytes: u128,
-    mask: u128,
-}
-
-/// Instructions by where they are.
-pub(super) struct Cache(Box<[Option<Known>]>);
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self((0..PLACES).map(|_| None).collect())
-    }
-}
-
-impl Cache {
-    /// The instruction at CS:RIP.
-    #[inline]
-    pub(super) fn decode(&mut self, exec: &mut Exec) -> Result<&Decoded, NotCode> {
-        let (rip, bits) = (exec.state.regs.rip, exec.state.mode.bits);
-        let fetched = exec.fetch()?;
-        let index = (rip ^ rip >> 12) as usize % PLACES;
-        // The index is below the cache's length.
-        let Some(place) = self.0.get_mut(index) else { return Err(Fault::Unknown.into()) };
-        let is_here = |known: &Known| {
-            known.rip == rip
-                && known.bits == bits
-                && fetched.code & known.mask == known.bytes
-                && known.decoded.len <= fetched.len
-        };
-        if !place.as_ref().is_some_and(is_here) {
-            let decoded = exec.decode(fetched)?;
-            let mask = u128::MAX >> (128 - 8 * decoded.len);
-            let bytes = u128::from_le_bytes(decoded.bytes());
-            return Ok(&place.insert(Known { decoded, rip, bits, bytes, mask }).decoded);
-        }
-        // Just looked at.
-        place.as_ref().map(|known| &known.decoded).ok_or_else(|| Fault::Unknown.into())
     }
 }
 

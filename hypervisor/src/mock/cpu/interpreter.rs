@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use super::Exec;
+use super::block::Blocks;
 use super::bus::Bus;
 use super::decode::Decoded;
 use super::execute::Advance;
-use super::fetch::Cache;
 use super::mode::CR4_PAE;
 use super::tlb::Tlb;
 use super::trace::{Executed, History};
 use super::traffic::Traffic;
 use crate::Exit;
 use crate::kick::Door;
-use crate::mock::intake::Intake;
 use crate::mock::memory::Slots;
 use crate::mock::vcpu::State;
+use crate::mock::vcpu::event_inbox::{EventInbox as Intake, RETIME};
 use crate::mock::vm::Platform;
 
 /// Instructions that are executed before someone who waits to change memory slots may do so.
@@ -26,7 +26,7 @@ pub(in crate::mock) struct Interpreter {
     intake: Arc<Intake>,
     traffic: Traffic,
     tlb: Tlb,
-    cache: Cache,
+    blocks: Blocks,
     /// The instruction whose read waits for its data, or which waits for the other vCPUs to stop.
     suspended: Option<Decoded>,
     history: History,
@@ -46,6 +46,7 @@ impl<'a> Exec<'a> {
     pub(super) fn new(state: &'a mut State, bus: Bus<'a>) -> Self {
         let mut exec =
             Self { state, bus, start: 0, shadow: 0, repeats: false, split: false, after: None, watched: 0, exit: None };
+        exec.state.has_run = true;
         if exec.state.translation_changed {
             exec.take_translation();
         }
@@ -71,7 +72,7 @@ impl Interpreter {
             intake,
             traffic: Traffic::default(),
             tlb: Tlb::default(),
-            cache: Cache::default(),
+            blocks: Blocks::default(),
             suspended: None,
             history: History::default(),
         }
@@ -132,10 +133,11 @@ impl Interpreter {
 
     /// Executes one instruction.
     pub(in crate::mock) fn step(&mut self, state: &mut State, platform: &Platform) -> Progress {
-        platform.irqs.poll();
+        platform.irqs.begin_batch(&self.intake, 1);
         let slots = platform.memory.slots();
+        state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
         let bus = Self::bus(&mut self.traffic, &mut self.tlb, &self.intake, &slots, platform);
-        match Exec::new(state, bus).advance(&mut self.cache, &mut self.suspended, &mut self.history) {
+        match Exec::new(state, bus).advance(&mut self.suspended, &mut self.history) {
             Advance::On => Progress::Busy,
             Advance::Stop(progress) => progress,
             Advance::Split => {
@@ -157,15 +159,30 @@ impl Interpreter {
 
     /// Executes a timeslice.
     pub(in crate::mock) fn go_on(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Progress {
-        platform.irqs.poll();
+        let batch = platform.irqs.begin_batch(&self.intake, TIMESLICE);
         let slots = platform.memory.slots();
+        state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
         let bus = Self::bus(&mut self.traffic, &mut self.tlb, &self.intake, &slots, platform);
         let mut exec = Exec::new(state, bus);
-        for _ in 0..TIMESLICE {
-            if door.is_kicked() {
+        let mut left = batch;
+        while left > 0 {
+            if door.is_kicked() || self.intake.word() & RETIME != 0 {
                 return Progress::Busy;
             }
-            match exec.advance(&mut self.cache, &mut self.suspended, &mut self.history) {
+            let executed = match self.history.is_on() {
+                false => exec.run_block(&mut self.blocks, &mut self.suspended, left),
+                true => 0,
+            };
+            if executed != 0 && exec.exit.is_none() && !exec.split {
+                left -= executed;
+                continue;
+            }
+            let advance = match executed {
+                0 => exec.advance(&mut self.suspended, &mut self.history),
+                _ => exec.outcome(),
+            };
+            left -= 1;
+            match advance {
                 Advance::On => {}
                 Advance::Stop(progress) => return progress,
                 Advance::Split => {

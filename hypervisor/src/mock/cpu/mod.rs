@@ -7,6 +7,7 @@
 //! The way of an access: an offset in a segment ([`segments`]) becomes a linear address, that a physical one
 //! ([`paging`], [`tlb`]), and that is memory or an exit ([`bus`]).
 
+mod block;
 mod bus;
 mod decode;
 mod delivery;
@@ -14,6 +15,7 @@ mod descriptors;
 mod dispatch;
 mod exception;
 mod execute;
+mod fast;
 mod features;
 mod fetch;
 pub(super) mod flags;
@@ -26,7 +28,7 @@ mod operands;
 mod ops;
 mod paging;
 pub(super) mod regs;
-mod segments;
+pub(super) mod segments;
 pub(super) mod tlb;
 mod trace;
 mod traffic;

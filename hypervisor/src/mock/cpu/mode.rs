@@ -93,6 +93,8 @@ pub(in crate::mock) struct Mode {
     pub(in crate::mock) checks_alignment: bool,
     /// Debug registers watch code, data or ports.
     pub(in crate::mock) has_breakpoints: bool,
+    /// The bits that a linear address has here.
+    pub(in crate::mock) linear_mask: u64,
     /// The rights that an access of the program needs.
     pub(in crate::mock) read: Right,
     pub(in crate::mock) write: Right,
@@ -144,6 +146,7 @@ impl Mode {
             is_paged: has_pe && sregs.cr0 & CR0_PG != 0,
             checks_alignment: cpl == 3 && sregs.cr0 & CR0_AM != 0 && regs.has(AC),
             has_breakpoints: dr7 & DR7_ENABLES != 0,
+            linear_mask: if is_64_bit { u64::MAX } else { u32::MAX.into() },
             read,
             write,
             fetch,
@@ -158,6 +161,6 @@ impl Mode {
     /// The bits that a linear address has here.
     #[inline]
     pub(in crate::mock) fn linear_mask(&self) -> u64 {
-        if self.is_64_bit() { u64::MAX } else { u32::MAX.into() }
+        self.linear_mask
     }
 }

@@ -2,11 +2,12 @@
 //! and 6).
 
 use iced_x86::Register;
-use kvm_bindings::kvm_segment;
+use kvm_bindings::{kvm_segment, kvm_sregs};
 
 use super::Exec;
 use super::descriptors::{CODE, DOWN_OR_CONFORMING, RPL, WRITABLE_OR_READABLE};
 use super::exception::{Fault, Result};
+use super::mode::Mode;
 
 /// A segment register, by its number in machine code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,47 @@ pub(super) fn virtual_8086_segment(selector: u16) -> kvm_segment {
         dpl: 3,
         s: 1,
         ..Default::default()
+    }
+}
+
+/// What a segment lets through without a closer look, for the [fast forms](super::fast) of instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::mock) struct Window {
+    pub(super) base: u64,
+    /// Offsets below these can be read and written.
+    pub(super) readable: u64,
+    pub(super) writable: u64,
+}
+
+impl Window {
+    /// Of a segment, which has a base in 64-bit mode if it is FS or GS.
+    fn of(segment: &kvm_segment, has_base: bool, mode: &Mode) -> Self {
+        let base = if mode.is_64_bit() && !has_base { 0 } else { segment.base };
+        if mode.checks_alignment {
+            return Self::default();
+        }
+        if mode.is_64_bit() {
+            return Self { base, readable: u64::MAX, writable: u64::MAX };
+        }
+        let is_code = segment.type_ & CODE != 0;
+        let may = segment.type_ & WRITABLE_OR_READABLE != 0;
+        let grows_down = !is_code && segment.type_ & DOWN_OR_CONFORMING != 0;
+        let end = match segment.limit {
+            _ if segment.unusable != 0 || segment.present == 0 || grows_down => 0,
+            // It has no end to be crossed.
+            u32::MAX => 2 << 32,
+            limit => u64::from(limit) + 1,
+        };
+        let readable = if !is_code || may { end } else { 0 };
+        let writable = if may && !(is_code && mode.is_protected) { end } else { 0 };
+        Self { base, readable, writable }
+    }
+
+    /// Of all segment registers, by their numbers.
+    pub(in crate::mock) fn of_all(sregs: &kvm_sregs, mode: &Mode) -> [Self; 6] {
+        let of = |segment| Self::of(segment, false, mode);
+        let with_base = |segment| Self::of(segment, true, mode);
+        [of(&sregs.es), of(&sregs.cs), of(&sregs.ss), of(&sregs.ds), with_base(&sregs.fs), with_base(&sregs.gs)]
     }
 }
 

@@ -17,11 +17,11 @@ use kvm_bindings::{
     kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
 };
 
-use super::state::State;
 use super::{SoftVcpu, valid};
 use crate::mock::cpu::Features;
 use crate::mock::cpu::regs::Regs;
-use crate::mock::{cpuid, refused};
+use crate::mock::model::cpuid;
+use crate::mock::refused;
 use crate::{Capability, Result, VcpuState};
 
 /// The parts of `kvm_vcpu_events` that a look at them always has.
@@ -89,6 +89,7 @@ impl VcpuState for SoftVcpu {
         let known = state.mp_state <= KVM_MP_STATE_SIPI_RECEIVED || state.mp_state == KVM_MP_STATE_AP_RESET_HOLD;
         invalid("KVM_SET_MP_STATE", known)?;
         self.state.mp_state = *state;
+        self.intake.leave_idle();
         Ok(())
     }
 
@@ -113,11 +114,11 @@ impl VcpuState for SoftVcpu {
     }
 
     fn lapic(&self) -> Result<kvm_lapic_state> {
-        Ok(self.intake.lapic())
+        Ok(self.platform.irqs.lapic(&self.intake))
     }
 
     fn set_lapic(&mut self, new: &kvm_lapic_state) -> Result<()> {
-        self.intake.set_lapic(new);
+        self.platform.irqs.set_lapic(&self.intake, new);
         Ok(())
     }
 
@@ -177,17 +178,18 @@ impl VcpuState for SoftVcpu {
 
     fn msrs(&self, indices: &[u32]) -> Result<Vec<u64>> {
         too_many("KVM_GET_MSRS", indices.len(), KVM_MAX_MSR_ENTRIES)?;
-        Ok(indices.iter().map_while(|&index| self.state.msrs.get(index, &self.state.sregs)).collect())
+        let get = |&index: &u32| self.state.msr(index, &self.platform.irqs, &self.intake, false);
+        Ok(indices.iter().map_while(get).collect())
     }
 
     fn set_msrs(&mut self, entries: &[kvm_msr_entry]) -> Result<usize> {
         too_many("KVM_SET_MSRS", entries.len(), KVM_MAX_MSR_ENTRIES)?;
-        let State { msrs, sregs, .. } = &mut self.state;
-        let set = entries.iter().map_while(|entry| msrs.set(entry.index, entry.data, sregs)).count();
-        self.intake.set_base(sregs.apic_base);
+        let Self { state, platform, intake, .. } = self;
+        let set = |entry: &kvm_msr_entry| state.set_msr(entry.index, entry.data, &platform.irqs, intake, false);
+        let count = entries.iter().map_while(set).count();
         self.state.refresh_mode();
         self.state.translation_changed = true;
-        Ok(set)
+        Ok(count)
     }
 
     fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<()> {
@@ -196,15 +198,16 @@ impl VcpuState for SoftVcpu {
         invalid(CALL, cpuid::is_valid(entries) && (!self.state.has_run || entries == self.state.cpuid))?;
         self.state.cpuid = entries.to_vec();
         self.state.features = Features::of(entries);
+        self.intake.set_has_deadline_mode(cpuid::TSC_DEADLINE.is_offered(entries));
         Ok(())
     }
 
     fn hyperv_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {
-        Ok(cpuid::hyperv())
+        if self.is_scripted() { Ok(cpuid::hyperv()) } else { Err(refused("KVM_GET_SUPPORTED_HV_CPUID", libc::EINVAL)) }
     }
 
     fn enable_capability(&mut self, _: Capability) -> Result<()> {
-        // Scripts make Hyper-V's exits without being asked whether they may.
-        Ok(())
+        // Scripts make Hyper-V's exits without being asked whether they may. Guest code has no Hyper-V.
+        invalid("KVM_ENABLE_CAP", self.is_scripted())
     }
 }

@@ -1,16 +1,18 @@
 //! A vCPU of the mock: runs its program, and keeps to what KVM does around it.
 
 mod api;
+pub(super) mod event_inbox;
 mod state;
 mod valid;
+mod waker;
 
 use std::sync::Arc;
-use std::time::Duration;
+
+use event_inbox::EventInbox as Intake;
 
 use super::cpu::{Executed, Interpreter, Progress};
-use super::intake::Intake;
 use super::script::Script;
-use super::script_run::ScriptRun;
+use super::script::runner::ScriptRunner;
 use super::vm::Platform;
 use crate::kick::{Bell, Door};
 use crate::pending::Pending;
@@ -25,6 +27,8 @@ pub struct SoftVcpu {
     platform: Arc<Platform>,
     door: Door,
     pub(super) intake: Arc<Intake>,
+    /// Whether it had nothing to do when it ran last.
+    waits: bool,
     pub(super) pending: Pending,
     pub(super) state: State,
 }
@@ -45,7 +49,7 @@ pub enum Stop {
 /// What a vCPU does.
 enum Program {
     Code(Box<Interpreter>),
-    Script(ScriptRun),
+    Script(ScriptRunner),
 }
 
 struct MockBell(Arc<Intake>);
@@ -55,7 +59,7 @@ impl Bell for MockBell {
     fn raise(&self) {}
 
     fn interrupt(&self) {
-        self.0.alarm().ring();
+        self.0.waker().wake();
     }
 }
 
@@ -65,7 +69,7 @@ impl SoftVcpu {
         let intake = Arc::new(Intake::new(id)?);
         platform.irqs.add(&intake);
         let program = match script {
-            Some(script) => Program::Script(ScriptRun::new(script)),
+            Some(script) => Program::Script(ScriptRunner::new(script)),
             None => Program::Code(Box::new(Interpreter::new(Arc::clone(&intake)))),
         };
         Ok(Self {
@@ -74,6 +78,7 @@ impl SoftVcpu {
             platform,
             door: Door::new(MockBell(Arc::clone(&intake))),
             intake,
+            waits: id.0 != 0,
             pending: Pending::new(id),
             state: State::after_reset(id),
         })
@@ -89,11 +94,28 @@ impl SoftVcpu {
 
     /// Runs the guest for a while.
     fn go_on(&mut self) -> Progress {
-        let Self { state, platform, door, .. } = self;
-        match &mut self.program {
+        let Self { state, platform, door, intake, .. } = self;
+        let progress = match &mut self.program {
             Program::Code(code) => code.go_on(state, platform, door),
-            Program::Script(script) => script.step(state, platform, door).map_or(Progress::Idle, Progress::Exit),
+            Program::Script(script) => {
+                script.step(state, platform, door, intake).map_or(Progress::Idle, Progress::Exit)
+            }
+        };
+        self.has_gone(&progress);
+        progress
+    }
+
+    /// Tells the VM's clock what was executed, and whether the vCPU waits.
+    fn has_gone(&mut self, progress: &Progress) {
+        self.platform.irqs.report(&self.intake);
+        if self.waits && !matches!(progress, Progress::Idle) {
+            self.waits = false;
+            self.platform.irqs.leave_idle(&self.intake);
         }
+    }
+
+    fn is_scripted(&self) -> bool {
+        matches!(self.program, Program::Script(_))
     }
 
     /// Executes one instruction; of a script, goes on to its next exit. A pending access is finished first, and where it is a
@@ -108,11 +130,9 @@ impl SoftVcpu {
         let progress = match self.finish() {
             Some(exit) => Progress::Exit(exit),
             None if is_within => Progress::Busy,
-            None => match &mut self.program {
-                Program::Code(code) => code.step(&mut self.state, &self.platform),
-                Program::Script(_) => self.go_on(),
-            },
+            None => self.step_or_jump(),
         };
+        self.has_gone(&progress);
         let stop = match progress {
             Progress::Exit(exit) => Stop::Exit(exit),
             Progress::Idle => Stop::Idle,
@@ -120,6 +140,24 @@ impl SoftVcpu {
         };
         self.pending.after(&if let Stop::Exit(exit) = stop { exit } else { Exit::Interrupted });
         Ok(stop)
+    }
+
+    /// Executes one instruction. Where nobody has one to execute, a virtual clock jumps first, to where somebody has.
+    fn step_or_jump(&mut self) -> Progress {
+        loop {
+            let wakes = self.intake.wakes();
+            let progress = match &mut self.program {
+                Program::Code(code) => code.step(&mut self.state, &self.platform),
+                Program::Script(_) => self.go_on(),
+            };
+            if !matches!(progress, Progress::Idle) {
+                return progress;
+            }
+            self.waits = true;
+            if !self.platform.irqs.idle(&self.intake, wakes) {
+                return Progress::Idle;
+            }
+        }
     }
 
     /// Executes at least one instruction, then on until an exit, a halt, or the instruction at one of these linear addresses
@@ -140,9 +178,9 @@ impl SoftVcpu {
         }
     }
 
-    /// From now on nothing moves the clock of the VM's PIT but [`SoftVm::advance`](super::SoftVm::advance).
-    pub(super) fn hold_clock(&self) {
-        self.platform.irqs.advance(Duration::ZERO);
+    /// From now on the host does not move the VM's clock.
+    pub(super) fn leave_hosts_clock(&self) {
+        self.platform.irqs.time.leave_host();
     }
 
     /// The linear address of the instruction that is next.
@@ -174,17 +212,28 @@ impl SoftVcpu {
             return exit;
         }
         loop {
+            let wakes = self.intake.wakes();
             let progress = self.go_on();
             if let Progress::Exit(exit) = progress {
                 return exit;
             }
             if self.door.is_kicked() {
+                self.platform.irqs.leave_idle(&self.intake);
                 return Exit::Interrupted;
             }
             if let Progress::Idle = progress {
-                self.intake.alarm().wait(self.platform.irqs.triggers(), self.platform.irqs.patience());
+                self.waits = true;
+                if !self.platform.irqs.idle(&self.intake, wakes) {
+                    self.platform.irqs.wait(&self.intake);
+                }
             }
         }
+    }
+}
+
+impl Drop for SoftVcpu {
+    fn drop(&mut self) {
+        self.platform.irqs.retire(&self.intake);
     }
 }
 

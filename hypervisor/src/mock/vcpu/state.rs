@@ -21,8 +21,11 @@ use crate::mock::cpu::Features;
 use crate::mock::cpu::fpu::FpuState;
 use crate::mock::cpu::mode::Mode;
 use crate::mock::cpu::regs::Regs;
-use crate::mock::msrs::Msrs;
+use crate::mock::cpu::segments::Window;
+use crate::mock::irq::irqchip::Irqchip;
+use crate::mock::model::msrs::{MsrAccess, Msrs};
 use crate::mock::reset;
+use crate::mock::vcpu::event_inbox::EventInbox;
 
 /// What a vCPU has.
 pub(in crate::mock) struct State {
@@ -39,6 +42,8 @@ pub(in crate::mock) struct State {
     pub(in crate::mock) features: Features,
     /// The mode that the registers make: to be [refreshed](Self::refresh_mode) whenever they may make another one.
     pub(in crate::mock) mode: Mode,
+    /// What the segments let through, worked out with the mode.
+    pub(in crate::mock) segments: [Window; 6],
     /// The page-directory-pointer table of PAE paging, as the last load of CR3 found it.
     pub(in crate::mock) pdptrs: [u64; 4],
     /// Registers that translate addresses were set from outside.
@@ -50,6 +55,7 @@ pub(in crate::mock) struct State {
 impl State {
     pub(in crate::mock) fn after_reset(id: VcpuId) -> Self {
         let (regs, sregs, debug_regs) = (Regs::from(&reset::regs()), reset::sregs(id), reset::debug_regs());
+        let mode = Mode::of(&regs, &sregs, debug_regs.dr7);
         Self {
             regs,
             sregs,
@@ -61,7 +67,8 @@ impl State {
             msrs: Msrs::default(),
             cpuid: Vec::new(),
             features: Features::default(),
-            mode: Mode::of(&regs, &sregs, debug_regs.dr7),
+            mode,
+            segments: Window::of_all(&sregs, &mode),
             pdptrs: [0; 4],
             translation_changed: false,
             has_run: false,
@@ -72,6 +79,25 @@ impl State {
     #[inline]
     pub(in crate::mock) fn refresh_mode(&mut self) {
         self.mode = Mode::of(&self.regs, &self.sregs, self.debug_regs.dr7);
+        self.segments = Window::of_all(&self.sregs, &self.mode);
+    }
+
+    /// The value of an MSR, for the guest or from outside; `None` where there is none.
+    pub(in crate::mock) fn msr(&self, index: u32, irqs: &Irqchip, inbox: &EventInbox, by_guest: bool) -> Option<u64> {
+        MsrAccess { cpuid: &self.cpuid, irqs, inbox, by_guest }.get(index, &self.msrs, &self.sregs)
+    }
+
+    /// Sets an MSR; `None` where there is none, or it does not take the value.
+    pub(in crate::mock) fn set_msr(
+        &mut self,
+        index: u32,
+        value: u64,
+        irqs: &Irqchip,
+        inbox: &EventInbox,
+        by_guest: bool,
+    ) -> Option<()> {
+        let access = MsrAccess { cpuid: &self.cpuid, irqs, inbox, by_guest };
+        access.set(index, value, &mut self.msrs, &mut self.sregs)
     }
 
     /// Whether anything waits to be delivered.

@@ -21,7 +21,7 @@ const FEATURES: [CpuidFeature; 7] = [
 const MXCSR: u32 = 0x1f80;
 
 /// Whether it is x87's or SIMD's. Prefetches, fences and `movnti` touch no register of theirs.
-fn is_meant(code: Code) -> bool {
+pub(super) fn is_meant(code: Code) -> bool {
     use Mnemonic::*;
     let others =
         [Prefetchnta, Prefetcht0, Prefetcht1, Prefetcht2, Sfence, Lfence, Mfence, Movnti, Pause, Clflush, Fisttp];
@@ -34,7 +34,7 @@ fn is_meant(code: Code) -> bool {
 }
 
 /// All opcodes with an operand in memory at BX or RDI, and with registers. 0x48 is REX.W in 64-bit code.
-fn encodings() -> impl Iterator<Item = Vec<u8>> {
+pub(super) fn encodings() -> impl Iterator<Item = Vec<u8>> {
     const PREFIXES: [&[u8]; 10] = [
         &[],
         &[0x66],

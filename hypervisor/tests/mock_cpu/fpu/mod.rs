@@ -2,6 +2,7 @@
 
 mod every;
 mod exceptions;
+mod hostile;
 mod images;
 mod long;
 mod packed;

@@ -192,20 +192,6 @@ impl Exec<'_> {
         self.state.refresh_mode();
         Ok(())
     }
-
-    /// LMA is the processor's; LME stays while there is paging.
-    pub(in super::super) fn set_efer(&mut self, value: u64) -> Result<()> {
-        let old = self.state.sregs.efer;
-        let changes_long = (old ^ value) & EFER_LME != 0;
-        if value & !efer_bits(self.state.features) != 0 || changes_long && self.state.mode.is_paged {
-            return Err(Fault::protection(0));
-        }
-        self.state.sregs.efer = value & !EFER_LMA | old & EFER_LMA;
-        if (old ^ value) & EFER_NXE != 0 {
-            self.bus.tlb.flush_all();
-        }
-        Ok(())
-    }
 }
 
 /// A register gets as much of CR0 as it has room for, memory 2 bytes.

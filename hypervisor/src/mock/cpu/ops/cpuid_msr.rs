@@ -4,14 +4,10 @@ use iced_x86::{Instruction, Mnemonic};
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use super::super::exception::{Fault, Result};
-use super::super::mode::{CR4_OSXSAVE, CR4_TSD};
+use super::super::mode::{CR4_OSXSAVE, CR4_TSD, EFER_NXE};
 use super::super::regs::{AX, BX, CX, DX};
 use super::super::{Exec, Handler};
 
-/// The MSR that the time stamp is too.
-const TSC: u32 = 0x10;
-const EFER: u32 = 0xc000_0080;
-const TSC_AUX: u32 = 0xc000_0103;
 /// `IA32_APIC_BASE`: the local APIC is on.
 const APIC_ENABLED: u64 = 1 << 11;
 /// Leaf 1, EDX: there is a local APIC.
@@ -80,16 +76,17 @@ impl Exec<'_> {
     }
 
     /// An MSR; #GP(0) where there is no such one.
-    pub(in super::super) fn msr(&self, index: u32) -> Result<u64> {
-        self.state.msrs.get(index, &self.state.sregs).ok_or(Fault::protection(0))
+    fn msr(&self, index: u32) -> Result<u64> {
+        self.state.msr(index, &self.bus.platform.irqs, self.bus.intake, true).ok_or(Fault::protection(0))
     }
 
-    pub(in super::super) fn set_msr(&mut self, index: u32, value: u64) -> Result<()> {
-        if index == EFER {
-            return self.set_efer(value);
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<()> {
+        let efer = self.state.sregs.efer;
+        let set = self.state.set_msr(index, value, &self.bus.platform.irqs, self.bus.intake, true);
+        set.ok_or(Fault::protection(0))?;
+        if (efer ^ self.state.sregs.efer) & EFER_NXE != 0 {
+            self.bus.tlb.flush_all();
         }
-        self.state.msrs.set(index, value, &mut self.state.sregs).ok_or(Fault::protection(0))?;
-        self.bus.intake.set_base(self.state.sregs.apic_base);
         self.state.refresh_mode();
         Ok(())
     }
@@ -112,20 +109,20 @@ fn rdtsc(exec: &mut Exec) -> Result<()> {
     if exec.state.sregs.cr4 & CR4_TSD != 0 {
         exec.need_cpl_0()?;
     }
-    let value = exec.msr(TSC)?;
+    let value = exec.bus.platform.irqs.tsc(exec.bus.intake);
     exec.set_dx_ax(value);
     Ok(())
 }
 
 fn rdtscp(exec: &mut Exec) -> Result<()> {
     rdtsc(exec)?;
-    let value = exec.msr(TSC_AUX)?;
+    let value = exec.state.msrs.tsc_aux;
     exec.state.regs.set_low(CX, 4, value);
     Ok(())
 }
 
 fn rdpid(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
-    let value = exec.msr(TSC_AUX)?;
+    let value = exec.state.msrs.tsc_aux;
     exec.state.regs.set(instruction.op0_register(), value);
     Ok(())
 }

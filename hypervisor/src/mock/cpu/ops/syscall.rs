@@ -10,14 +10,6 @@ use super::super::regs::{CX, DX, R11, SP, register_width};
 use super::super::segments::{Seg, is_canonical};
 use super::super::{Exec, Handler};
 
-const SYSENTER_CS: u32 = 0x174;
-const SYSENTER_ESP: u32 = 0x175;
-const SYSENTER_EIP: u32 = 0x176;
-const STAR: u32 = 0xc000_0081;
-const LSTAR: u32 = 0xc000_0082;
-const FMASK: u32 = 0xc000_0084;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
-
 /// The flags that `sysret` takes from R11.
 const SYSRET_FLAGS: u64 = 0x3c_7fd7;
 
@@ -63,7 +55,7 @@ fn syscall(exec: &mut Exec) -> Result<()> {
     if !exec.has_syscall() {
         return Err(Fault::invalid_opcode());
     }
-    let (star, target, mask) = (exec.msr(STAR)?, exec.msr(LSTAR)?, exec.msr(FMASK)?);
+    let (star, target, mask) = (exec.state.msrs.star, exec.state.msrs.lstar, exec.state.msrs.fmask);
     let regs = &mut exec.state.regs;
     regs.set_low(CX, 8, regs.rip);
     regs.set_low(R11, 8, regs.rflags & !RF);
@@ -79,7 +71,7 @@ fn sysret(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
         return Err(Fault::invalid_opcode());
     }
     exec.need_cpl_0()?;
-    let star = exec.msr(STAR)? >> 48;
+    let star = exec.state.msrs.star >> 48;
     let size = if instruction.code() == Code::Sysretq { Size::Bits64 } else { Size::Bits32 };
     let (width, cs) = if size == Size::Bits64 { (8, star + 16) } else { (4, star) };
     let target = exec.state.regs.low(CX, width);
@@ -94,13 +86,13 @@ fn sysret(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
 }
 
 fn sysenter(exec: &mut Exec) -> Result<()> {
-    let cs = exec.msr(SYSENTER_CS)?;
+    let cs = exec.state.msrs.sysenter_cs;
     let has_pe = exec.state.sregs.cr0 & super::super::mode::CR0_PE != 0;
     if !has_pe || cs & 0xfffc == 0 {
         return Err(Fault::protection(0));
     }
     let is_long = exec.state.mode.is_long;
-    let (target, stack) = (exec.msr(SYSENTER_EIP)?, exec.msr(SYSENTER_ESP)?);
+    let (target, stack) = (exec.state.msrs.sysenter_eip, exec.state.msrs.sysenter_esp);
     exec.state.regs.put(VM | IF | RF, false);
     let (size, width) = if is_long { (Size::Bits64, 8) } else { (Size::Bits32, 4) };
     exec.set_flat_segments(cs, cs + 8, 0, size);
@@ -110,7 +102,7 @@ fn sysenter(exec: &mut Exec) -> Result<()> {
 }
 
 fn sysexit(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
-    let cs = exec.msr(SYSENTER_CS)?;
+    let cs = exec.state.msrs.sysenter_cs;
     if !exec.is_protected() || exec.cpl() != 0 || cs & 0xfffc == 0 {
         return Err(Fault::protection(0));
     }
@@ -132,9 +124,8 @@ fn swapgs(exec: &mut Exec) -> Result<()> {
         return Err(Fault::invalid_opcode());
     }
     exec.need_cpl_0()?;
-    let (kernel, user) = (exec.msr(KERNEL_GS_BASE)?, exec.state.sregs.gs.base);
-    exec.set_msr(KERNEL_GS_BASE, user)?;
-    exec.state.sregs.gs.base = kernel;
+    let state = &mut *exec.state;
+    std::mem::swap(&mut state.msrs.kernel_gs_base, &mut state.sregs.gs.base);
     exec.state.refresh_mode();
     Ok(())
 }
