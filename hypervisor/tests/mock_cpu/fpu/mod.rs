@@ -5,6 +5,7 @@ mod exceptions;
 mod hostile;
 mod images;
 mod long;
+mod native;
 mod packed;
 mod simd;
 mod values;
