@@ -268,16 +268,16 @@ pub(super) fn is_write(access: OpAccess) -> bool {
 }
 
 /// Instructions that leave the flags alone if their count is 0.
-fn may_leave_flags(instruction: &Instruction) -> bool {
+pub(super) fn may_leave_flags(instruction: &Instruction) -> bool {
     let by_cl = instruction.op_kinds().last() == Some(OpKind::Register)
         && instruction.op_register(instruction.op_count() - 1) == Register::CL;
     by_cl || instruction.has_rep_prefix() || instruction.has_repne_prefix()
 }
 
 /// Instructions that put all flags into memory.
-fn pushes_flags(instruction: &Instruction) -> bool {
-    use iced_x86::Mnemonic::{Int, Int3, Into, Pushf, Pushfd};
-    matches!(instruction.mnemonic(), Int | Int3 | Into | Pushf | Pushfd)
+pub(super) fn pushes_flags(instruction: &Instruction) -> bool {
+    use iced_x86::Mnemonic::{Int, Int3, Into, Pushf, Pushfd, Pushfq};
+    matches!(instruction.mnemonic(), Int | Int3 | Into | Pushf | Pushfd | Pushfq)
 }
 
 impl Assembler {

@@ -10,74 +10,49 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::compare::differences;
 use super::machine::Machine;
-use super::program::{Mode, Program};
+use super::program::{Mode, Op, Program};
 use super::{catalog, quirks, strategy};
 
-/// Two machines, one of them KVM's, that run the same programs.
-pub struct Campaign {
+/// Two machines, one of them KVM's, and the programs they run.
+pub trait Pair {
+    /// A program.
+    type Program: Clone + fmt::Debug;
+
+    /// The strategy that makes programs.
+    fn strategy() -> impl Strategy<Value = Self::Program>;
+
+    /// The instructions of a program, to be made fewer.
+    fn ops(program: &mut Self::Program) -> &mut Vec<Op>;
+
+    /// Runs a program on both.
+    fn judge(&mut self, program: &Self::Program) -> Verdict;
+
+    /// All instructions that programs have.
+    fn generated() -> Vec<Opcode>;
+}
+
+/// Programs of real mode and of protected mode without paging.
+pub struct Unpaged {
     kvm: Machine,
     mock: Machine<SoftVcpu>,
 }
 
-/// What became of many programs.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// What the programs follow from.
-    pub seed: u64,
-    /// How many there were.
-    pub programs: u64,
-    /// The numbers of those that differed by a quirk, by its name.
-    pub quirks: BTreeMap<&'static str, Vec<u64>>,
-    /// How often each instruction was executed, on each side, by programs on which the two agreed.
-    pub executed: HashMap<Opcode, u64>,
-    /// Those that differed otherwise, each as small as it could be made.
-    pub unexplained: Vec<String>,
-}
-
-/// What became of one.
-enum Verdict {
-    Agreed(Vec<Opcode>),
-    Quirk(&'static str),
-    Unexplained(Vec<String>),
-}
-
-impl Campaign {
+impl Unpaged {
     /// Takes the two machines.
     pub fn new(kvm: Machine, mock: Machine<SoftVcpu>) -> Self {
         Self { kvm, mock }
     }
+}
 
-    /// Runs `programs` programs that follow from `seed`, and stops at `most` that cannot be explained.
-    pub fn run(&mut self, seed: u64, programs: u64, most: usize) -> Report {
-        let strategy = strategy::program();
-        let mut report = Report { seed, ..Default::default() };
-        for number in 0..programs {
-            if report.unexplained.len() >= most {
-                break;
-            }
-            let mut tree = strategy.new_tree(&mut runner(seed, number)).expect("a program");
-            report.programs += 1;
-            match self.judge(&tree.current()) {
-                Verdict::Agreed(executed) => {
-                    for opcode in executed {
-                        *report.executed.entry(opcode).or_default() += 1;
-                    }
-                }
-                Verdict::Quirk(name) => report.quirks.entry(name).or_default().push(number),
-                Verdict::Unexplained(_) => {
-                    let program = self.shrink(&mut tree);
-                    if let Verdict::Unexplained(found) = self.judge(&program) {
-                        report.unexplained.push(format!("program {number}: {program:?}{}", found.join("\n")));
-                    }
-                }
-            }
-        }
-        report
+impl Pair for Unpaged {
+    type Program = Program;
+
+    fn strategy() -> impl Strategy<Value = Program> {
+        strategy::program()
     }
 
-    /// The program of a number, as `run` makes it.
-    pub fn program(seed: u64, number: u64) -> Program {
-        strategy::program().new_tree(&mut runner(seed, number)).expect("a program").current()
+    fn ops(program: &mut Program) -> &mut Vec<Op> {
+        &mut program.ops
     }
 
     fn judge(&mut self, program: &Program) -> Verdict {
@@ -94,13 +69,90 @@ impl Campaign {
         }
     }
 
-    fn is_unexplained(&mut self, program: &Program) -> bool {
-        matches!(self.judge(program), Verdict::Unexplained(_))
+    fn generated() -> Vec<Opcode> {
+        [Mode::Real, Mode::Flat].into_iter().flat_map(catalog::codes).copied().collect()
+    }
+}
+
+/// Many programs on a [`Pair`].
+pub struct Campaign<P> {
+    pair: P,
+}
+
+/// What became of many programs.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What the programs follow from.
+    pub seed: u64,
+    /// How many there were.
+    pub programs: u64,
+    /// The numbers of those that differed by a quirk, by its name.
+    pub quirks: BTreeMap<&'static str, Vec<u64>>,
+    /// How often each instruction that programs have was executed, on each side, by programs on which the two agreed.
+    pub executed: HashMap<Opcode, u64>,
+    /// Those that differed otherwise, each as small as it could be made.
+    pub unexplained: Vec<String>,
+}
+
+/// What became of one.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// The two agree, and have executed these instructions.
+    Agreed(Vec<Opcode>),
+    /// They differ by the quirk of this name.
+    Quirk(&'static str),
+    /// They differ so.
+    Unexplained(Vec<String>),
+}
+
+impl<P: Pair> Campaign<P> {
+    /// Takes the two machines.
+    pub fn new(pair: P) -> Self {
+        Self { pair }
+    }
+
+    /// Runs `programs` programs that follow from `seed`, and stops at `most` that cannot be explained.
+    pub fn run(&mut self, seed: u64, programs: u64, most: usize) -> Report {
+        let generated = P::generated().into_iter().map(|opcode| (opcode, 0)).collect();
+        let mut report = Report { seed, executed: generated, ..Default::default() };
+        for number in 0..programs {
+            if report.unexplained.len() >= most {
+                break;
+            }
+            let mut tree = P::strategy().new_tree(&mut runner(seed, number)).expect("a program");
+            report.programs += 1;
+            match self.pair.judge(&tree.current()) {
+                Verdict::Agreed(executed) => {
+                    for opcode in executed {
+                        if let Some(count) = report.executed.get_mut(&opcode) {
+                            *count += 1;
+                        }
+                    }
+                }
+                Verdict::Quirk(name) => report.quirks.entry(name).or_default().push(number),
+                Verdict::Unexplained(_) => {
+                    let program = self.shrink(&mut tree);
+                    if let Verdict::Unexplained(found) = self.pair.judge(&program) {
+                        report.unexplained.push(format!("program {number}: {program:?}{}", found.join("\n")));
+                    }
+                }
+            }
+        }
+        report
+    }
+
+    /// The program of a number, as `run` makes it.
+    pub fn program(seed: u64, number: u64) -> P::Program {
+        P::strategy().new_tree(&mut runner(seed, number)).expect("a program").current()
+    }
+
+    fn is_unexplained(&mut self, program: &P::Program) -> bool {
+        matches!(self.pair.judge(program), Verdict::Unexplained(_))
     }
 
     /// The simplest program that still cannot be explained: first as the strategy can make it, then with fewer
     /// instructions than it makes.
-    fn shrink(&mut self, tree: &mut impl ValueTree<Value = Program>) -> Program {
+    fn shrink(&mut self, tree: &mut impl ValueTree<Value = P::Program>) -> P::Program {
         let mut smallest = tree.current();
         while tree.simplify() {
             loop {
@@ -114,11 +166,11 @@ impl Campaign {
                 }
             }
         }
-        let mut index = smallest.ops.len();
+        let mut index = P::ops(&mut smallest).len();
         while index > 0 {
             index -= 1;
             let mut fewer = smallest.clone();
-            fewer.ops.remove(index);
+            P::ops(&mut fewer).remove(index);
             if self.is_unexplained(&fewer) {
                 smallest = fewer;
             }
@@ -143,16 +195,9 @@ impl Report {
 
     /// The instructions that are generated, with how often each was executed, the rarest first.
     pub fn rarest(&self) -> Vec<(Opcode, u64)> {
-        let mut all: Vec<Opcode> = [Mode::Real, Mode::Flat].into_iter().flat_map(catalog::codes).copied().collect();
-        all.sort_by_key(|opcode| *opcode as u32);
-        all.dedup();
-        let mut counted: Vec<_> = all.iter().map(|opcode| (*opcode, self.count(*opcode))).collect();
-        counted.sort_by_key(|(_, count)| *count);
+        let mut counted: Vec<_> = self.executed.iter().map(|(opcode, count)| (*opcode, *count)).collect();
+        counted.sort_by_key(|(opcode, count)| (*count, *opcode as u32));
         counted
-    }
-
-    fn count(&self, opcode: Opcode) -> u64 {
-        self.executed.get(&opcode).copied().unwrap_or_default()
     }
 }
 

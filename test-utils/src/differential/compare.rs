@@ -6,8 +6,9 @@ use kvm_bindings::{kvm_segment, kvm_sregs};
 
 use super::Mode;
 use super::assemble::Code;
+use super::drive::End;
 use super::layout::AREAS;
-use super::machine::{End, Outcome};
+use super::machine::Outcome;
 use super::program::Start;
 use super::quirks;
 

@@ -2,7 +2,8 @@
 
 use hypervisor::Direction;
 
-use super::machine::{Outcome, Seen};
+use super::drive::Seen;
+use super::machine::Outcome;
 use super::program::{Mode, Start};
 
 /// A program that was found.

@@ -4,8 +4,9 @@ use hypervisor::{AddressSpace, Direction};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 
 use super::catalog::{LEFT_OUT, Why};
+use super::drive::{End, Seen};
 use super::layout::{AREAS, windows};
-use super::machine::{End, Outcome, Seen};
+use super::machine::Outcome;
 use super::program::{Mode, Start};
 
 const ZF: u32 = 1 << 6;

@@ -64,7 +64,7 @@ pub(super) fn in_eflags(bits: u32) -> u32 {
 fn count(instruction: &Instruction) -> Option<u32> {
     let last = instruction.op_count() - 1;
     match instruction.op_kind(last) {
-        OpKind::Immediate8 => Some(u32::from(instruction.immediate8()) & 31),
+        OpKind::Immediate8 => Some(u32::from(instruction.immediate8()) & if size(instruction) == 64 { 63 } else { 31 }),
         _ => None,
     }
 }

@@ -1,0 +1,121 @@
+//! Where this KVM is known not to do what the processor's manual says about user mode, so that a difference is not the mock's.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
+
+use super::layout::{self, CODE, KERNEL};
+use crate::differential::End;
+use crate::differential::machine::Outcome;
+
+/// A behaviour of KVM's that the mock does not follow.
+#[derive(Clone, Copy)]
+pub struct Quirk {
+    /// What to count it under.
+    pub name: &'static str,
+    /// Why it is KVM's.
+    pub reason: &'static str,
+    applies: fn(&Run) -> bool,
+}
+
+/// All there are.
+pub const QUIRKS: [Quirk; 6] = [
+    Quirk {
+        name: "not-known-to-kvm",
+        reason: "KVM's emulator makes the accesses that exit, and gives up on an instruction that it does not know",
+        applies: |run| run.kvm.end == End::InternalError && run.last().is_some(),
+    },
+    Quirk {
+        name: "gp-becomes-ud",
+        reason: "this KVM gives its emulator what raised #GP or #SS, and raises #UD where that does not know the instruction",
+        applies: |run| {
+            run.kvm.end == End::Exception(6)
+                && matches!(run.mock.end, End::Exception(12 | 13))
+                && run.kvm.faulted() == run.mock.faulted()
+        },
+    },
+    Quirk {
+        name: "alignment-check-first",
+        reason: "where an access is misaligned and a page of it is not there, the processor raises #AC; the manual has #PF first",
+        applies: |run| {
+            run.kvm.end == End::Exception(17)
+                && run.mock.end == End::Exception(14)
+                && run.kvm.faulted() == run.mock.faulted()
+        },
+    },
+    Quirk {
+        name: "emulated-without-alignment-check",
+        reason: "KVM's emulator, which makes the accesses that exit, checks no alignment",
+        applies: |run| {
+            let (kvm, mock) = (&run.kvm.exits, &run.mock.exits);
+            let before = mock.len().saturating_sub(1);
+            run.mock.end == End::Exception(17) && kvm.len() >= mock.len() && kvm[..before] == mock[..before]
+        },
+    },
+    Quirk {
+        name: "no-repetitions-clear-upper-halves",
+        reason: "Intel's processors clear the upper halves of RSI and RDI where `rep movs` or `rep stos` with 32-bit addresses \
+                 has a count of 0",
+        applies: |run| {
+            run.executed(|instruction| {
+                let narrow = instruction.op_kinds().any(|kind| matches!(kind, OpKind::MemoryESEDI));
+                narrow && instruction.has_rep_prefix()
+            }) && run.kvm.end == run.mock.end
+        },
+    },
+    Quirk {
+        name: "transition-before-fault",
+        reason: "the processor has made the x87 registers those of MMX where an MMX instruction faults",
+        applies: |run| {
+            let mmx = |instruction: &Instruction| {
+                (0..instruction.op_count()).any(|operand| instruction.op_register(operand).is_mm())
+            };
+            matches!(run.kvm.end, End::Exception(_))
+                && run.kvm.end == run.mock.end
+                && run.at_fault().is_some_and(|last| mmx(&last))
+        },
+    },
+];
+
+/// A program that both ran.
+struct Run<'a> {
+    code: &'a [u8],
+    kvm: &'a Outcome,
+    mock: &'a Outcome,
+}
+
+impl Run<'_> {
+    /// The instruction of the program that KVM stopped at.
+    fn last(&self) -> Option<Instruction> {
+        self.instruction(self.kvm.regs.rip)
+    }
+
+    /// The instruction that raised the exception that ended the program on KVM.
+    fn at_fault(&self) -> Option<Instruction> {
+        self.instruction(u64::from_le_bytes(self.kvm.faulted().try_into().ok()?))
+    }
+
+    fn instruction(&self, rip: u64) -> Option<Instruction> {
+        let offset = usize::try_from(rip.checked_sub(CODE.start)?).ok()?;
+        let mut decoder = Decoder::with_ip(64, self.code.get(offset..)?, rip, DecoderOptions::NONE);
+        decoder.can_decode().then(|| decoder.decode())
+    }
+
+    /// Whether the program has such an instruction.
+    fn executed(&self, is_so: impl Fn(&Instruction) -> bool) -> bool {
+        Decoder::with_ip(64, self.code, CODE.start, DecoderOptions::NONE).iter().any(|instruction| is_so(&instruction))
+    }
+}
+
+/// The quirk that explains what KVM did with a program, where the mock did otherwise.
+pub fn explanation(code: &[u8], kvm: &Outcome, mock: &Outcome) -> Option<&'static Quirk> {
+    let run = Run { code, kvm, mock };
+    QUIRKS.iter().find(|quirk| (quirk.applies)(&run))
+}
+
+impl Outcome {
+    /// Where the exception happened that ended the program: RIP in the frame on the stack of ring 0, below what every
+    /// exception pushes.
+    fn faulted(&self) -> &[u8] {
+        let at = layout::offset(&KERNEL) + 0x1000 - 40;
+        &self.memory[at..at + 8]
+    }
+}
