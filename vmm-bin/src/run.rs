@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hypervisor::Hypervisor;
-use plugin_runtime::{Cgroup, Config, PluginCommand, read_text};
 use hypervisor::mock::{Clock, Mock, Script};
+use plugin_runtime::{Cgroup, Config, PluginCommand, read_text};
 
 use crate::backend::Backend;
 use crate::cli::RunArgs;
