@@ -2,15 +2,16 @@
 //!
 //! A plugin of root's has another id each time, and must find its own files again. So its mounts are id-mapped
 //! (mount_setattr(2)): what belongs to 65534 on disk belongs to the plugin in the mount, and the other way round.
-#![allow(unsafe_code, reason = "clone3 and _exit")]
+#![allow(unsafe_code, reason = "fork, unshare and _exit")]
 
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::config::User;
 use crate::process::{as_errno, last_error};
@@ -42,32 +43,47 @@ fn exchange(one: u32, other: u32) -> String {
 
 /// A user namespace with this map of users and of groups. No process is left in it.
 fn user_namespace(map: &str) -> Result<OwnedFd, Errno> {
-    let (wait, end) = pipe_with(PipeFlags::CLOEXEC)?;
-    // SAFETY: a `clone_args` of zeros is valid.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = libc::CLONE_NEWUSER as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    // SAFETY: memory is copied and this process has one thread, so it is a fork; `args` has the size that is told.
-    let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    match child {
+    let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: this process has one thread, so the child may do what its parent may.
+    match unsafe { libc::fork() } {
         -1 => Err(last_error()),
         0 => {
-            drop(end);
-            // It ends when the helper has what it needs, or is gone.
-            let _ = retry_on_intr(|| rustix::io::read(&wait, &mut [0; 1]));
+            drop(ours);
+            enter_and_wait(&childs);
             // SAFETY: ends this process at once: nothing is left to be cleaned up.
             unsafe { libc::_exit(0) }
         }
         pid => {
-            let namespace = mapped(pid, map);
-            drop(end);
-            retry_on_intr(|| waitpid(Pid::from_raw(pid as i32), WaitOptions::empty()))?;
+            drop(childs);
+            let namespace = entered(&ours).and_then(|()| mapped(pid, map));
+            drop(ours);
+            retry_on_intr(|| waitpid(Pid::from_raw(pid), WaitOptions::empty()))?;
             namespace
         }
     }
 }
 
-fn mapped(pid: libc::c_long, map: &str) -> Result<OwnedFd, Errno> {
+/// Enters a user namespace of its own, reports the errno, 0 for none, and waits until the helper has what it needs, or is gone.
+fn enter_and_wait(helper: &OwnedFd) {
+    // SAFETY: this process has one thread, and a user namespace shares nothing of Rust's.
+    let entered = unsafe { unshare_unsafe(UnshareFlags::NEWUSER) };
+    let errno = entered.map_or_else(Errno::raw_os_error, |()| 0);
+    // With the helper gone nobody waits for it.
+    let _ = rustix::io::write(helper, &errno.to_ne_bytes());
+    let _ = retry_on_intr(|| rustix::io::read(helper, &mut [0; 1]));
+}
+
+/// Whether the child has entered its namespace.
+fn entered(child: &OwnedFd) -> Result<(), Errno> {
+    let mut errno = [0; 4];
+    match (retry_on_intr(|| rustix::io::read(child, &mut errno))?, i32::from_ne_bytes(errno)) {
+        (4, 0) => Ok(()),
+        (4, errno) => Err(Errno::from_raw_os_error(errno)),
+        _ => Err(Errno::CHILD),
+    }
+}
+
+fn mapped(pid: i32, map: &str) -> Result<OwnedFd, Errno> {
     let file = |name| format!("/proc/{pid}/{name}");
     let mapped = fs::write(file("uid_map"), map).and_then(|()| fs::write(file("gid_map"), map));
     mapped.and_then(|()| File::open(file("ns/user"))).map(OwnedFd::from).map_err(|error| as_errno(&error))
