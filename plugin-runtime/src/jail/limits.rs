@@ -5,10 +5,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::config::Limits;
 use super::fault::{Fault, Part};
 
-/// Signals that wait for the plugin's processes, and timers, each of which has one of its own: two for each of 254 vCPUs. The
-/// kernel counts them for the plugin's user in the jail and for the VMM's user, who has some 4000 a GiB of the host's memory.
-const PENDING_SIGNALS: u64 = 512;
-
 /// The limits that the VMM's own hard limits let it set.
 pub(super) fn allowed(wished: Limits) -> Limits {
     Limits {
@@ -33,14 +29,7 @@ pub(super) fn set(limits: Limits) -> Result<(), Fault> {
     for (resource, limit) in [(Resource::Nofile, limits.descriptors), (Resource::Nproc, limits.processes)] {
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).map_err(Fault::of(Part::Limits))?;
     }
-    bound_pending_signals()
-}
-
-/// Lets the plugin leave a few of the VMM's user's pending signals to others.
-fn bound_pending_signals() -> Result<(), Fault> {
-    let hard = getrlimit(Resource::Sigpending).maximum.unwrap_or(u64::MAX);
-    let limit = Some(hard.min(PENDING_SIGNALS));
-    setrlimit(Resource::Sigpending, Rlimit { current: limit, maximum: limit }).map_err(Fault::of(Part::Limits))
+    Ok(())
 }
 
 #[cfg(test)]
