@@ -150,14 +150,15 @@ impl<'h> PluginVm<'h> {
     /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
     pub(crate) fn handle(&mut self, request: Request, connections: usize) -> Reply {
         let encoded = request.message.message.as_ref().and_then(|message| self.encoded(message));
-        if let Some(encoded) = encoded {
+        if let Some(Ok(encoded)) = encoded {
             return Reply { response: Outgoing::Encoded(encoded), fds: Vec::new(), then: Then::Nothing };
         }
+        let refused = request.refused.or(encoded.and_then(Result::err));
         let mut response = MainResponse::new();
         let outcome = match request.message.message {
             Some(message) => {
                 response.message = empty_response(&message);
-                match (message, request.refused, request.routes) {
+                match (message, refused, request.routes) {
                     (_, Some(errno), _) => Err(errno),
                     (Message::SetIrqRouting(_), _, Some(routes)) => self.set_irq_routing(&routes),
                     (message, ..) => self.serve(message, request.fd, connections),
@@ -178,29 +179,39 @@ impl<'h> PluginVm<'h> {
         }
     }
 
-    /// The response to a request that is the same each time, if this is one of those and it could be made.
-    fn encoded(&mut self, request: &Message) -> Option<Arc<[u8]>> {
+    /// The response to a request whose response is the same each time, or why it cannot be made; `None` for other requests.
+    fn encoded(&mut self, request: &Message) -> Option<Result<Arc<[u8]>, Errno>> {
         if let Some(encoded) = self.cached.of(request)? {
-            return Some(Arc::clone(encoded));
+            return Some(Ok(Arc::clone(encoded)));
         }
-        let message = match request {
+        let made = self.constant(request).and_then(|message| {
+            let response = MainResponse { message: Some(message), ..Default::default() };
+            let mut bytes = Vec::new();
+            encode_main_response(&response, &mut bytes).map_err(|_| Errno::MSGSIZE)?;
+            Ok(Arc::<[u8]>::from(bytes))
+        });
+        if let Ok(encoded) = &made {
+            *self.cached.of(request)? = Some(Arc::clone(encoded));
+        }
+        Some(made)
+    }
+
+    /// What KVM can, by one of the requests that [`Cached`] has a place for.
+    fn constant(&self, request: &Message) -> Result<Response, Errno> {
+        let refused = |error: hypervisor::Error| Errno::from(&error);
+        Ok(match request {
             Message::GetSupportedCpuid(_) => {
-                Response::GetSupportedCpuid(cpuid_answer(&self.hypervisor.supported_cpuid().ok()?))
+                Response::GetSupportedCpuid(cpuid_answer(&self.hypervisor.supported_cpuid().map_err(refused)?))
             }
             Message::GetEmulatedCpuid(_) => {
-                Response::GetEmulatedCpuid(cpuid_answer(&self.hypervisor.emulated_cpuid().ok()?))
+                Response::GetEmulatedCpuid(cpuid_answer(&self.hypervisor.emulated_cpuid().map_err(refused)?))
             }
-            _ => {
-                let indices = self.hypervisor.msr_indices().ok()?;
+            Message::GetMsrIndexList(_) => {
+                let indices = self.hypervisor.msr_indices().map_err(refused)?;
                 Response::GetMsrIndexList(main_response::MsrListResponse { indices, ..Default::default() })
             }
-        };
-        let response = MainResponse { message: Some(message), ..Default::default() };
-        let mut bytes = Vec::new();
-        encode_main_response(&response, &mut bytes).ok()?;
-        let encoded: Arc<[u8]> = bytes.into();
-        *self.cached.of(request)? = Some(Arc::clone(&encoded));
-        Some(encoded)
+            _ => return Err(Errno::NOTTY),
+        })
     }
 
     fn set_irq_routing(&self, routes: &[u8]) -> Outcome {
@@ -221,10 +232,6 @@ impl<'h> PluginVm<'h> {
                 let answer = main_response::CheckExtension { has_extension, ..Default::default() };
                 Ok(Given::message(Response::CheckExtension(answer)))
             }
-            // They were made before where they could be: here is why not.
-            Message::GetSupportedCpuid(_) => Err(reason(self.hypervisor.supported_cpuid())),
-            Message::GetEmulatedCpuid(_) => Err(reason(self.hypervisor.emulated_cpuid())),
-            Message::GetMsrIndexList(_) => Err(reason(self.hypervisor.msr_indices())),
             Message::GetNetConfig(_) => self.net_config(),
             Message::ReserveRange(range) => self.reserve_range(&range),
             Message::SetIrq(irq) => done(self.vm().set_irq(Gsi(irq.irq_id), irq.active)),
@@ -407,11 +414,6 @@ fn cpuid_answer(entries: &[hypervisor::kvm_cpuid_entry2]) -> main_response::Cpui
     main_response::CpuidResponse { entries: cpuid_to_wire(entries), ..Default::default() }
 }
 
-/// Why something could not be had; where it can, its response was too long.
-fn reason<T>(result: hypervisor::Result<T>) -> Errno {
-    result.err().map_or(Errno::MSGSIZE, |error| Errno::from(&error))
-}
-
 fn route_from_wire(wanted: plugin_proto::Route) -> Result<Route, Errno> {
     let gsi = Gsi(wanted.irq_id);
     match wanted.target {
@@ -540,7 +542,7 @@ mod tests {
             Message::GetEmulatedCpuid(Default::default()),
             Message::GetMsrIndexList(Default::default()),
         ] {
-            let mut encoded = || vm.encoded(&message).unwrap();
+            let mut encoded = || vm.encoded(&message).unwrap().unwrap();
             let (first, second) = (encoded(), encoded());
             assert!(Arc::ptr_eq(&first, &second));
             let response = plugin_proto::decode_main_response(&first).unwrap();
