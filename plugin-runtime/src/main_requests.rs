@@ -250,7 +250,7 @@ impl<'h> PluginVm<'h> {
         // Too many, or none: either is what the kernel calls invalid.
         let routes = decode_routes(routes).map_err(|error| Refusal::new(Errno::INVAL, error.to_string()))?;
         let routes = routes.into_iter().map(route_from_wire).collect::<Result<Vec<_>, Refusal>>()?;
-        done(self.vm().set_routing(&routes))?;
+        self.vm().set_routing(&routes).map_err(|error| advice::routing_refused(&routes, &error))?;
         self.routed = Some(routes.iter().map(gsi_of).collect());
         Ok(Given::nothing())
     }
