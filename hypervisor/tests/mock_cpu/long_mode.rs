@@ -45,7 +45,7 @@ fn read_quad(machine: &Machine, address: u64) -> u64 {
 }
 
 /// In 64-bit mode at ring 0.
-fn machine(code: &[u8]) -> Machine {
+pub(super) fn machine(code: &[u8]) -> Machine {
     let mut machine = Machine::new(code);
     quad(&machine, PML4, PDPT | ALL);
     quad(&machine, PDPT, PD | ALL);
