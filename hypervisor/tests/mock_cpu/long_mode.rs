@@ -402,3 +402,48 @@ fn page_tables_where_no_memory_is_are_page_faults_and_end() {
     machine.set_sregs(|sregs| sregs.cr3 = 0x10_0000_0000);
     assert_eq!(machine.vcpu.step().unwrap(), Stop::Exit(Exit::Shutdown));
 }
+
+#[test]
+fn registers_keep_or_lose_their_upper_halves_as_on_processors() {
+    // cmpxchg ebx, ecx, with EAX another; the same where EAX is equal; rep movsb and stosb by ECX 0 with 32-bit addresses
+    const WIDE: u64 = 0x1_0000_0000;
+    for (code, first, expected) in [
+        (&[0x0f, 0xb1, 0xcb][..], 1, [0, WIDE, WIDE, WIDE]),
+        (&[0x0f, 0xb1, 0xcb], 0, [0, 0, WIDE, WIDE]),
+        (&[0x67, 0xf3, 0xa4], 5, [5, WIDE, 0, 0]),
+        (&[0x67, 0xf3, 0xaa], 5, [5, WIDE, WIDE, 0]),
+    ] {
+        let mut machine = machine(&[code, &[0xf4]].concat());
+        machine.set(|regs| (regs.rax, regs.rbx, regs.rsi, regs.rdi) = (first, WIDE, WIDE, WIDE));
+        let regs = machine.run();
+        assert_eq!([regs.rax, regs.rbx, regs.rsi, regs.rdi], expected, "{code:02x?}");
+    }
+}
+
+#[test]
+fn strings_of_many_items_cross_pages_and_stop_where_they_fault() {
+    // rep movsq; mov al, 0x5a; rep stosb
+    let mut machine = machine(&[0xf3, 0x48, 0xa5, 0xf4]);
+    let bytes: Vec<u8> = (0..0x1800_u32).map(|at| (at * 7 >> 3) as u8).collect();
+    machine.write(0x2004, &bytes);
+    machine.set(|regs| (regs.rsi, regs.rdi, regs.rcx) = (0x2004, 0x6802, 0x300));
+    let regs = machine.run();
+    assert_eq!((regs.rsi, regs.rdi, regs.rcx, regs.rip), (0x3804, 0x8002, 0, ENTRY + 4));
+    assert_eq!(memory::read_at(&machine.ram, 0x6802, 0x1800), bytes);
+
+    // It overlaps itself by one byte: the first is everywhere.
+    let mut machine = self::machine(&[0xf3, 0xa4, 0xf4]);
+    machine.write(0x2000, &[0x5a]);
+    machine.set(|regs| (regs.rsi, regs.rdi, regs.rcx) = (0x2000, 0x2001, 0x1fff));
+    machine.run();
+    assert_eq!(memory::read_at(&machine.ram, 0x2000, 0x2000), [0x5a; 0x2000]);
+
+    // The second page is absent.
+    let mut machine = self::machine(&[0xf3, 0xaa]);
+    quad(&machine, PT + 8 * 3, 0);
+    machine.set(|regs| (regs.rax, regs.rdi, regs.rcx) = (0x77, 0x2ff0, 0x20));
+    let (vector, frame) = frame(&mut machine);
+    let regs = machine.regs();
+    assert_eq!((vector, frame[1], regs.rdi, regs.rcx), (14, ENTRY, 0x3000, 0x10));
+    assert_eq!((machine.vcpu.sregs().unwrap().cr2, machine.read(0x2ff0)), (0x3000, [0x77; 0x10]));
+}

@@ -3,6 +3,7 @@
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use super::exception::{Fault, Result};
+use super::fast::strings::{Repeated, repeated};
 use super::features::Features;
 use super::{Handler, dispatch};
 
@@ -25,6 +26,8 @@ pub(super) struct Decoded {
     pub(super) len: u32,
     /// It changes more than general registers and memory, so that more has to be put back where it faults.
     pub(super) is_complex: bool,
+    /// What it repeats, where repetitions can be made together, and the bytes of an item.
+    pub(super) repeated: Option<(Repeated, u8)>,
 }
 
 /// Bytes that are no whole instruction.
@@ -59,8 +62,14 @@ impl Decoded {
         }
         let offered = instruction.cpuid_features().iter().all(|&feature| features.allows(feature));
         let handler = if offered { dispatch::handler(&instruction) } else { Some(not_offered as Handler) };
-        let is_complex = is_complex(instruction.mnemonic());
-        Ok(Self { instruction, handler, bytes: u128::from_le_bytes(bytes), len: len as u32, is_complex })
+        Ok(Self {
+            instruction,
+            handler,
+            bytes: u128::from_le_bytes(bytes),
+            len: len as u32,
+            is_complex: is_complex(instruction.mnemonic()),
+            repeated: repeated(&instruction),
+        })
     }
 }
 

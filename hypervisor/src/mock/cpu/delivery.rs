@@ -107,7 +107,7 @@ impl Exec<'_> {
         let size = if is_long { 16 } else { 8 };
         let entry = u32::from(what.vector) * size;
         // The vector as an index of 8 bytes each, and the bit that says it is one of the IDT.
-        let error = u16::from(what.vector) * 8 | 2;
+        let error = (u16::from(what.vector) * 8) | 2;
         if entry + size - 1 > idt.limit.into() {
             return Err(Fault::protection(error));
         }

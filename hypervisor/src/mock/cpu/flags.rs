@@ -30,7 +30,7 @@ static PARITY: [u8; 256] = {
     let mut table = [0; 256];
     let mut value = 0;
     while value < 256 {
-        table[value] = if (value as u8).count_ones() % 2 == 0 { PF as u8 } else { 0 };
+        table[value] = if (value as u8).count_ones().is_multiple_of(2) { PF as u8 } else { 0 };
         value += 1;
     }
     table

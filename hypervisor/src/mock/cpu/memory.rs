@@ -104,7 +104,7 @@ impl Exec<'_> {
     /// #AC where the program asked for it. Operands of no power of two bytes, and those of 16, have rules of their own.
     #[inline]
     pub(super) fn check_alignment(&self, linear: u64, width: u32) -> Result<()> {
-        if self.state.mode.checks_alignment && matches!(width, 2 | 4 | 8) && linear % u64::from(width) != 0 {
+        if self.state.mode.checks_alignment && matches!(width, 2 | 4 | 8) && !linear.is_multiple_of(width.into()) {
             return Err(Fault::alignment());
         }
         Ok(())

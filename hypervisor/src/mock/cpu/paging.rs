@@ -78,7 +78,7 @@ impl Exec<'_> {
             Translation { page, rights: Right::ALL, is_global: true, is_large: false }
         };
         self.bus.keep_translation(linear, &translation);
-        Ok(translation.page | linear % PAGE_SIZE)
+        Ok(translation.page | (linear % PAGE_SIZE))
     }
 
     fn format(&self) -> Format {

@@ -152,7 +152,7 @@ impl Tlb {
     #[inline]
     pub(super) fn physical(&self, linear: u64, right: Right) -> Option<u64> {
         let entry = self.find(linear)?;
-        entry.rights.meets(right).then_some(entry.page | linear % PAGE_SIZE)
+        entry.rights.meets(right).then_some(entry.page | (linear % PAGE_SIZE))
     }
 
     /// The page in this process, if this right to it is known and it is memory that can be used without further ado; and its

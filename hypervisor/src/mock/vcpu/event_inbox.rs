@@ -44,9 +44,9 @@ pub(in crate::mock) struct EventInbox {
     deadline: AtomicU64,
     /// What is added to the VM's clock to give the vCPU's time-stamp counter.
     tsc_offset: AtomicU64,
-    /// How often others have put in something new. It changes under the lock.
-    wakes: AtomicU64,
     inside: Mutex<Inside>,
+    /// How often others have put in something new. It changes while `inside` is locked.
+    wakes: AtomicU64,
     waker: Waker,
 }
 
@@ -109,11 +109,11 @@ impl EventInbox {
         };
         Ok(Self {
             id,
+            wakes: AtomicU64::new(0),
             word: AtomicU8::new(0),
             unreported: AtomicU64::new(0),
             deadline: AtomicU64::new(NEVER),
             tsc_offset: AtomicU64::new(0),
-            wakes: AtomicU64::new(0),
             inside: Mutex::new(inside),
             waker: Waker::new()?,
         })

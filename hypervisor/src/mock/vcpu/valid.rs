@@ -21,7 +21,7 @@ pub(super) fn sregs(sregs: &kvm_sregs, features: Features) -> bool {
         !has(efer, EFER_LMA) && sregs.cs.l == 0
     };
     let cr0_is_valid =
-        cr0 >> 32 == 0 && !(has(cr0, CR0_NW) && !has(cr0, CR0_CD)) && !(has(cr0, CR0_PG) && !has(cr0, CR0_PE));
+        cr0 >> 32 == 0 && (!has(cr0, CR0_NW) || has(cr0, CR0_CD)) && (!has(cr0, CR0_PG) || has(cr0, CR0_PE));
     modes && cr0_is_valid && cr4 & !cr4_bits(features) == 0 && efer & !efer_bits(features) == 0
 }
 

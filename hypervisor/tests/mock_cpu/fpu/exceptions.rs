@@ -178,6 +178,27 @@ fn an_unmasked_sse_exception_leaves_the_destination() {
 }
 
 #[test]
+fn unmasked_exceptions_that_do_not_come_change_nothing() {
+    let mut machine = machine();
+    for (code, dst, src, control, result, raised) in [
+        // An exact tiny product with only overflow unmasked, one that is no longer tiny, one that is flushed
+        (MULSS, 0x0080_0000_u128, 0x3f00_0000_u128, unmasked(OVERFLOW), 0x0040_0000_u128, 0),
+        (MULSS, 0x0100_0000, 0x3f00_0000, unmasked(UNDERFLOW), 0x0080_0000, 0),
+        (MULSS, 0x0080_0000, 0x3f00_0000, unmasked(OVERFLOW) | FTZ, 0, UNDERFLOW | PRECISION),
+        // Inexact, with others unmasked
+        (DIVSS, 0x3f80_0000, 0x4040_0000, unmasked(OVERFLOW | UNDERFLOW | ZERO_DIVIDE), 0x3eaa_aaab, PRECISION),
+        // Infinite operands make no overflow: 1 / 0 is none either.
+        (DIVSS, 0x3f80_0000, 0, unmasked(OVERFLOW), 0x7f80_0000, ZERO_DIVIDE),
+    ] {
+        set_mxcsr(&mut machine, control);
+        set_fpu(&mut machine, |fpu| (fpu.xmm[1], fpu.xmm[2]) = (dst.to_le_bytes(), src.to_le_bytes()));
+        assert_eq!(execute(&mut machine, code), End::Done, "{code:02x?} {dst:#x} {src:#x} {control:#x}");
+        let found = (u128::from_le_bytes(fpu(&machine).xmm[1]), mxcsr(&mut machine));
+        assert_eq!(found, (result, control | u32::from(raised)), "{code:02x?} {dst:#x} {src:#x}");
+    }
+}
+
+#[test]
 fn an_unmasked_exception_leaves_flags_and_x87_alone() {
     let mut machine = machine();
     set_mxcsr(&mut machine, unmasked(INVALID));

@@ -40,7 +40,7 @@ impl Exec<'_> {
         }
         let (rip, bits, linear) = (self.state.regs.rip, self.state.mode.bits, self.code_address());
         let Some((page, physical)) = self.bus.tlb.host(linear, self.state.mode.fetch, self.bus.slots) else { return 0 };
-        let key = Key { physical: physical | linear % PAGE_SIZE, rip, bits };
+        let key = Key { physical: physical | (linear % PAGE_SIZE), rip, bits };
         match blocks.find(key, page, self.state.features) {
             Some(block) if self.is_within_segment(rip, block.len) => self.execute_block(block, suspended, most),
             _ => 0,
@@ -50,7 +50,7 @@ impl Exec<'_> {
     /// Whether code lies before the end of its segment.
     #[inline]
     fn is_within_segment(&self, rip: u64, len: u64) -> bool {
-        self.is_64_bit() || rip + len - 1 <= self.state.sregs.cs.limit.into()
+        self.is_64_bit() || rip.saturating_add(len - 1) <= self.state.sregs.cs.limit.into()
     }
 
     fn execute_block(&mut self, block: &Block, suspended: &mut Option<Decoded>, most: u32) -> u32 {

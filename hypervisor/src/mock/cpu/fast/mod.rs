@@ -10,6 +10,7 @@ mod branch;
 mod mov;
 mod shift;
 mod stack;
+pub(super) mod strings;
 
 use iced_x86::{Instruction, OpKind, Register};
 

@@ -111,12 +111,12 @@ fn lane_flags(
 ) -> u16 {
     let magnitude = result & u128::MAX >> (129 - bits);
     let fraction_bits = if bits == 32 { 23 } else { 52 };
-    if magnitude != 0 && magnitude >> fraction_bits == 0 {
-        flags |= UNDERFLOW;
-    } else if unmasked & flags & (OVERFLOW | UNDERFLOW) == 0 {
-        return flags;
+    let is_tiny = magnitude != 0 && magnitude >> fraction_bits == 0;
+    if is_tiny {
+        flags |= unmasked & UNDERFLOW;
     }
-    if unmasked & flags & (OVERFLOW | UNDERFLOW) != 0 && !wide_is_inexact(operation, bits, mxcsr, dst, src) {
+    let raises = unmasked & flags & (OVERFLOW | UNDERFLOW) != 0;
+    if raises && !wide_is_inexact(operation, bits, mxcsr, dst, src) {
         flags &= !PRECISION;
     }
     flags

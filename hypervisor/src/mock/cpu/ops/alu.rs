@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Mnemonic};
 use super::super::exception::Fault;
 use super::super::exception::Result;
 use super::super::flags::{CF, ZF};
-use super::super::operands::{Use, width};
+use super::super::operands::{Place, Use, width};
 use super::super::regs::{AX, BX, CX, DX, Regs};
 use super::super::{Exec, Handler};
 
@@ -95,7 +95,7 @@ fn xadd(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     exec.set(place, width, sum)
 }
 
-/// The destination is written in either case.
+/// The destination is written in either case; but 64-bit code finds a register as it was, as processors leave it.
 fn cmpxchg(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     let width = width(instruction, 0);
     let place = exec.place(instruction, 0, width, Use::Write)?;
@@ -106,7 +106,9 @@ fn cmpxchg(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     if found == expected {
         exec.set(place, width, new)
     } else {
-        exec.set(place, width, found)?;
+        if !(exec.is_64_bit() && matches!(place, Place::Register(_))) {
+            exec.set(place, width, found)?;
+        }
         exec.state.regs.set_low(AX, width, found);
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::PAGE_SIZE;
 const READ_AHEAD: u64 = 1024;
 
 /// Where the items left are a multiple of this, a repeated instruction is fetched anew.
-const REFETCH: u64 = 1024;
+pub(in super::super) const REFETCH: u64 = 1024;
 
 pub(in super::super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
     let handler: Handler = match mnemonic {
@@ -82,6 +82,7 @@ fn repeat(
     let repeats = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     let left = if repeats { exec.state.regs.low(CX, address_width) } else { 1 };
     if left == 0 {
+        mask_registers(exec, instruction, address_width);
         return Ok(());
     }
     let source = Seg::named(instruction.memory_segment());
@@ -104,8 +105,26 @@ fn repeat(
     Ok(())
 }
 
+/// Without a repetition, and with addresses of 32 bits in 64-bit code, Intel's processors clear what is above 32 bits of some
+/// registers, as KVM does for their vendor's name.
+fn mask_registers(exec: &mut Exec, instruction: &Instruction, address_width: u32) {
+    use Mnemonic::{Movsb, Movsd, Movsq, Movsw, Stosb, Stosd, Stosq, Stosw};
+    if !exec.is_64_bit() || address_width != 4 {
+        return;
+    }
+    let masked: &[usize] = match instruction.mnemonic() {
+        Movsb | Movsw | Movsd | Movsq => &[CX, SI, DI],
+        Stosb | Stosw | Stosd | Stosq => &[CX, DI],
+        _ => &[CX],
+    };
+    for &register in masked {
+        let value = exec.state.regs.low(register, 4);
+        exec.state.regs.set_low(register, 4, value);
+    }
+}
+
 /// The bytes of counter and indices.
-fn address_width(instruction: &Instruction) -> u32 {
+pub(in super::super) fn address_width(instruction: &Instruction) -> u32 {
     let width = |operand| match instruction.op_kind(operand) {
         OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(2),
         OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => Some(4),
