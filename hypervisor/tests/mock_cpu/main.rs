@@ -13,6 +13,7 @@ mod leading;
 mod long_mode;
 mod modes;
 mod privilege;
+mod starting;
 mod strings;
 mod threads;
 mod time;

@@ -58,6 +58,7 @@ struct Inside {
     retime: bool,
     /// Whether the vCPU waits for something to happen: it halts, or was not started.
     is_idle: bool,
+    is_retired: bool,
 }
 
 /// What is no interrupt.
@@ -104,6 +105,7 @@ impl EventInbox {
             retime: false,
             // All but the first wait to be started.
             is_idle: id.0 != 0,
+            is_retired: false,
         };
         Ok(Self {
             id,
@@ -148,7 +150,7 @@ impl EventInbox {
         let word = self.publish(&mut inside);
         let wakes = word & !before != 0;
         if wakes {
-            self.wakes.fetch_add(1, Ordering::Release);
+            self.wakes.fetch_add(1, Ordering::AcqRel);
             inside.is_idle = false;
         }
         drop(inside);
@@ -254,13 +256,17 @@ impl EventInbox {
         self.inside.lock().is_idle = false;
     }
 
-    /// There is no vCPU any more.
+    /// There is no vCPU any more: nobody waits for its timer, and it is idle whatever comes.
     pub(in crate::mock) fn retire(&self) {
-        self.inside.lock().is_idle = true;
+        self.own(|inside| {
+            inside.lapic.init_timer();
+            inside.is_retired = true;
+        });
     }
 
     pub(in crate::mock) fn is_idle(&self) -> bool {
-        self.inside.lock().is_idle
+        let inside = self.inside.lock();
+        inside.is_idle || inside.is_retired
     }
 
     pub(in crate::mock) fn is_addressed(&self, message: &Message) -> bool {
