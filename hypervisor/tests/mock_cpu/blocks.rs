@@ -31,10 +31,10 @@ impl Numbers {
 
 /// One of the instructions that have fast forms, with any operands.
 fn instruction(numbers: &mut Numbers, code: &mut Vec<u8>) {
-    if numbers.byte() % 4 == 0 {
+    if numbers.byte().is_multiple_of(4) {
         code.push(0x66);
     }
-    if numbers.byte() % 2 == 0 {
+    if numbers.byte().is_multiple_of(2) {
         code.push(0x40 | numbers.byte() & 0xf);
     }
     // Opcodes with a ModRM byte, and the bytes of an immediate behind it.
