@@ -45,7 +45,7 @@ fn read_quad(machine: &Machine, address: u64) -> u64 {
 }
 
 /// In 64-bit mode at ring 0.
-fn machine(code: &[u8]) -> Machine {
+pub(super) fn machine(code: &[u8]) -> Machine {
     let mut machine = Machine::new(code);
     quad(&machine, PML4, PDPT | ALL);
     quad(&machine, PDPT, PD | ALL);
@@ -424,7 +424,7 @@ fn registers_keep_or_lose_their_upper_halves_as_on_processors() {
 fn strings_of_many_items_cross_pages_and_stop_where_they_fault() {
     // rep movsq; mov al, 0x5a; rep stosb
     let mut machine = machine(&[0xf3, 0x48, 0xa5, 0xf4]);
-    let bytes: Vec<u8> = (0..0x1800_u32).map(|at| (at * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..0x1800_u32).map(|at| ((at * 7) >> 3) as u8).collect();
     machine.write(0x2004, &bytes);
     machine.set(|regs| (regs.rsi, regs.rdi, regs.rcx) = (0x2004, 0x6802, 0x300));
     let regs = machine.run();

@@ -199,7 +199,7 @@ fn unmasked_exceptions_that_do_not_come_change_nothing() {
 }
 
 #[test]
-fn an_unmasked_exception_leaves_flags_and_x87_alone() {
+fn an_unmasked_exception_leaves_flags_and_registers() {
     let mut machine = machine();
     set_mxcsr(&mut machine, unmasked(INVALID));
     let nan = 0x7fc0_0001_u128;
@@ -215,8 +215,10 @@ fn an_unmasked_exception_leaves_flags_and_x87_alone() {
     // cvtss2si eax, xmm1; cvtps2pi mm1, xmm1
     assert_eq!(execute(&mut machine, &[0xf3, 0x0f, 0x2d, 0xc1]), XM);
     assert_eq!(machine.regs().rax, 7);
+    // MMX registers are in use all the same.
     assert_eq!(execute(&mut machine, &[0x0f, 0x2d, 0xc9]), XM);
-    assert_eq!((fpu(&machine).fsw, fpu(&machine).ftwx), (3 << 11, 0x18));
+    assert_eq!((fpu(&machine).fsw, fpu(&machine).ftwx), (0, 0xff));
+    assert_eq!(fpu(&machine).fpr[1], [0; 16]);
 }
 
 #[test]
@@ -229,4 +231,50 @@ fn reserved_bits_of_mxcsr_are_a_protection_fault() {
     let before = fpu(&machine);
     assert_eq!(execute(&mut machine, &[0x0f, 0xae, 0x0e, 0x00, 0x40]), GP);
     assert_eq!((fpu(&machine), mxcsr(&mut machine)), (before, MASKED));
+}
+
+#[test]
+fn misaligned_operands_are_alignment_checks_on_request() {
+    const CR0_AM: u64 = 1 << 18;
+    const AC: u64 = 1 << 18;
+    let mut machine = long_machine();
+    machine.set_sregs(|sregs| {
+        sregs.cr0 |= CR0_AM;
+        (sregs.cs.dpl, sregs.cs.selector, sregs.cs.type_) = (3, 0x23, 11);
+        (sregs.ss.dpl, sregs.ss.selector, sregs.ss.type_) = (3, 0x2b, 3);
+    });
+    let user = machine.vcpu.sregs().unwrap();
+    // Code with its operand at RDI, and what it is to be aligned to; as a processor does it.
+    let rows: [(&[u8], u64); 17] = [
+        // movups, movdqu
+        (&[0x0f, 0x10, 0x0f], 1),
+        (&[0xf3, 0x0f, 0x7f, 0x0f], 1),
+        // maskmovdqu, maskmovq
+        (&[0x66, 0x0f, 0xf7, 0xc1], 8),
+        (&[0x0f, 0xf7, 0xc1], 8),
+        // fld m80, fbstp, fld m32, fild m16, fnstcw, fnstenv, fnsave, and with 16-bit operands
+        (&[0xdb, 0x2f], 8),
+        (&[0xdf, 0x37], 8),
+        (&[0xd9, 0x07], 4),
+        (&[0xdf, 0x07], 2),
+        (&[0xd9, 0x3f], 2),
+        (&[0xd9, 0x37], 4),
+        (&[0xdd, 0x37], 4),
+        (&[0x66, 0xdd, 0x37], 2),
+        // stmxcsr, addsd, movhps, paddb mm, punpcklbw mm
+        (&[0x0f, 0xae, 0x1f], 4),
+        (&[0xf2, 0x0f, 0x58, 0x0f], 8),
+        (&[0x0f, 0x17, 0x0f], 8),
+        (&[0x0f, 0xfc, 0x0f], 8),
+        (&[0x0f, 0x60, 0x0f], 4),
+    ];
+    for (code, align) in rows {
+        for offset in [0, 1, 2, 4, 8] {
+            machine.vcpu.set_sregs(&user).unwrap();
+            machine.set(|regs| (regs.rdi, regs.rflags) = (DATA + offset, 2 | AC));
+            // In ring 3 the `hlt` behind it is a protection fault.
+            let expected = if offset % align == 0 { GP } else { End::Exception(17) };
+            assert_eq!(execute(&mut machine, code), expected, "{code:02x?} at {offset}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ fn check_host() {
 }
 
 /// Registers whose bytes are often those of limits.
-fn registers(mut seed: u64) -> Vec<[u8; 16]> {
+pub(super) fn registers(mut seed: u64) -> Vec<[u8; 16]> {
     let mut next = || {
         // SplitMix64
         seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -9,9 +9,10 @@ use super::super::fast::Flow;
 use super::super::flags::{IF, RF, TF};
 use super::{Block, Blocks, Key};
 use crate::PAGE_SIZE;
+use crate::mock::atomic::Span;
 use crate::mock::vcpu::event_inbox::INTERRUPT;
 
-impl Exec<'_> {
+impl<'b> Exec<'b> {
     /// Whether nothing has to be looked at between instructions: no event that can be taken, no trap, no shadow.
     #[inline]
     pub(in super::super) fn is_quiet(&self) -> bool {
@@ -39,11 +40,24 @@ impl Exec<'_> {
             return 0;
         }
         let (rip, bits, linear) = (self.state.regs.rip, self.state.mode.bits, self.code_address());
-        let Some((page, physical)) = self.bus.tlb.host(linear, self.state.mode.fetch, self.bus.slots) else { return 0 };
+        let Some((page, physical)) = self.code_page(linear) else { return 0 };
         let key = Key { physical: physical | (linear % PAGE_SIZE), rip, bits };
         match blocks.find(key, page, self.state.features) {
             Some(block) if self.is_within_segment(rip, block.len) => self.execute_block(block, suspended, most),
             _ => 0,
+        }
+    }
+
+    /// The page that code is fetched from, and its physical address. `None` where it faults, or is no memory.
+    #[inline]
+    fn code_page(&mut self, linear: u64) -> Option<(Span<'b>, u64)> {
+        let right = self.state.mode.fetch;
+        match self.bus.tlb.host(linear, right, self.bus.slots) {
+            None => {
+                self.translate(linear, right).ok()?;
+                self.bus.tlb.host(linear, right, self.bus.slots)
+            }
+            found => found,
         }
     }
 

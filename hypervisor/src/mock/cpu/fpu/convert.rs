@@ -57,39 +57,19 @@ fn vectors(
 
 /// From two integers in an MMX register. `kept` are the bits of the destination that stay.
 fn from_mmx(exec: &mut Exec, instruction: &Instruction, host: Execute, kept: u128) -> Result<()> {
-    let set = |exec: &mut Exec, done: &Operands| {
-        let old = exec.vector(instruction.op0_register());
-        exec.set_vector(instruction.op0_register(), done.dst & !kept | old & kept);
-    };
-    with_mmx(exec, instruction, host, u64::MAX.into(), set)
+    let src = exec.begin_vector(instruction)? & u128::from(u64::MAX);
+    let done = run(exec, host, Operands { src, ..Default::default() }, None)?;
+    let old = exec.vector(instruction.op0_register());
+    exec.set_vector(instruction.op0_register(), done.dst & !kept | old & kept);
+    Ok(())
 }
 
 /// To two integers in an MMX register, from those bits of the source.
 fn to_mmx(exec: &mut Exec, instruction: &Instruction, host: Execute, source: u128) -> Result<()> {
-    let set = |exec: &mut Exec, done: &Operands| exec.set_vector(instruction.op0_register(), done.dst);
-    with_mmx(exec, instruction, host, source, set)
-}
-
-/// An exception leaves x87's registers as they were, so that MMX's are not in use.
-fn with_mmx(
-    exec: &mut Exec,
-    instruction: &Instruction,
-    host: Execute,
-    source: u128,
-    set: impl Fn(&mut Exec, &Operands),
-) -> Result<()> {
-    let before = exec.state.fpu.before_mmx();
     let src = exec.begin_vector(instruction)? & source;
-    match run(exec, host, Operands { src, ..Default::default() }, None) {
-        Ok(done) => {
-            set(exec, &done);
-            Ok(())
-        }
-        Err(fault) => {
-            exec.state.fpu.undo_mmx(before);
-            Err(fault)
-        }
-    }
+    let done = run(exec, host, Operands { src, ..Default::default() }, None)?;
+    exec.set_vector(instruction.op0_register(), done.dst);
+    Ok(())
 }
 
 /// From or to a general register, which is operand `operand`: the first `host` is for 32 bits, the second for 64.

@@ -203,16 +203,6 @@ impl FpuState {
         self.registers.tags = 0;
     }
 
-    /// Returns what [`FpuState::begin_mmx`] changes, for [`FpuState::undo_mmx`].
-    pub(super) fn before_mmx(&self) -> (u16, u8) {
-        (self.registers.status, self.registers.tags)
-    }
-
-    pub(super) fn undo_mmx(&mut self, (status, tags): (u16, u8)) {
-        self.set_status(status);
-        self.registers.tags = tags;
-    }
-
     /// MM(`index`), behind [`FpuState::begin_mmx`].
     pub(super) fn mm(&self, index: usize) -> u64 {
         let [low @ .., _, _] = self.st(index);
