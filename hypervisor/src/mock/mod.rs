@@ -11,9 +11,9 @@
 //! * ioeventfds: as KVM's, signalled by matching writes instead of an exit, each byte of an `outs` by itself;
 //! * writes that are coalesced: as KVM's, with room for as many;
 //! * interrupts: a level for each GSI, raised by `set_irq` and irqfds, which goes to the pins of the PICs and the IOAPIC, or to
-//!   the message, that it is routed to. A vCPU that executes guest code takes them from the PICs, where its local APIC
-//! lets them   through, and from its local APIC. The end of an interrupt, or a script's [`Step::Acknowledge`], lowers
-//! what irqfds raised   and signals their resample events;
+//!   the message, that it is routed to. A vCPU that executes guest code takes them from the PICs, where its local APIC lets them
+//!   through, and from its local APIC. The end of an interrupt, or a script's [`Step::Acknowledge`], lowers what irqfds raised
+//!   and signals their resample events;
 //! * PICs, IOAPIC, local APICs, PIT, clock, and all of a vCPU's state: begin as KVM's do, are kept as set, and are refused where KVM
 //!   refuses them. PIT, local APIC timers, time-stamp counters and kvmclock read one clock, which a [`Clock`] moves;
 //! * CPUID and MSRs: an x86-64-v1 processor of its own. Reserved bits are refused;
@@ -81,8 +81,8 @@ impl Mock {
         Self { scripts, is_scripted, clock: Clock::Virtual, work: OutstandingWork::default() }
     }
 
-    /// Sets what moves the clocks of VMs made from now on. Without it they are [virtual](Clock::Virtual), so that runs
-    /// are the same each time.
+    /// Sets what moves the clocks of VMs made from now on. Without it they are [virtual](Clock::Virtual), so that runs are the same
+    /// each time.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
