@@ -273,8 +273,8 @@ fn vcpus_in_lockstep_take_their_timers_at_the_same_instructions() {
     let run = || {
         let vm = Mock::guest_code().create_soft_vm().unwrap();
         let (region, ram) = memory::region(0, RAM_LEN);
-        // The first is interrupted by PIT and timer while it counts, the second halts between its own timer's interrupts.
-        // again: mov cx, 50; loop to itself; rdtsc; out; jmp again
+        // The first is interrupted by PIT and timer while it counts, the second halts between its own timer's
+        // interrupts. again: mov cx, 50; loop to itself; rdtsc; out; jmp again
         let count = [&[0xb9, 50, 0, 0xe2, 0xfe][..], TELL_TIME, &[0xeb, 0xf4]].concat();
         let first = [pic(0xfe), pit(2, 300), timer(PERIODIC), local(INITIAL_COUNT, 210_000), STI.into(), count];
         let wait = [HLT, TELL_TIME, &[0xeb, 0xf8]].concat();
@@ -306,6 +306,41 @@ fn vcpus_in_lockstep_take_their_timers_at_the_same_instructions() {
     let counts = [0, 1].map(|id| first.iter().rev().find(|(vcpu, ..)| *vcpu == VcpuId(id)).unwrap().2.rbx);
     assert!(counts[0] >= 5 && counts[1] >= 2, "{counts:?}");
     assert!(first == run() && first == run());
+}
+
+#[test]
+fn vcpus_on_threads_that_all_halt_are_woken_by_their_timers() {
+    const TICKS: u8 = 100;
+    let vm = Mock::guest_code().create_soft_vm().unwrap();
+    let (region, ram) = memory::region(0, RAM_LEN);
+    write_handlers(|address, data| memory::write_at(&ram, address, data));
+    vm.map_memory(region).unwrap();
+    let vcpus: Vec<_> = (0..3)
+        .map(|id| {
+            // again: hlt; cmp bx, TICKS; jb again; out PORT, al
+            let again = [0xf4, 0x83, 0xfb, TICKS, 0x72, 0xfa, 0xe6, PORT];
+            let entry = ENTRY + 0x200 * u64::from(id);
+            let period = 1_000_000 + 100_000 * id;
+            let code = [timer(PERIODIC), local(INITIAL_COUNT, period), STI.into(), again.into()].concat();
+            memory::write_at(&ram, entry, &code);
+            let mut vcpu = vm.create_soft_vcpu(VcpuId(id)).unwrap();
+            test_utils::guest::boot(&mut vcpu);
+            let mut sregs = vcpu.sregs().unwrap();
+            sregs.fs.base = 0xfee0_0000;
+            vcpu.set_sregs(&sregs).unwrap();
+            let stack = 0x8000 + 0x1000 * u64::from(id);
+            vcpu.set_regs(&kvm_regs { rip: entry, rsp: stack, rflags: 2, ..Default::default() }).unwrap();
+            vcpu
+        })
+        .collect();
+    // A vCPU that is ready to run keeps the clock from jumping.
+    let run = |mut vcpu: SoftVcpu| thread::spawn(move || assert!(matches!(vcpu.run().unwrap(), Exit::Access(_))));
+    for thread in vcpus.into_iter().map(run).collect::<Vec<_>>() {
+        test_utils::wait::join("a vCPU that ticks", thread);
+    }
+    // The slowest needs this long, and nobody else keeps the clock from it.
+    let now = vm.clock().unwrap().clock;
+    assert!((120_000_000..125_000_000).contains(&now), "{now}");
 }
 
 #[test]

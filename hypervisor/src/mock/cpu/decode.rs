@@ -5,6 +5,7 @@ use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruc
 use super::exception::{Fault, Result};
 use super::fast::strings::{Repeated, repeated};
 use super::features::Features;
+use super::ops::far_transfer::is_far;
 use super::{Handler, dispatch};
 
 /// Most bytes an instruction has (Intel SDM volume 2, section 2.3.11).
@@ -67,7 +68,7 @@ impl Decoded {
             handler,
             bytes: u128::from_le_bytes(bytes),
             len: len as u32,
-            is_complex: is_complex(instruction.mnemonic()),
+            is_complex: is_complex(&instruction),
             repeated: repeated(&instruction),
         })
     }
@@ -133,31 +134,31 @@ fn not_offered(_: &mut super::Exec, _: &Instruction) -> Result<()> {
 }
 
 /// Whether it loads segments and control registers one by one.
-fn is_complex(mnemonic: Mnemonic) -> bool {
-    matches!(
-        mnemonic,
-        Mnemonic::Call
-            | Mnemonic::Jmp
-            | Mnemonic::Retf
-            | Mnemonic::Iret
-            | Mnemonic::Iretd
-            | Mnemonic::Iretq
-            | Mnemonic::Int
-            | Mnemonic::Int1
-            | Mnemonic::Int3
-            | Mnemonic::Into
-            | Mnemonic::Sysenter
-            | Mnemonic::Sysexit
-            | Mnemonic::Sysexitq
-            | Mnemonic::Syscall
-            | Mnemonic::Sysret
-            | Mnemonic::Sysretq
-            | Mnemonic::Lds
-            | Mnemonic::Les
-            | Mnemonic::Lfs
-            | Mnemonic::Lgs
-            | Mnemonic::Lss
-    )
+fn is_complex(instruction: &Instruction) -> bool {
+    let is_far_branch = matches!(instruction.mnemonic(), Mnemonic::Call | Mnemonic::Jmp) && is_far(instruction);
+    is_far_branch
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::Retf
+                | Mnemonic::Iret
+                | Mnemonic::Iretd
+                | Mnemonic::Iretq
+                | Mnemonic::Int
+                | Mnemonic::Int1
+                | Mnemonic::Int3
+                | Mnemonic::Into
+                | Mnemonic::Sysenter
+                | Mnemonic::Sysexit
+                | Mnemonic::Sysexitq
+                | Mnemonic::Syscall
+                | Mnemonic::Sysret
+                | Mnemonic::Sysretq
+                | Mnemonic::Lds
+                | Mnemonic::Les
+                | Mnemonic::Lfs
+                | Mnemonic::Lgs
+                | Mnemonic::Lss
+        )
 }
 
 #[cfg(test)]
