@@ -249,7 +249,8 @@ const TABLES: u64 = 0x8000;
 
 fn page_tables() -> Vec<(u64, Vec<u8>)> {
     const ALL: u64 = 7;
-    let pointer = |level: u64| (TABLES + 0x1000 * level, ((TABLES + 0x1000 * (level + 1)) | ALL).to_le_bytes().to_vec());
+    let pointer =
+        |level: u64| (TABLES + 0x1000 * level, ((TABLES + 0x1000 * (level + 1)) | ALL).to_le_bytes().to_vec());
     let entries =
         |width: usize| (0..16_u64).flat_map(move |page| (page << 12 | ALL).to_le_bytes().into_iter().take(width));
     let mut tables: Vec<_> = (0..3).map(pointer).collect();
