@@ -230,9 +230,9 @@ fn vcpu(code: &[u8], mode: Mode) -> Result<Box<dyn Vcpu>> {
     memory::write_at(&ram, DATA - 0x1000, &1_u32.to_le_bytes());
     let quad = |address: u64, value: u64| memory::write_at(&ram, address, &value.to_le_bytes());
     for level in 0..3 {
-        quad(TABLES + 0x1000 * level, TABLES + 0x1000 * (level + 1) | 7);
+        quad(TABLES + 0x1000 * level, (TABLES + 0x1000 * (level + 1)) | 7);
     }
-    (0..16).for_each(|page| quad(TABLES + 0x3000 + 8 * page, page << 12 | 7));
+    (0..16).for_each(|page| quad(TABLES + 0x3000 + 8 * page, (page << 12) | 7));
     vm.map_memory(GuestMemoryRegion::new(GuestAddress(0), ram, 0, RAM_LEN)?)?;
     let mut vcpu = vm.create_vcpu(VcpuId(0))?;
     guest::boot(&mut *vcpu);

@@ -407,14 +407,14 @@ fn page_tables_where_no_memory_is_are_page_faults_and_end() {
 fn registers_keep_or_lose_their_upper_halves_as_on_processors() {
     // cmpxchg ebx, ecx, with EAX another; the same where EAX is equal; rep movsb and stosb by ECX 0 with 32-bit addresses
     const WIDE: u64 = 0x1_0000_0000;
-    for (code, rax, expected) in [
+    for (code, first, expected) in [
         (&[0x0f, 0xb1, 0xcb][..], 1, [0, WIDE, WIDE, WIDE]),
         (&[0x0f, 0xb1, 0xcb], 0, [0, 0, WIDE, WIDE]),
         (&[0x67, 0xf3, 0xa4], 5, [5, WIDE, 0, 0]),
         (&[0x67, 0xf3, 0xaa], 5, [5, WIDE, WIDE, 0]),
     ] {
         let mut machine = machine(&[code, &[0xf4]].concat());
-        machine.set(|regs| (regs.rax, regs.rbx, regs.rsi, regs.rdi) = (rax, WIDE, WIDE, WIDE));
+        machine.set(|regs| (regs.rax, regs.rbx, regs.rsi, regs.rdi) = (first, WIDE, WIDE, WIDE));
         let regs = machine.run();
         assert_eq!([regs.rax, regs.rbx, regs.rsi, regs.rdi], expected, "{code:02x?}");
     }

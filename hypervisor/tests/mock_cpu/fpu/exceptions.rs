@@ -232,3 +232,49 @@ fn reserved_bits_of_mxcsr_are_a_protection_fault() {
     assert_eq!(execute(&mut machine, &[0x0f, 0xae, 0x0e, 0x00, 0x40]), GP);
     assert_eq!((fpu(&machine), mxcsr(&mut machine)), (before, MASKED));
 }
+
+#[test]
+fn misaligned_operands_are_alignment_checks_on_request() {
+    const CR0_AM: u64 = 1 << 18;
+    const AC: u64 = 1 << 18;
+    let mut machine = long_machine();
+    machine.set_sregs(|sregs| {
+        sregs.cr0 |= CR0_AM;
+        (sregs.cs.dpl, sregs.cs.selector, sregs.cs.type_) = (3, 0x23, 11);
+        (sregs.ss.dpl, sregs.ss.selector, sregs.ss.type_) = (3, 0x2b, 3);
+    });
+    let user = machine.vcpu.sregs().unwrap();
+    // Code with its operand at RDI, and what it is to be aligned to; as a processor does it.
+    let rows: [(&[u8], u64); 17] = [
+        // movups, movdqu
+        (&[0x0f, 0x10, 0x0f], 1),
+        (&[0xf3, 0x0f, 0x7f, 0x0f], 1),
+        // maskmovdqu, maskmovq
+        (&[0x66, 0x0f, 0xf7, 0xc1], 8),
+        (&[0x0f, 0xf7, 0xc1], 8),
+        // fld m80, fbstp, fld m32, fild m16, fnstcw, fnstenv, fnsave, and with 16-bit operands
+        (&[0xdb, 0x2f], 8),
+        (&[0xdf, 0x37], 8),
+        (&[0xd9, 0x07], 4),
+        (&[0xdf, 0x07], 2),
+        (&[0xd9, 0x3f], 2),
+        (&[0xd9, 0x37], 4),
+        (&[0xdd, 0x37], 4),
+        (&[0x66, 0xdd, 0x37], 2),
+        // stmxcsr, addsd, movhps, paddb mm, punpcklbw mm
+        (&[0x0f, 0xae, 0x1f], 4),
+        (&[0xf2, 0x0f, 0x58, 0x0f], 8),
+        (&[0x0f, 0x17, 0x0f], 8),
+        (&[0x0f, 0xfc, 0x0f], 8),
+        (&[0x0f, 0x60, 0x0f], 4),
+    ];
+    for (code, align) in rows {
+        for offset in [0, 1, 2, 4, 8] {
+            machine.vcpu.set_sregs(&user).unwrap();
+            machine.set(|regs| (regs.rdi, regs.rflags) = (DATA + offset, 2 | AC));
+            // In ring 3 the `hlt` behind it is a protection fault.
+            let expected = if offset % align == 0 { GP } else { End::Exception(17) };
+            assert_eq!(execute(&mut machine, code), expected, "{code:02x?} at {offset}");
+        }
+    }
+}

@@ -47,12 +47,12 @@ fn machine() -> Machine {
 /// The same in long mode, at privilege level 0: the first 2 MiB are where they are.
 fn long_machine() -> Machine {
     const TABLES: u64 = 0x9000;
-    const PRESENT_AND_WRITABLE: u64 = 3;
+    const USABLE: u64 = 7;
     const LARGE: u64 = 1 << 7;
     const IDT: u64 = 0xc000;
     const CODE: u64 = 8;
     let mut machine = machine();
-    let entry = |table: u64, value: u64| machine.write(table, &(value | PRESENT_AND_WRITABLE).to_le_bytes());
+    let entry = |table: u64, value: u64| machine.write(table, &(value | USABLE).to_le_bytes());
     entry(TABLES, TABLES + 0x1000);
     entry(TABLES + 0x1000, TABLES + 0x2000);
     entry(TABLES + 0x2000, LARGE);
@@ -64,6 +64,7 @@ fn long_machine() -> Machine {
     }
     // The code segment that gates name
     machine.write(0xd000 + CODE, &0x00af_9b00_0000_ffff_u64.to_le_bytes());
+    machine.write(0xd100 + 4, &0x8000_u64.to_le_bytes());
     machine.set_sregs(|sregs| {
         sregs.cr0 |= 0x8000_0001;
         sregs.cr3 = TABLES;
@@ -71,6 +72,8 @@ fn long_machine() -> Machine {
         sregs.efer = 0x500;
         (sregs.idt.base, sregs.idt.limit) = (IDT, 0x1ff);
         (sregs.gdt.base, sregs.gdt.limit) = (0xd000, 0xf);
+        // A TSS of zeroes but for the stack of level 0
+        (sregs.tr.base, sregs.tr.limit, sregs.tr.type_, sregs.tr.present) = (0xd100, 0x67, 11, 1);
         (sregs.cs.l, sregs.cs.db, sregs.cs.g, sregs.cs.selector, sregs.cs.limit) = (1, 0, 1, CODE as u16, u32::MAX);
     });
     machine

@@ -54,12 +54,14 @@ fn unmasked(mxcsr: u32) -> u16 {
     (!mxcsr & MASKS) as u16 >> 7
 }
 
-/// Executes, and returns which flags that raises.
+/// Executes, and returns which flags that raises; those that are raised already may be among them.
 fn execute(host: Execute, operands: Operands, mxcsr: u32, rounding: Option<(Operation, Lanes)>) -> (Operands, u16) {
     let unmasked = unmasked(mxcsr);
+    // Where all are masked it does not matter which flags are new.
+    let flags = if unmasked != 0 { u32::from(EXCEPTIONS) } else { 0 };
     // Tiny results are flushed only where underflow is masked.
     let flush = if unmasked & UNDERFLOW != 0 { FTZ } else { 0 };
-    let input = mxcsr & !flush & !u32::from(EXCEPTIONS);
+    let input = mxcsr & !flush & !flags;
     let with = |dst, src| {
         let mut done = Operands { dst, src, mxcsr: input, ..operands };
         host(&mut done);

@@ -24,6 +24,9 @@ pub(super) type Execute = fn(&mut Operands);
 pub(super) const MASKS: u32 = 0x1f80;
 
 /// An [`Execute`] for the instruction that is given as text.
+///
+/// `ldmxcsr` is expensive, so it is left out where the host's MXCSR is the guest's already, and flags stay in the host's behind
+/// it: from one instruction to the next they are then the same.
 macro_rules! execute {
     ($($text:expr),+) => {{
         #[allow(unsafe_code, reason = "the instruction is executed by assembly")]
@@ -31,11 +34,15 @@ macro_rules! execute {
             operands.mxcsr |= $crate::mock::cpu::fpu::host_sse::MASKS;
             // SAFETY: the instruction works on XMM0, XMM1, RAX and the flags alone, which the compiler knows to change; where
             // it pushes, it pops. No exception can come: all are masked, and MXCSR has no reserved bit, since it is the
-            // guest's. The host's MXCSR is put back.
+            // guest's. What MXCSR controls is put back; its exception flags may change in an asm block.
             unsafe {
                 std::arch::asm!(
                     "stmxcsr [{0} + 44]",
+                    "mov eax, [{0} + 44]",
+                    "cmp eax, [{0} + 40]",
+                    "je 2f",
                     "ldmxcsr [{0} + 40]",
+                    "2:",
                     "movaps xmm0, [{0}]",
                     "movaps xmm1, [{0} + 16]",
                     "mov rax, [{0} + 32]",
@@ -43,7 +50,12 @@ macro_rules! execute {
                     "mov [{0} + 32], rax",
                     "movaps [{0}], xmm0",
                     "stmxcsr [{0} + 40]",
+                    "mov eax, [{0} + 40]",
+                    "xor eax, [{0} + 44]",
+                    "test eax, 0xffc0",
+                    "jz 3f",
                     "ldmxcsr [{0} + 44]",
+                    "3:",
                     in(reg) &raw mut *operands,
                     out("rax") _,
                     out("xmm0") _,

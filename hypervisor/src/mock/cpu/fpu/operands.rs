@@ -45,6 +45,17 @@ fn may_be_unaligned(mnemonic: Mnemonic) -> bool {
     matches!(mnemonic, Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu)
 }
 
+/// What #AC asks of an operand of so many bytes (Intel SDM volume 3, table 7-7): of an environment and of what it begins that of
+/// its words, of 80 bits that of 64. One of 16 bytes has #GP instead, or nothing.
+fn natural_alignment(size: usize) -> u32 {
+    match size {
+        10 => 8,
+        14 | 94 => 2,
+        28 | 108 | 512.. => 4,
+        size => size as u32,
+    }
+}
+
 impl Exec<'_> {
     /// Returns the linear address of the memory operand, of `size` bytes; #GP where it has to be aligned to `align` and is not.
     /// What is written there behind this does not fault.
@@ -56,7 +67,7 @@ impl Exec<'_> {
         what_for: Use,
     ) -> Result<u64> {
         let linear = self.memory(instruction, size as u32, what_for)?;
-        self.check_alignment(linear, size as u32)?;
+        self.check_alignment(linear, natural_alignment(size))?;
         if linear.is_multiple_of(align) { Ok(linear) } else { Err(Fault::protection(0)) }
     }
 
@@ -74,7 +85,10 @@ impl Exec<'_> {
             _ => Register::RDI,
         };
         let offset = self.state.regs.get(register);
-        self.memory_at(Seg::named(instruction.memory_segment()), offset, size as u32, Use::Write)
+        let linear = self.memory_at(Seg::named(instruction.memory_segment()), offset, size as u32, Use::Write)?;
+        // Processors want words of 8 bytes aligned, whichever are stored.
+        self.check_alignment(linear, 8)?;
+        Ok(linear)
     }
 
     /// Reads the first `size` bytes, at most 16, of a memory operand.
