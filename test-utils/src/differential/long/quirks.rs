@@ -18,7 +18,7 @@ pub struct Quirk {
 }
 
 /// All there are.
-pub const QUIRKS: [Quirk; 8] = [
+pub const QUIRKS: [Quirk; 9] = [
     Quirk {
         name: "not-known-to-kvm",
         reason: "KVM's emulator makes the accesses that exit, and gives up on an instruction that it does not know",
@@ -65,6 +65,15 @@ pub const QUIRKS: [Quirk; 8] = [
                 matches!(instruction.mnemonic(), Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd)
             };
             (is_read(kvm.get(at)) || at > 0 && is_read(kvm.get(at - 1))) && run.executed(inputs)
+        },
+    },
+    Quirk {
+        name: "port-checked-before-count",
+        reason: "KVM's emulator asks whether a port may be accessed also where the count of `rep ins` or `rep outs` is 0",
+        applies: |run| {
+            run.kvm.end == End::Exception(13)
+                && run.mock.end != End::Exception(13)
+                && run.at_fault().is_some_and(|last| last.has_rep_prefix() && last.is_string_instruction())
         },
     },
     Quirk {
