@@ -48,7 +48,7 @@ pub fn mock_cpu(data: &[u8]) {
 /// What a machine begins with.
 struct Start {
     regs: kvm_regs,
-    /// Protected mode, 32-bit code, segments of 4 GiB, ring 3, paging, 64-bit code: a bit each.
+    /// Protected mode, 32-bit code, segments of 4 GiB, ring 3, paging, 64-bit code, no SSE: a bit each.
     mode: u8,
     /// An event that waits to be delivered.
     events: kvm_vcpu_events,
@@ -111,6 +111,10 @@ impl Start {
                 (sregs.cr4, sregs.efer) = (0x20, LME_LMA);
                 (sregs.cs.l, sregs.cs.db) = (1, 0);
             }
+        }
+        if is(6) == 0 {
+            const OSFXSR_OSXMMEXCPT: u64 = 0x600;
+            sregs.cr4 |= OSFXSR_OSXMMEXCPT;
         }
         sregs
     }
@@ -227,6 +231,10 @@ impl Machine {
             state.extend([segment.base, segment.limit.into(), segment.selector.into()]);
         }
         state.extend([sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, events.interrupt.shadow.into()]);
+        let fpu = self.vcpu.fpu().expect("fpu");
+        state.extend([fpu.fcw.into(), fpu.fsw.into(), fpu.ftwx.into(), fpu.last_ip, fpu.last_dp]);
+        let registers = fpu.fpr.iter().chain(&fpu.xmm).flat_map(|register| register.as_chunks::<8>().0);
+        state.extend(registers.map(|half| u64::from_le_bytes(*half)));
         state
     }
 

@@ -74,6 +74,8 @@ fn garbage_is_executed_without_a_panic() {
         (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (segment, segment, segment, segment, segment);
         sregs.cs = kvm_segment { type_: 11, db: (round / 2 % 2) as u8, ..segment };
         sregs.cr0 |= round / 4 % 2;
+        // SSE, and its exceptions
+        sregs.cr4 |= (round / 16 % 4) << 9;
         if round % 8 == 7 {
             sregs.ss.dpl = 3;
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
 
 mod arithmetic;
+mod blocks;
 mod debugging;
 mod exceptions;
 mod exits;
@@ -13,6 +14,7 @@ mod leading;
 mod long_mode;
 mod modes;
 mod privilege;
+mod starting;
 mod strings;
 mod threads;
 mod time;

@@ -41,7 +41,7 @@ fn gate(selector: u16, offset: u64, kind: u64, parameters: u64) -> u64 {
 }
 
 /// In flat protected mode at ring 0, or at ring 3 with its own stack at 0x7000.
-fn machine(code: &[u8], ring: u8) -> Machine {
+pub(super) fn machine(code: &[u8], ring: u8) -> Machine {
     let mut machine = Machine::new(&[0xf4]);
     let tss = |base: u64, kind: u64| 0x67 | base << 16 | kind << 40;
     for (selector, descriptor) in [
@@ -326,4 +326,58 @@ fn a_triple_fault_in_paged_mode_is_a_shutdown() {
     machine.write(0xc000 + 4 * 4, &[0; 4]);
     assert_eq!(machine.vcpu.step().unwrap(), Stop::Exit(Exit::Shutdown));
     assert_eq!(machine.regs().rip, USER_CODE);
+}
+
+#[test]
+fn tasks_that_fault_one_in_the_other_end() {
+    // ud2, whose gate leads to a task without segments; its exception leads to another such task, and so on
+    let mut machine = machine(&[0x0f, 0x0b], 0);
+    let (gdt, first) = (0x8000, 0x100);
+    (0..0x48).step_by(8).for_each(|at| quad(&machine, gdt + at, u64::from_le_bytes(machine.read(GDT + at))));
+    for task in 0..0x40 {
+        // All share one TSS, of zeros, in 64 descriptors; the vectors of #UD and #TS lead to the first.
+        quad(&machine, gdt + first + 8 * task, 0x67 | OTHER_TSS << 16 | 0xe9 << 40);
+    }
+    for vector in [6, 10, 8, 13] {
+        quad(&machine, IDT + 8 * vector, gate((first + 8 * vector) as u16, 0, 0xe5, 0));
+    }
+    machine.set_sregs(|sregs| (sregs.gdt.base, sregs.gdt.limit) = (gdt, 0x3ff));
+    let stop = machine.vcpu.run_to(&[]).unwrap();
+    assert!(matches!(stop, Stop::Exit(Exit::Shutdown)), "{stop:?}");
+}
+
+#[test]
+fn extensions_give_virtual_8086_mode_a_virtual_interrupt_flag() {
+    const VM: u64 = 1 << 17;
+    const VIF: u32 = 1 << 19;
+    const IF_IOPL_3: u32 = 0x3200;
+    // cli; pushf; pop ax; sti; int 0x20 by the program's own table, to a hlt: #GP
+    let mut machine = machine(&[0xfa, 0x9c, 0x58, 0xfb, 0xcd, 0x20], 0);
+    machine.write(0x20 * 4, &[0x00, 0x01, 0x00, 0x03]);
+    machine.write(0x3100, &[0xf4]);
+    // The map of vectors, of zeros, lies before that of ports.
+    machine.write(TSS + 0x66, &[0x88, 0]);
+    let real = |selector: u16| kvm_segment {
+        base: u64::from(selector) << 4,
+        limit: 0xffff,
+        selector,
+        type_: 3,
+        present: 1,
+        dpl: 3,
+        s: 1,
+        ..Default::default()
+    };
+    machine.set_sregs(|sregs| {
+        sregs.cr4 = 1;
+        sregs.tr.limit = 0x88;
+        (sregs.cs, sregs.ss, sregs.ds, sregs.es) = (real(0x600), real(0x700), real(0x300), real(0x300));
+    });
+    machine.set(|regs| (regs.rip, regs.rsp, regs.rflags) = (0, 0x100, VM | 0x202));
+    let (vector, frame) = frame(&mut machine);
+    assert_eq!((vector, frame[0], frame[1], frame[2]), (13, 0, 0x100, 0x300));
+    assert_eq!((frame[3] & VIF, frame[3] & 0x202, frame[4]), (0, 0x202, 0xfa), "VIF is cleared, IF is not");
+    let ax = machine.regs().rax as u32;
+    assert_eq!(ax & IF_IOPL_3, 0x3000, "after cli");
+    let pushed = u32::from(machine.read_word(0x7000 + 0xfe));
+    assert_eq!(pushed & IF_IOPL_3, IF_IOPL_3, "after sti");
 }

@@ -100,6 +100,11 @@ impl Exec<'_> {
     #[inline]
     pub(super) fn complete(&mut self, decoded: &Decoded) {
         for _ in 0..REPETITIONS {
+            if let Some((what, width)) = decoded.repeated
+                && self.repeat_fast(decoded, what, width)
+            {
+                break;
+            }
             self.repeats = false;
             self.complete_once(decoded);
             if !self.repeats {
@@ -261,8 +266,16 @@ impl Exec<'_> {
 
     fn begin_handler(&mut self, first: Exception, mut is_exception: bool) {
         let mut exception = first;
-        let (before, sregs) = (self.state.regs, self.state.sregs);
-        while let Err(fault) = self.deliver(exception, is_exception) {
+        let (mut before, mut sregs) = (self.state.regs, self.state.sregs);
+        loop {
+            let Err(fault) = self.deliver(exception, is_exception) else {
+                let Some(next) = self.after.take() else { break };
+                // The handler is a task that has begun and cannot continue. Each has a TSS of its own, so this ends.
+                (before, sregs) = (self.state.regs, self.state.sregs);
+                (exception, is_exception) = (next, true);
+                continue;
+            };
+            self.after = None;
             let cr2 = self.state.sregs.cr2;
             self.put_back(before, Some(&kvm_sregs { cr2, ..sregs }));
             self.bus.give_up();
@@ -293,10 +306,6 @@ impl Exec<'_> {
         }
         // Nothing is locked here, so nothing can get in between.
         let _ = self.bus.commit();
-        if let Some(exception) = self.after.take() {
-            // The task that the handler is has begun, and cannot go on.
-            self.raise(exception);
-        }
         Ok(())
     }
 

@@ -179,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn cpuid_supports_what_the_default_processor_has() {
+        let supported = Features::of(&crate::mock::model::cpuid::supported());
+        assert!(supported.has(Features::default().bits));
+        assert_eq!(supported.physical_bits, Features::default().physical_bits);
+    }
+
+    #[test]
     fn leaves_decide_what_is_offered() {
         let leaf1 = kvm_cpuid_entry2 { function: 1, edx: 1 << 26, ..Default::default() };
         let features = Features::of(&[leaf1]);

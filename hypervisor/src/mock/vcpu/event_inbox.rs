@@ -1,7 +1,7 @@
 //! What comes to a vCPU from outside: the interrupts of its local APIC and of the PICs, NMIs, and what starts it.
 //!
-//! Others put it in; the vCPU polls one word between two instructions, and takes it out. Beside it is what ties the vCPU to the VM's
-//! clock: the instructions it has not reported yet, and its timer.
+//! Others put it in; the vCPU polls one word between two instructions, and takes it out. Beside it is what ties the
+//! vCPU to the VM's clock: the instructions it has not reported yet, and its timer.
 #![cfg_attr(
     not(test),
     deny(
@@ -30,8 +30,8 @@ use crate::{Result, VcpuId};
 pub(in crate::mock) const INTERRUPT: u8 = 1;
 /// In the word: there are [`Arrivals`].
 pub(in crate::mock) const ARRIVAL: u8 = 2;
-/// In the word: the next timer expires earlier than when the vCPU's batch of instructions began, so that the batch is to end. The next
-/// batch takes it out.
+/// In the word: the next timer expires earlier than when the vCPU's batch of instructions began, so that the batch is
+/// to end. The next batch takes it out.
 pub(in crate::mock) const RETIME: u8 = 4;
 
 /// A vCPU's.
@@ -45,6 +45,8 @@ pub(in crate::mock) struct EventInbox {
     /// What is added to the VM's clock to give the vCPU's time-stamp counter.
     tsc_offset: AtomicU64,
     inside: Mutex<Inside>,
+    /// How often others have put in something new. It changes while `inside` is locked.
+    wakes: AtomicU64,
     waker: Waker,
 }
 
@@ -56,8 +58,7 @@ struct Inside {
     retime: bool,
     /// Whether the vCPU waits for something to happen: it halts, or was not started.
     is_idle: bool,
-    /// How often others have put in something new.
-    wakes: u64,
+    is_retired: bool,
 }
 
 /// What is no interrupt.
@@ -104,10 +105,11 @@ impl EventInbox {
             retime: false,
             // All but the first wait to be started.
             is_idle: id.0 != 0,
-            wakes: 0,
+            is_retired: false,
         };
         Ok(Self {
             id,
+            wakes: AtomicU64::new(0),
             word: AtomicU8::new(0),
             unreported: AtomicU64::new(0),
             deadline: AtomicU64::new(NEVER),
@@ -148,7 +150,7 @@ impl EventInbox {
         let word = self.publish(&mut inside);
         let wakes = word & !before != 0;
         if wakes {
-            inside.wakes = inside.wakes.wrapping_add(1);
+            self.wakes.fetch_add(1, Ordering::AcqRel);
             inside.is_idle = false;
         }
         drop(inside);
@@ -239,13 +241,13 @@ impl EventInbox {
 
     /// How often others have put in something new, for [`go_idle`](Self::go_idle).
     pub(in crate::mock) fn wakes(&self) -> u64 {
-        self.inside.lock().wakes
+        self.wakes.load(Ordering::Acquire)
     }
 
     /// The vCPU has nothing to do; false where something has come since `wakes` was asked for.
     pub(in crate::mock) fn go_idle(&self, wakes: u64) -> bool {
         let mut inside = self.inside.lock();
-        inside.is_idle = inside.wakes == wakes;
+        inside.is_idle = self.wakes() == wakes;
         inside.is_idle
     }
 
@@ -254,13 +256,17 @@ impl EventInbox {
         self.inside.lock().is_idle = false;
     }
 
-    /// There is no vCPU any more.
+    /// There is no vCPU any more: nobody waits for its timer, and it is idle whatever comes.
     pub(in crate::mock) fn retire(&self) {
-        self.inside.lock().is_idle = true;
+        self.own(|inside| {
+            inside.lapic.init_timer();
+            inside.is_retired = true;
+        });
     }
 
     pub(in crate::mock) fn is_idle(&self) -> bool {
-        self.inside.lock().is_idle
+        let inside = self.inside.lock();
+        inside.is_idle || inside.is_retired
     }
 
     pub(in crate::mock) fn is_addressed(&self, message: &Message) -> bool {

@@ -1,5 +1,6 @@
 //! x87, MMX, SSE and SSE2.
 
+mod blocks;
 mod every;
 mod exceptions;
 mod hostile;

@@ -88,9 +88,8 @@ fn packed_arithmetic_is_that_of_its_lanes() {
     let cases = (singles(), singles(), doubles(), doubles(), 0_usize..4);
     let result = runner().run(&cases, |(a, b, c, d, operation)| {
         let machine = &mut *machine.borrow_mut();
-        let join = |lanes: &[u64], bits: u32| {
-            lanes.iter().rev().fold(0_u128, |all, &lane| all << bits % 128 | u128::from(lane))
-        };
+        let join =
+            |lanes: &[u64], bits: u32| lanes.iter().rev().fold(0_u128, |all, &lane| all << bits | u128::from(lane));
         let lane = |(a, b): (&u64, &u64)| reference::<Single>(operation, *a, *b, ROUNDINGS[0]);
         let lanes: Vec<_> = a.iter().zip(&b).map(lane).collect();
         let values: Vec<u64> = lanes.iter().map(|(value, _)| *value).collect();

@@ -432,7 +432,7 @@ fn stack_faults_say_which_way() {
         machine.set(|regs| regs.rbx = DATA);
         machine.write(DATA, &[0xee; 8]);
         let fpu = run(&mut machine, CONTROL & !INVALID, stack, code);
-        let top = (8 - stack.len() as u16) % 8 << 11;
+        let top = ((8 - stack.len() as u16) % 8) << 11;
         assert_eq!(fpu.fsw, SUMMARY | top | way | STACK_FAULT | INVALID, "{code:02x?}");
         assert_eq!(machine.read(DATA), [0xee; 8]);
         assert!(stack.iter().enumerate().all(|(index, value)| st(&fpu, index) == *value));

@@ -9,9 +9,10 @@ use super::super::fast::Flow;
 use super::super::flags::{IF, RF, TF};
 use super::{Block, Blocks, Key};
 use crate::PAGE_SIZE;
+use crate::mock::atomic::Span;
 use crate::mock::vcpu::event_inbox::INTERRUPT;
 
-impl Exec<'_> {
+impl<'b> Exec<'b> {
     /// Whether nothing has to be looked at between instructions: no event that can be taken, no trap, no shadow.
     #[inline]
     pub(in super::super) fn is_quiet(&self) -> bool {
@@ -39,7 +40,7 @@ impl Exec<'_> {
             return 0;
         }
         let (rip, bits, linear) = (self.state.regs.rip, self.state.mode.bits, self.code_address());
-        let Some((page, physical)) = self.bus.tlb.host(linear, self.state.mode.fetch, self.bus.slots) else { return 0 };
+        let Some((page, physical)) = self.code_page(linear) else { return 0 };
         let key = Key { physical: physical | (linear % PAGE_SIZE), rip, bits };
         match blocks.find(key, page, self.state.features) {
             Some(block) if self.is_within_segment(rip, block.len) => self.execute_block(block, suspended, most),
@@ -47,10 +48,23 @@ impl Exec<'_> {
         }
     }
 
+    /// The page that code is fetched from, and its physical address. `None` where it faults, or is no memory.
+    #[inline]
+    fn code_page(&mut self, linear: u64) -> Option<(Span<'b>, u64)> {
+        let right = self.state.mode.fetch;
+        match self.bus.tlb.host(linear, right, self.bus.slots) {
+            None => {
+                self.translate(linear, right).ok()?;
+                self.bus.tlb.host(linear, right, self.bus.slots)
+            }
+            found => found,
+        }
+    }
+
     /// Whether code lies before the end of its segment.
     #[inline]
     fn is_within_segment(&self, rip: u64, len: u64) -> bool {
-        self.is_64_bit() || rip + len - 1 <= self.state.sregs.cs.limit.into()
+        self.is_64_bit() || rip.saturating_add(len - 1) <= self.state.sregs.cs.limit.into()
     }
 
     fn execute_block(&mut self, block: &Block, suspended: &mut Option<Decoded>, most: u32) -> u32 {

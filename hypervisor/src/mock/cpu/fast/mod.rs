@@ -9,9 +9,11 @@ mod alu;
 mod branch;
 mod mov;
 mod shift;
+mod simd;
 mod stack;
+pub(super) mod strings;
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::Exec;
 use super::operands::address_width;
@@ -40,11 +42,11 @@ const NONE: u8 = 16;
 #[derive(Clone, Copy)]
 pub(super) struct Op {
     pub(super) run: Fast,
-    /// An immediate operand, or the target of a branch.
+    /// An immediate operand, or the target of a branch; of a call through a register or memory, RIP behind it.
     imm: u64,
     /// The displacement of a memory operand, or RIP behind a branch.
     disp: u64,
-    /// Numbers of general registers.
+    /// Numbers of general registers, or of XMM registers.
     dst: u8,
     src: u8,
     /// Of a memory operand: registers, the index's shift, the segment, and the bits of 64 that an address lacks.
@@ -126,6 +128,9 @@ fn select(instruction: &Instruction) -> Option<Fast> {
     if instruction.has_lock_prefix() {
         return None;
     }
+    if let Some(fast) = simd::select(instruction) {
+        return Some(fast);
+    }
     let (form, width) = form(instruction)?;
     alu::select(instruction, form, width)
         .or_else(|| mov::select(instruction, form, width))
@@ -137,11 +142,17 @@ fn select(instruction: &Instruction) -> Option<Fast> {
 impl Op {
     /// An instruction that ends `end` bytes behind its block's start.
     pub(super) fn new(instruction: &Instruction, end: u8, ends_block: bool) -> Self {
-        let number = |name| register(name).map_or(NONE, |(number, _)| number);
+        let number = |name: Register| match register(name) {
+            Some((number, _)) => number,
+            None if name.is_xmm() => name.number() as u8,
+            None => NONE,
+        };
         let last = instruction.op_count().saturating_sub(1);
         let is_branch = matches!(form(instruction), Some((Form::Branch, _)));
         let (imm, disp) = if is_branch {
             (instruction.near_branch_target(), instruction.next_ip())
+        } else if instruction.mnemonic() == Mnemonic::Call {
+            (instruction.next_ip(), instruction.memory_displacement64())
         } else {
             (instruction.try_immediate(last).unwrap_or_default(), instruction.memory_displacement64())
         };

@@ -26,6 +26,7 @@ fn x87_exception() -> Fault {
 }
 
 /// Checks that an instruction of this unit can begin.
+#[inline]
 pub(super) fn ready(exec: &Exec, unit: Unit) -> Result<()> {
     let (cr0, cr4) = (exec.state.sregs.cr0, exec.state.sregs.cr4);
     let emulated_is_invalid = matches!(unit, Unit::Mmx | Unit::Sse | Unit::SseAndMmx);

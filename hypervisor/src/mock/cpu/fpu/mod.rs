@@ -22,7 +22,7 @@ pub(super) mod x87_control;
 
 use iced_x86::Code;
 
-use super::Handler;
+use super::{Exec, Handler};
 
 pub(in crate::mock) use state::FpuState;
 
@@ -33,4 +33,10 @@ pub(super) fn shared_name(code: Code) -> Option<Handler> {
         Code::Cmpsd_xmm_xmmm64_imm8 => float::forms(code.mnemonic()),
         _ => None,
     }
+}
+
+/// Whether an instruction of SSE can begin.
+#[inline]
+pub(super) fn sse_is_ready(exec: &Exec) -> bool {
+    check::ready(exec, check::Unit::Sse).is_ok()
 }

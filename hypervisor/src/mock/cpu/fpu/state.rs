@@ -215,11 +215,11 @@ impl FpuState {
         self.set_st(index, [a, b, c, d, e, f, g, h, i, j]);
     }
 
-    pub(super) fn xmm(&self, index: usize) -> u128 {
+    pub(in super::super) fn xmm(&self, index: usize) -> u128 {
         u128::from_le_bytes(self.registers.xmm.get(index % 16).copied().unwrap_or_default())
     }
 
-    pub(super) fn set_xmm(&mut self, index: usize, value: u128) {
+    pub(in super::super) fn set_xmm(&mut self, index: usize, value: u128) {
         if let Some(register) = self.registers.xmm.get_mut(index % 16) {
             *register = value.to_le_bytes();
         }
