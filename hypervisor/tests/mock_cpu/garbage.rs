@@ -5,17 +5,17 @@ use hypervisor::{Exit, Vcpu, kvm_segment};
 use super::*;
 
 /// Marsaglia's xorshift: the same numbers in each run.
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    fn register(&mut self) -> u64 {
+    pub(super) fn register(&mut self) -> u64 {
         match self.next() % 4 {
             0 => self.next() & 0xffff,
             1 => self.next() & 0xffff_ffff,
@@ -26,7 +26,7 @@ impl Numbers {
 }
 
 /// Executes up to 200 instructions of garbage, with garbage for answers.
-fn execute(machine: &mut Machine, numbers: &mut Numbers) {
+pub(super) fn execute(machine: &mut Machine, numbers: &mut Numbers) {
     for _ in 0..200 {
         match machine.vcpu.step().unwrap() {
             Stop::Stepped | Stop::Breakpoint => {}
@@ -37,6 +37,17 @@ fn execute(machine: &mut Machine, numbers: &mut Numbers) {
                 }
             }
             Stop::Exit(_) | Stop::Idle => return,
+        }
+    }
+}
+
+/// Finishes a read that was left, so that the registers can be set.
+pub(super) fn finish(machine: &mut Machine) {
+    while let Ok(Stop::Exit(Exit::Access(access))) = machine.vcpu.step() {
+        if access.inline_data().is_none() {
+            machine.vcpu.answer(&vec![0; access.len()]).unwrap();
+        } else {
+            break;
         }
     }
 }
@@ -86,13 +97,6 @@ fn garbage_is_executed_without_a_panic() {
             };
         });
         execute(&mut machine, &mut numbers);
-        // A read that was left is finished, so that the registers can be set.
-        while let Ok(Stop::Exit(Exit::Access(access))) = machine.vcpu.step() {
-            if access.inline_data().is_none() {
-                machine.vcpu.answer(&vec![0; access.len()]).unwrap();
-            } else {
-                break;
-            }
-        }
+        finish(&mut machine);
     }
 }

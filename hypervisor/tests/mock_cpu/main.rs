@@ -9,6 +9,7 @@ mod exceptions;
 mod exits;
 mod fpu;
 mod garbage;
+mod garbage_paged;
 mod leading;
 mod long_mode;
 mod modes;

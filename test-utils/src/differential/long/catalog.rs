@@ -57,6 +57,12 @@ pub const LEFT_OUT: [(&[Mnemonic], &str); 8] = [
     (&[Mnemonic::Cpuid, Mnemonic::Rdtsc], "tells of the host"),
 ];
 
+/// Single forms that are left out, and why.
+pub const FORMS_LEFT_OUT: [(Code, &str); 2] = [
+    (Code::Bswap_r16, "the result is undefined (Intel SDM volume 2, BSWAP)"),
+    (Code::Movsxd_r16_rm16, "reads 2 bytes by Intel's manual, and 4 on its processors"),
+];
+
 /// The instructions of a flavour.
 pub fn codes(flavour: Flavour) -> &'static [Code] {
     static INTEGER: LazyLock<Vec<Code>> = LazyLock::new(|| of(Flavour::Integer));
@@ -116,7 +122,11 @@ fn is_offered(code: Code) -> bool {
 }
 
 fn is_generated(code: Code) -> bool {
-    is_offered(code) && code.op_code().cpl3() && code != Code::Bswap_r16 && !loads_segment(code) && !is_vendors(code)
+    is_offered(code)
+        && code.op_code().cpl3()
+        && !FORMS_LEFT_OUT.iter().any(|(form, _)| *form == code)
+        && !loads_segment(code)
+        && !is_vendors(code)
 }
 
 /// Instructions that load or show a segment register: in user mode this KVM has the host's selectors in them.

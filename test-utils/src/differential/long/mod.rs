@@ -20,7 +20,7 @@ mod values;
 mod x87;
 
 pub use campaign::UserMode;
-pub use catalog::{LEFT_OUT, all, codes, privileged};
+pub use catalog::{FORMS_LEFT_OUT, LEFT_OUT, all, codes, privileged};
 pub use compare::differences;
 pub use machine::Machine;
 pub use program::{Flavour, Program, Start, listing};

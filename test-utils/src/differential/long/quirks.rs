@@ -1,10 +1,11 @@
 //! Where this KVM is known not to do what the processor's manual says about user mode, so that a difference is not the mock's.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
+use hypervisor::{AddressSpace, Direction};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
 use super::layout::{self, CODE, KERNEL};
-use crate::differential::End;
 use crate::differential::machine::Outcome;
+use crate::differential::{End, Seen};
 
 /// A behaviour of KVM's that the mock does not follow.
 #[derive(Clone, Copy)]
@@ -17,7 +18,7 @@ pub struct Quirk {
 }
 
 /// All there are.
-pub const QUIRKS: [Quirk; 6] = [
+pub const QUIRKS: [Quirk; 9] = [
     Quirk {
         name: "not-known-to-kvm",
         reason: "KVM's emulator makes the accesses that exit, and gives up on an instruction that it does not know",
@@ -48,6 +49,41 @@ pub const QUIRKS: [Quirk; 6] = [
             let (kvm, mock) = (&run.kvm.exits, &run.mock.exits);
             let before = mock.len().saturating_sub(1);
             run.mock.end == End::Exception(17) && kvm.len() >= mock.len() && kvm[..before] == mock[..before]
+        },
+    },
+    Quirk {
+        name: "port-read-ahead",
+        reason: "KVM's emulator reads a port ahead for `rep ins`, also where what was read cannot be stored, and forgets a part of it \
+                 where it is stored outside of RAM downwards",
+        applies: |run| {
+            let (kvm, mock) = (&run.kvm.exits, &run.mock.exits);
+            let at = kvm.iter().zip(mock).take_while(|(kvm, mock)| kvm == mock).count();
+            let is_read = |seen: Option<&Seen>| {
+                seen.is_some_and(|seen| seen.space == AddressSpace::Pio && seen.direction == Direction::Read)
+            };
+            let inputs = |instruction: &Instruction| {
+                matches!(instruction.mnemonic(), Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd)
+            };
+            (is_read(kvm.get(at)) || at > 0 && is_read(kvm.get(at - 1))) && run.executed(inputs)
+        },
+    },
+    Quirk {
+        name: "port-checked-before-count",
+        reason: "KVM's emulator asks whether a port may be accessed also where the count of `rep ins` or `rep outs` is 0",
+        applies: |run| {
+            run.kvm.end == End::Exception(13)
+                && run.mock.end != End::Exception(13)
+                && run.at_fault().is_some_and(|last| last.has_rep_prefix() && last.is_string_instruction())
+        },
+    },
+    Quirk {
+        name: "enter-checks-alignment-at-its-end",
+        reason: "the processor tries a write where `enter` leaves the stack pointer, and checks its alignment; the manual has it \
+                 check the page alone",
+        applies: |run| {
+            run.kvm.end == End::Exception(17)
+                && run.mock.end != End::Exception(17)
+                && run.at_fault().is_some_and(|last| last.mnemonic() == Mnemonic::Enter)
         },
     },
     Quirk {
