@@ -71,7 +71,7 @@ fn main() -> Result<(), Error> {
                 init.state().set_regs(&regs);
                 init.resume()?;
             }
-            // The guest stands still at its `in` until it has the answer.
+            // The guest is stopped at its `in` until it has the answer.
             Event::Read(read) => {
                 let mut answer = vec![0; read.access().length];
                 if read.access().address == port::SUM {
@@ -79,7 +79,7 @@ fn main() -> Result<(), Error> {
                 }
                 read.answer(&answer)?;
             }
-            // The guest stands still at its `out` until it is resumed.
+            // The guest is stopped at its `out` until it is resumed.
             Event::Write(write) => {
                 let value = write.data()[0];
                 match write.access().address {

@@ -219,7 +219,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 fn serve(vcpu: &mut Vcpu, port: &Port) -> Result<(), Box<dyn Error>> {
     loop {
         let event = match vcpu.wait() {
-            Err(plugin_sdk::Error::HungUp) => return Ok(()),
+            Err(plugin_sdk::Error::Disconnected) => return Ok(()),
             event => event?,
         };
         match event {

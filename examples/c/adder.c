@@ -54,7 +54,7 @@ int main(void)
 				operands[1] = *data;
 				break;
 			case SUM:
-				/* The guest stands still at its `in` until it has the answer. */
+				/* The guest is stopped at its `in` until it has the answer. */
 				*data = operands[0] + operands[1];
 				break;
 			case SHOW:

@@ -62,7 +62,7 @@ fn end_when_told(mut shutdown: File) {
 fn serve(vcpu: &mut Vcpu, cpuid: &[plugin_sdk::kvm_cpuid_entry2], machine: &mut Machine) -> Result<(), Box<dyn Error>> {
     loop {
         let event = match vcpu.wait() {
-            Err(plugin_sdk::Error::HungUp) => return Ok(()),
+            Err(plugin_sdk::Error::Disconnected) => return Ok(()),
             event => event?,
         };
         match event {

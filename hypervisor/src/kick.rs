@@ -36,22 +36,22 @@ impl Kick {
     /// A kick for something that is no vCPU of a backend: `wake` is called at each kick. For fakes.
     pub fn from_fn(wake: impl Fn() + Send + Sync + 'static) -> Self {
         struct Fake<F>(F);
-        impl<F: Fn() + Send + Sync> Bell for Fake<F> {
+        impl<F: Fn() + Send + Sync> KickSignal for Fake<F> {
             fn raise(&self) {
                 (self.0)();
             }
             fn interrupt(&self) {}
         }
-        Door::new(Fake(wake)).kick_handle()
+        KickState::new(Fake(wake)).kick_handle()
     }
 
     /// Ends the current run, or the next one where none is under way. Where an earlier kick waits to have its effect, nothing is
     /// left to be done.
     pub fn kick(&self) {
         let before = self.shared.state.fetch_or(PENDING, Ordering::SeqCst);
-        self.shared.bell.raise();
+        self.shared.kick_signal.raise();
         if before == INSIDE {
-            self.shared.bell.interrupt();
+            self.shared.kick_signal.interrupt();
         }
     }
 
@@ -60,7 +60,7 @@ impl Kick {
     pub fn repeat(&self) -> bool {
         let unserved = self.shared.state.load(Ordering::SeqCst) == PENDING | INSIDE;
         if unserved {
-            self.shared.bell.interrupt_again();
+            self.shared.kick_signal.interrupt_again();
         }
         unserved
     }
@@ -74,11 +74,11 @@ impl std::fmt::Debug for Kick {
 
 struct Shared {
     state: AtomicU8,
-    bell: Box<dyn Bell>,
+    kick_signal: Box<dyn KickSignal>,
 }
 
 /// How a backend's guest entry is stopped.
-pub(crate) trait Bell: Send + Sync {
+pub(crate) trait KickSignal: Send + Sync {
     /// Makes an entry that has not happened yet return at once.
     fn raise(&self);
     /// Gets the vCPU's thread out of the guest.
@@ -90,13 +90,13 @@ pub(crate) trait Bell: Send + Sync {
 }
 
 /// The vCPU's side of its [`Kick`]s: what it passes on its way into the guest and out.
-pub(crate) struct Door {
+pub(crate) struct KickState {
     shared: Arc<Shared>,
 }
 
-impl Door {
-    pub(crate) fn new(bell: impl Bell + 'static) -> Self {
-        Self { shared: Arc::new(Shared { state: AtomicU8::new(0), bell: Box::new(bell) }) }
+impl KickState {
+    pub(crate) fn new(kick_signal: impl KickSignal + 'static) -> Self {
+        Self { shared: Arc::new(Shared { state: AtomicU8::new(0), kick_signal: Box::new(kick_signal) }) }
     }
 
     pub(crate) fn kick_handle(&self) -> Kick {
@@ -155,7 +155,7 @@ mod model {
 
     struct GuestBell(Arc<Guest>);
 
-    impl Bell for GuestBell {
+    impl KickSignal for GuestBell {
         fn raise(&self) {
             self.0.flag.store(true, Ordering::SeqCst);
         }
@@ -166,13 +166,13 @@ mod model {
     }
 
     /// One run, in the steps of the KVM backend.
-    fn run(door: &Door, guest: &Guest) {
-        if door.enter() {
+    fn run(kick_state: &KickState, guest: &Guest) {
+        if kick_state.enter() {
             guest.flag.store(true, Ordering::SeqCst);
         }
         guest.run();
-        door.leave();
-        door.take();
+        kick_state.leave();
+        kick_state.take();
         guest.flag.store(false, Ordering::SeqCst);
     }
 
@@ -181,8 +181,8 @@ mod model {
     fn no_kick_is_lost_whatever_the_interleaving() {
         loom::model(|| {
             let guest = Arc::new(Guest::default());
-            let door = Door::new(GuestBell(Arc::clone(&guest)));
-            let kick = door.kick_handle();
+            let kick_state = KickState::new(GuestBell(Arc::clone(&guest)));
+            let kick = kick_state.kick_handle();
             let wished = Arc::new(AtomicU8::new(0));
             let kicker = {
                 let wished = Arc::clone(&wished);
@@ -193,7 +193,7 @@ mod model {
             };
             // A lost kick would leave this loop waiting in the guest for ever, which loom reports as a deadlock.
             while wished.load(Ordering::SeqCst) == 0 {
-                run(&door, &guest);
+                run(&kick_state, &guest);
             }
             kicker.join().unwrap();
         });
@@ -204,12 +204,12 @@ mod model {
     fn a_commit_does_not_eat_a_kick() {
         loom::model(|| {
             let guest = Arc::new(Guest::default());
-            let door = Door::new(GuestBell(Arc::clone(&guest)));
-            let kick = door.kick_handle();
+            let kick_state = KickState::new(GuestBell(Arc::clone(&guest)));
+            let kick = kick_state.kick_handle();
             let kicker = thread::spawn(move || kick.kick());
             guest.flag.store(true, Ordering::SeqCst);
             guest.flag.store(false, Ordering::SeqCst);
-            run(&door, &guest);
+            run(&kick_state, &guest);
             kicker.join().unwrap();
         });
     }
@@ -225,7 +225,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Counter(Arc<AtomicUsize>);
 
-    impl Bell for Counter {
+    impl KickSignal for Counter {
         fn raise(&self) {}
         fn interrupt(&self) {
             self.0.fetch_add(1, Ordering::SeqCst);
@@ -236,18 +236,18 @@ mod tests {
     fn a_kick_is_repeated_until_its_vcpu_has_left_the_guest() {
         let counter = Counter::default();
         let interrupts = || counter.0.load(Ordering::SeqCst);
-        let door = Door::new(counter.clone());
-        let kick = door.kick_handle();
+        let kick_state = KickState::new(counter.clone());
+        let kick = kick_state.kick_handle();
         assert!(!kick.repeat(), "nobody kicked");
-        assert!(!door.enter());
+        assert!(!kick_state.enter());
         kick.kick();
         assert_eq!(interrupts(), 1);
         assert!(kick.repeat() && kick.repeat());
         assert_eq!(interrupts(), 3);
-        door.leave();
+        kick_state.leave();
         assert!(!kick.repeat(), "the next run sees it as it begins");
-        assert!(door.is_kicked());
-        door.take();
+        assert!(kick_state.is_kicked());
+        kick_state.take();
         assert_eq!(interrupts(), 3);
     }
 }

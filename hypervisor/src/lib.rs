@@ -11,7 +11,7 @@
 //! A vCPU is driven by [`Vcpu::run`], which returns an [`Exit`]. A guest's read is answered with [`Vcpu::answer`]
 //! before the next `run`. Any thread may end a `run` with the vCPU's [`Kick`].
 //!
-//! State types (`kvm_regs` and its kin) are the kernel's own, from `kvm-bindings`, because the plugin protocol
+//! State types (`kvm_regs` and the like) are the kernel's own, from `kvm-bindings`, because the plugin protocol
 //! carries them as they are.
 //!
 //! x86-64 Linux only.

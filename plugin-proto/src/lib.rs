@@ -2,7 +2,7 @@
 //!
 //! This is version 0 of the protocol; `docs/protocol.md` is its reference. Both sides use this crate, and neither trusts
 //! the other: whatever the bytes, decoding ends in a message or in an [`Error`], and no peer's number sizes an
-//! allocation before it has been held against the bytes that are there.
+//! allocation before it has been compared with the bytes that are there.
 //!
 //! - [`messages`] are the protobuf messages, generated from `proto/plugin.proto`.
 //! - [`main_framing`] puts one message into one datagram of the main socket.

@@ -82,8 +82,8 @@ const SET_IRQ_ROUTING: u32 = 12;
 #[derive(Debug, ThisError)]
 pub(crate) enum Fault {
     /// The peer closed it, which is normal.
-    #[error("hung up")]
-    HungUp,
+    #[error("disconnected")]
+    Disconnected,
     /// What came is no request.
     #[error("{0}")]
     Decode(plugin_proto::Error),
@@ -133,7 +133,7 @@ impl Connection {
         let received = match received {
             Ok(received) => received,
             Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::CONNRESET) => return Err(Fault::HungUp),
+            Err(Errno::CONNRESET) => return Err(Fault::Disconnected),
             Err(errno) => return Err(Fault::Receive(errno)),
         };
         let mut fds = Vec::new();
@@ -143,7 +143,7 @@ impl Connection {
             }
         }
         if received.bytes == 0 {
-            return Err(Fault::HungUp);
+            return Err(Fault::Disconnected);
         }
         if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(Fault::TooLong);
@@ -181,7 +181,7 @@ impl Connection {
         let outgoing = [IoSlice::new(response)];
         match retry_on_intr(|| rustix::net::sendmsg(&self.socket, &outgoing, &mut control, flags)) {
             Ok(_) => Ok(()),
-            Err(Errno::PIPE | Errno::CONNRESET) => Err(Fault::HungUp),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(Fault::Disconnected),
             Err(errno) => Err(Fault::Send(errno)),
         }
     }
@@ -263,9 +263,9 @@ mod tests {
         send(&theirs, &[0xff; 20], SendFlags::empty()).unwrap();
         assert!(matches!(ours.receive(&mut buffers), Err(Fault::Decode(_))));
         send(&theirs, &[], SendFlags::empty()).unwrap();
-        assert!(matches!(ours.receive(&mut buffers), Err(Fault::HungUp)));
+        assert!(matches!(ours.receive(&mut buffers), Err(Fault::Disconnected)));
         drop(theirs);
-        assert!(matches!(ours.receive(&mut buffers), Err(Fault::HungUp)));
+        assert!(matches!(ours.receive(&mut buffers), Err(Fault::Disconnected)));
     }
 
     #[test]

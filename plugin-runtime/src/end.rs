@@ -1,4 +1,4 @@
-//! How a run ends: told, hung up on, killed, a second between each.
+//! How a run ends: told, disconnected, killed, a second between each.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use crate::error::{Error, Result};
 
-/// How long the plugin has to exit after it was told, with its requests still served; and again after it was hung up on.
+/// How long the plugin has to exit after it was told, with its requests still served; and again after it was disconnected.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// Where in its end a run is.
@@ -19,7 +19,7 @@ enum Phase {
         at: Instant,
     },
     /// All channels were closed.
-    HungUp {
+    Disconnected {
         at: Instant,
     },
     /// The plugin was killed.
@@ -64,10 +64,10 @@ impl End {
         match self.phase {
             Phase::Running | Phase::Killed => None,
             Phase::Told { .. } => {
-                self.phase = Phase::HungUp { at: now };
+                self.phase = Phase::Disconnected { at: now };
                 Some(Due::HangUp)
             }
-            Phase::HungUp { .. } => {
+            Phase::Disconnected { .. } => {
                 self.phase = Phase::Killed;
                 Some(Due::Kill)
             }
@@ -78,7 +78,7 @@ impl End {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running | Phase::Killed => None,
-            Phase::Told { at } | Phase::HungUp { at } => Some(at + GRACE),
+            Phase::Told { at } | Phase::Disconnected { at } => Some(at + GRACE),
         }
     }
 
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_is_told_then_hung_up_on_then_killed_a_second_apart() {
+    fn a_plugin_is_told_disconnected_and_killed_a_second_apart() {
         let start = Instant::now();
         let mut end = End::new();
         assert_eq!(end.begin(start), Some(Due::Tell));

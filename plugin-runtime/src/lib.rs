@@ -152,7 +152,7 @@ impl Config {
 /// This process's soft limit of descriptors is raised to the hard one; the plugin has it as it was.
 ///
 /// SIGINT, SIGTERM and, unless it is ignored, SIGHUP, for which handlers are set while it runs, end the VM: the plugin has a
-/// second to end by itself, is hung up on, has another second, and is killed.
+/// second to end by itself, is disconnected, has another second, and is killed.
 ///
 /// # Errors
 ///

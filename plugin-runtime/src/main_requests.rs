@@ -41,7 +41,7 @@ pub(crate) struct PluginVm<'h> {
     pub(crate) machine: Machine,
     pub(crate) owner: OwnerId,
     pub(crate) shutdown: ShutdownEvent,
-    /// The vCPUs' channels, until the plugin is hung up on.
+    /// The vCPUs' channels, until the plugin is disconnected.
     pub(crate) links: Option<Arc<VcpuLinks>>,
     transport: Transport,
     /// Pipes were handed out, so there will be no rings.

@@ -35,7 +35,7 @@ impl Polling {
     /// processor, and none where they would look in each other's time.
     pub(crate) fn new(vcpus: u32, poll_us: Option<u32>) -> Self {
         let spins_a_microsecond = measure();
-        // It heeds the affinity mask and the control group's quota.
+        // It honours the affinity mask and the control group's quota.
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let fits = vcpus.saturating_mul(2) <= processors;
         let us = poll_us.unwrap_or(if fits { DEFAULT_US } else { 0 });
@@ -60,7 +60,7 @@ impl Polling {
     }
 }
 
-/// One link's budget, which rests when looking was in vain.
+/// One link's budget, which rests when looking was without success.
 #[derive(Debug)]
 pub(crate) struct Budget {
     polling: Polling,
@@ -97,7 +97,7 @@ impl Budget {
 
     /// Lets the time pass in which no answer comes.
     #[inline]
-    pub(crate) fn hold_back(&self) {
+    pub(crate) fn pre_poll_delay(&self) {
         if self.polling.looks() && self.rest == 0 {
             for _ in 0..self.hold.looks() {
                 between_looks();
@@ -136,7 +136,7 @@ impl Budget {
         self.gave_turn |= time > TURN;
     }
 
-    /// Whether to let others run once before a sleep, where threads share processors.
+    /// Whether to yield once before a sleep, where threads share processors.
     ///
     /// Where all of them exit again and again that is less than to sleep and to be woken, and the answer is often there then. Others that
     /// compute would take a whole time slice.

@@ -173,7 +173,7 @@ fn how_it_ended(word: Option<JailsWord>, child: ExitStatus, jailed: bool) -> std
         // Who cannot go on without its init, which was killed, is not what went wrong.
         Some(JailsWord::Failed(fault)) if child.signal().is_none() => Err(fault),
         Some(JailsWord::Ended(status)) => Ok(status),
-        // An init that ends by itself without a word has waited in vain for its helper's.
+        // An init that ends by itself without a word has waited without success for its helper's.
         None if jailed && child.signal().is_none() => Err(Fault::of(Part::Helper)(jail::HELPER_IS_GONE)),
         // Without a jail; or its init was killed before it could tell, and the plugin with it.
         Some(JailsWord::Failed(_)) | None => Ok(child),

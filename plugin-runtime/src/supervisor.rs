@@ -467,7 +467,7 @@ impl<'h> Supervisor<'h> {
         match reply.then {
             Then::Nothing => {}
             Then::Serve(connection) => {
-                // The plugin finds it hung up where it cannot be served.
+                // The plugin finds it disconnected where it cannot be served.
                 if let Err(error) = self.serve(connection) {
                     self.log_dropped(&error);
                 }
@@ -509,7 +509,7 @@ impl<'h> Supervisor<'h> {
         };
         let closed = self.connections.iter().filter(|(token, connection)| !is_parked(token) && is_closed(connection));
         for token in closed.map(|(token, _)| *token).collect::<Vec<_>>() {
-            self.drop_connection(token, &Fault::HungUp);
+            self.drop_connection(token, &Fault::Disconnected);
         }
     }
 
@@ -518,7 +518,7 @@ impl<'h> Supervisor<'h> {
         if let Some(connection) = self.connections.remove(&token) {
             self.unwatch(&connection);
         }
-        if !matches!(fault, Fault::HungUp) {
+        if !matches!(fault, Fault::Disconnected) {
             self.log_dropped(fault);
         }
     }

@@ -162,7 +162,7 @@ fn slice() -> io::Result<u64> {
     Ok(current()?.sched_runtime)
 }
 
-/// Asks for slices of so many nanoseconds for the calling thread. It is a wish: kernels before 6.12 do not heed it. Policy and niceness
+/// Asks for slices of so many nanoseconds for the calling thread. It is a wish: kernels before 6.12 do not honour it. Policy and niceness
 /// stay.
 ///
 /// # Errors
@@ -247,7 +247,7 @@ mod tests {
     fn slices_are_long_while_turns_would_be_short_and_answers_come_at_once_and_nothing_else_changes() {
         let before = current().unwrap();
         let ordinary = before.sched_runtime;
-        // Kernels that do not heed the wish say 0 always.
+        // Kernels that do not honour the wish say 0 always.
         let long = if ordinary == 0 { 0 } else { SLICE };
         let mut turns = Turns::of_this_thread();
         for _ in 0..2 {

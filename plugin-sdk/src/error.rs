@@ -32,8 +32,8 @@ pub enum Error {
         fd: i32,
     },
     /// The VMM has closed the channel. That is how a VM ends, so a vCPU's thread may end quietly on it.
-    #[error("the VMM has hung up")]
-    HungUp,
+    #[error("the VMM has disconnected")]
+    Disconnected,
     /// The VMM understood the request and did not do it.
     #[error("the VMM refused {request}: {source}{} (`outboard -v` logs the reason)", hint_for(request, source))]
     Refused {
@@ -115,7 +115,7 @@ impl Error {
     /// # use std::io;
     /// let refused = plugin_sdk::Error::Refused { request: "start", source: io::Error::from_raw_os_error(22) };
     /// assert_eq!(refused.errno(), Some(22));
-    /// assert_eq!(plugin_sdk::Error::HungUp.errno(), None);
+    /// assert_eq!(plugin_sdk::Error::Disconnected.errno(), None);
     /// ```
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
@@ -135,7 +135,7 @@ impl Error {
     pub(crate) fn system(doing: &'static str, source: impl Into<io::Error>) -> Self {
         let source = source.into();
         match source.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::HungUp,
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Disconnected,
             _ => Self::System { doing, source },
         }
     }

@@ -8,7 +8,7 @@ use crate::{Access, Error};
 
 /// What [`Vcpu::wait`] reports.
 ///
-/// All but [`Posted`](Self::Posted) hold the vCPU, which stands still until the event is resumed or answered. To drop one
+/// All but [`Posted`](Self::Posted) hold the vCPU, which stays stopped until the event is resumed or answered. To drop one
 /// instead leaves the vCPU where it is, and the next `wait` reports the same event again.
 ///
 /// ```no_run
@@ -42,7 +42,7 @@ use crate::{Access, Error};
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
-#[must_use = "the vCPU stands still until the event is resumed"]
+#[must_use = "the vCPU stays stopped until the event is resumed"]
 pub enum Event<'v> {
     /// The vCPU is there and has not run. Its first state may be set.
     Init(Stopped<'v>),
@@ -60,7 +60,7 @@ pub enum Event<'v> {
     HypervSynic(HypervSynic<'v>),
 }
 
-/// A vCPU that stands still.
+/// A vCPU that is stopped.
 #[derive(Debug)]
 pub struct Stopped<'v> {
     state: State<'v>,
@@ -121,7 +121,7 @@ pub struct HypervCallInput {
     pub params: [u64; 2],
 }
 
-/// A vCPU that stands still after a write to its synthetic interrupt controller.
+/// A vCPU that is stopped after a write to its synthetic interrupt controller.
 #[derive(Debug)]
 pub struct HypervSynic<'v> {
     state: State<'v>,
@@ -156,7 +156,7 @@ impl<'v> Event<'v> {
     /// an address that nobody has reserved; a hypercall succeeds by its result 0; after a posted write there is nothing to be done.
     ///
     /// # Errors
-    /// [`Error::HungUp`], or the channel's failure.
+    /// [`Error::Disconnected`], or the channel's failure.
     pub fn resume(self) -> Result<(), Error> {
         match self {
             Self::Init(stopped) => stopped.resume(),
@@ -169,7 +169,7 @@ impl<'v> Event<'v> {
         }
     }
 
-    /// The state of the vCPU that stands still for this event; `None` for a posted write, after which none does.
+    /// The state of the vCPU that is stopped for this event; `None` for a posted write, after which none does.
     pub fn state(&mut self) -> Option<&mut State<'v>> {
         match self {
             Self::Init(stopped) => Some(stopped.state()),
@@ -182,7 +182,7 @@ impl<'v> Event<'v> {
         }
     }
 
-    /// The event that `vcpu` stands still for.
+    /// The event that `vcpu` is stopped for.
     pub(crate) fn of(vcpu: &'v mut Vcpu) -> Self {
         let (reason, width) = (vcpu.stop.reason, vcpu.stop.width);
         let state = State { vcpu };
@@ -206,7 +206,7 @@ impl<'v> Stopped<'v> {
     /// Lets the vCPU run on.
     ///
     /// # Errors
-    /// [`Error::HungUp`], or the channel's failure.
+    /// [`Error::Disconnected`], or the channel's failure.
     pub fn resume(self) -> Result<(), Error> {
         self.state.vcpu.resume(&[])
     }
@@ -242,7 +242,7 @@ impl<'v> Read<'v> {
     /// Gives the guest `data`, as many bytes as the access has, and lets it run on.
     ///
     /// # Errors
-    /// [`Error::AnswerLength`], and the vCPU still stands at the read; [`Error::HungUp`], or the channel's failure.
+    /// [`Error::AnswerLength`], and the vCPU still stands at the read; [`Error::Disconnected`], or the channel's failure.
     pub fn answer(self, data: &[u8]) -> Result<(), Error> {
         if data.len() != self.access.length {
             return Err(Error::AnswerLength { expected: self.access.length, given: data.len() });
@@ -284,7 +284,7 @@ impl<'v> Write<'v> {
     /// Lets the vCPU run on.
     ///
     /// # Errors
-    /// [`Error::HungUp`], or the channel's failure.
+    /// [`Error::Disconnected`], or the channel's failure.
     pub fn resume(self) -> Result<(), Error> {
         self.state.vcpu.resume(&[])
     }
@@ -305,7 +305,7 @@ impl<'v> Paused<'v> {
     /// Lets the vCPU run on.
     ///
     /// # Errors
-    /// [`Error::HungUp`], or the channel's failure.
+    /// [`Error::Disconnected`], or the channel's failure.
     pub fn resume(self) -> Result<(), Error> {
         self.state.vcpu.resume(&[])
     }
@@ -326,7 +326,7 @@ impl<'v> HypervCall<'v> {
     /// Gives the guest the call's result and lets it run on.
     ///
     /// # Errors
-    /// [`Error::HungUp`], or the channel's failure.
+    /// [`Error::Disconnected`], or the channel's failure.
     pub fn answer(self, result: u64) -> Result<(), Error> {
         self.state.vcpu.resume(&result.to_ne_bytes())
     }
@@ -347,7 +347,7 @@ impl<'v> HypervSynic<'v> {
     /// Lets the vCPU run on.
     ///
     /// # Errors
-    /// [`Error::HungUp`], or the channel's failure.
+    /// [`Error::Disconnected`], or the channel's failure.
     pub fn resume(self) -> Result<(), Error> {
         self.state.vcpu.resume(&[])
     }

@@ -83,6 +83,6 @@ mod tests {
         let error =
             Error::Refused { request: "start", source: io::Error::from_raw_os_error(Errno::INVAL.raw_os_error()) };
         assert_eq!(format!("{error:?}"), error.to_string());
-        assert_eq!(format!("{:?}", Error::HungUp), "the VMM has hung up");
+        assert_eq!(format!("{:?}", Error::Disconnected), "the VMM has disconnected");
     }
 }

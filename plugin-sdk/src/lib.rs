@@ -6,7 +6,7 @@
 //!
 //! - [`Connection`] asks for things of the VM as a whole.
 //! - [`GuestMemory`] is memory that plugin and guest share.
-//! - [`Vcpu`] reports [`Event`]s. While one is held its vCPU stands still and its [`State`] can be read and changed.
+//! - [`Vcpu`] reports [`Event`]s. While one is held its vCPU is stopped and its [`State`] can be read and changed.
 //! - [`IoEvent`] and [`IrqEvent`] are eventfds that the guest signals, or that interrupt it, without an event of a vCPU.
 //!
 //! What must not be done does not compile: an event that was resumed is gone, and with it the way to the vCPU's state; a
@@ -52,7 +52,7 @@
 //!     let mut last = 0u8;
 //!     loop {
 //!         let event = match vcpu.wait() {
-//!             Err(Error::HungUp) => return Ok(()),
+//!             Err(Error::Disconnected) => return Ok(()),
 //!             event => event?,
 //!         };
 //!         match event {
@@ -80,10 +80,10 @@
 //! # The end
 //!
 //! When the VM ends, the eventfd of [`Connection::shutdown_eventfd`] becomes readable, and about a second later the VMM
-//! closes every channel: calls then fail with [`Error::HungUp`]. A plugin that returns from `main` ends the VM.
+//! closes every channel: calls then fail with [`Error::Disconnected`]. A plugin that returns from `main` ends the VM.
 //!
 //! Where a vCPU's requests go through a pipe, writing after the VMM's end raises `SIGPIPE`. Rust programs ignore that
-//! signal from their start, so the write fails with [`Error::HungUp`] instead. A program whose `main` is not Rust's must
+//! signal from their start, so the write fails with [`Error::Disconnected`] instead. A program whose `main` is not Rust's must
 //! ignore it itself.
 //!
 //! # System calls

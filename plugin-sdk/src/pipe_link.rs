@@ -98,7 +98,7 @@ impl PipeLink {
             match transport::read(self.responses.as_fd(), &mut self.read_buffer)? {
                 0 => {
                     self.reader.finish()?;
-                    return Err(Error::HungUp);
+                    return Err(Error::Disconnected);
                 }
                 length => self.reader.feed(&self.read_buffer[..length]),
             }

@@ -1,4 +1,4 @@
-//! The registers of a vCPU that stands still, as far as they are known or waiting here.
+//! The registers of a vCPU that is stopped, as far as they are known or waiting here.
 
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs};
 use plugin_proto::messages::vcpu_request::StateSet;

@@ -70,7 +70,7 @@ impl RingLink {
 
     fn write(&mut self, record: &Outgoing<'_>) -> Result<(), Error> {
         if self.wait.mapping.is_closed() {
-            return Err(Error::HungUp);
+            return Err(Error::Disconnected);
         }
         self.writer.write(record, &mut self.wait)
     }
@@ -144,7 +144,7 @@ impl RingLink {
     #[inline]
     fn resume_simply(&mut self, mut header: Header, regs: &[u8]) -> Result<(), Error> {
         if self.wait.mapping.is_closed() {
-            return Err(Error::HungUp);
+            return Err(Error::Disconnected);
         }
         if regs.is_empty() {
             self.writer.write_header(&header, &mut self.wait)?;
@@ -200,7 +200,7 @@ where
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Closed => Self::HungUp,
+            Fault::Closed => Self::Disconnected,
             fault => Self::unexpected(fault.to_string()),
         }
     }
@@ -213,7 +213,7 @@ struct Wait {
     lifeline: Arc<OwnedFd>,
     /// How many times to look.
     spins: u32,
-    /// Whether looking in vain is followed by a rest.
+    /// Whether looking without success is followed by a rest.
     rests: bool,
     /// At which looks others are let run: those with all of these bits.
     turn: u32,
@@ -262,7 +262,7 @@ impl Waiter for Wait {
         match slept {
             Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(Errno::TIMEDOUT) => match rustix::io::read(&self.lifeline, &mut [0; 1][..]) {
-                Ok(0) => Err(Error::HungUp),
+                Ok(0) => Err(Error::Disconnected),
                 _ => Ok(()),
             },
             Err(errno) => Err(Error::system("waiting for a vCPU's ring", errno)),

@@ -1,4 +1,4 @@
-//! The registers and other state of a vCPU that stands still.
+//! The registers and other state of a vCPU that is stopped.
 
 use kvm_bindings::{
     KVM_CAP_HYPERV_SYNIC, KVM_CAP_HYPERV_SYNIC2, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_lapic_state,
@@ -14,7 +14,7 @@ use crate::registers::{Known, Registers};
 use crate::vcpu::{Vcpu, ask};
 use crate::{Error, cpuid};
 
-/// The state of a vCPU that stands still. It is reached through the event that the vCPU stands still for.
+/// The state of a vCPU that is stopped. It is reached through the event that the vCPU is stopped for.
 ///
 /// General, special and debug registers cost the fewest requests. Those that came with the event, because of a
 /// [hint](crate::CallHint) or because they were asked for at the same access before, are returned without asking the VMM. Those that are set stay in this process and travel with the

@@ -73,7 +73,7 @@ pub(crate) fn receive(
         return Err(Error::unexpected("more descriptors than the protocol or this process may have"));
     }
     match received.bytes {
-        0 => Err(Error::HungUp),
+        0 => Err(Error::Disconnected),
         bytes => Ok((bytes, fds)),
     }
 }

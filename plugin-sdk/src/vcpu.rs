@@ -25,7 +25,7 @@ macro_rules! ask {
 }
 pub(crate) use ask;
 
-/// A vCPU, as its plugin sees it: it reports events, and after most of them it stands still until it is resumed.
+/// A vCPU, as its plugin sees it: it reports events, and after most of them it stays stopped until it is resumed.
 ///
 /// Each may live on a thread of its own. Its channel carries one request at a time, so it has one owner.
 pub struct Vcpu {
@@ -55,11 +55,11 @@ enum Phase {
     Silent,
     /// The next wait response is on its way.
     Running,
-    /// It stands still, for the reason in [`Vcpu::stop`].
+    /// It is stopped, for the reason in [`Vcpu::stop`].
     Stopped,
 }
 
-/// Why a vCPU stands still and what is known about it. Kept here, not in the event, so that an event which is dropped
+/// Why a vCPU is stopped and what is known about it. Kept here, not in the event, so that an event which is dropped
 /// can be handed out again.
 #[derive(Debug)]
 pub(crate) struct Stop {
@@ -95,12 +95,12 @@ impl Vcpu {
 
     /// Blocks until the vCPU has something to report.
     ///
-    /// While the vCPU stands still, that is the event it stands still for: an event that was dropped without being resumed
+    /// While the vCPU is stopped, that is the event it is stopped for: an event that was dropped without being resumed
     /// comes again, at once, with the registers that were set in it. One that comes again a thousand times is reported on standard
     /// error, once a vCPU: whoever drops it each time waits for ever.
     ///
     /// # Errors
-    /// [`Error::HungUp`] at the end of the VM, or the channel's failure.
+    /// [`Error::Disconnected`] at the end of the VM, or the channel's failure.
     pub fn wait(&mut self) -> Result<Event<'_>, Error> {
         if self.phase == Phase::Silent {
             if let Link::Pipe(pipe) = &mut self.link {
@@ -119,10 +119,10 @@ impl Vcpu {
         Ok(Event::of(self))
     }
 
-    /// The event that the vCPU stands still for, if it does; like [`wait`](Self::wait), but it never blocks, and nothing
+    /// The event that the vCPU is stopped for, if it does; like [`wait`](Self::wait), but it never blocks, and nothing
     /// is asked of the VMM.
     ///
-    /// A program whose own callers come and go while the vCPU stands still, like a binding to another language, reaches the
+    /// A program whose own callers come and go while the vCPU is stopped, like a binding to another language, reaches the
     /// vCPU's state again by it.
     pub fn held(&mut self) -> Option<Event<'_>> {
         (self.phase == Phase::Stopped).then(|| Event::of(self))
@@ -152,7 +152,7 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Sends a request that is answered at once, and waits for the answer. Only while the vCPU stands still. Callers want
+    /// Sends a request that is answered at once, and waits for the answer. Only while the vCPU is stopped. Callers want
     /// [`ask!`], which sees that it is the right one.
     pub(crate) fn exchange(
         &mut self,

@@ -22,7 +22,7 @@ proptest! {
         // The reading end stays open, so that requests do not fail before the responses are used up.
         let FakeVcpu { requests: _requests, responses } = fake;
         drop(responses);
-        let mut hung_up = false;
+        let mut disconnected = false;
         for _ in 0..=count {
             let done = match vcpu.wait() {
                 Ok(Event::Init(mut stopped)) => {
@@ -43,9 +43,9 @@ proptest! {
                 Ok(other) => other.resume(),
                 Err(error) => Err(error),
             };
-            hung_up = matches!(done, Err(Error::HungUp));
+            disconnected = matches!(done, Err(Error::Disconnected));
         }
-        prop_assert!(hung_up);
+        prop_assert!(disconnected);
     }
 
     #[test]
@@ -61,7 +61,7 @@ proptest! {
         let _ = connection.net_config();
         let _ = connection.vcpus();
         let _ = connection.new_connection();
-        prop_assert!(matches!(connection.start(), Err(Error::HungUp)));
+        prop_assert!(matches!(connection.start(), Err(Error::Disconnected)));
     }
 
     #[test]
@@ -70,7 +70,7 @@ proptest! {
         fake.send_bytes(&bytes);
         drop(fake.responses);
         for _ in 0..bytes.len() {
-            if matches!(vcpu.wait(), Err(Error::HungUp)) {
+            if matches!(vcpu.wait(), Err(Error::Disconnected)) {
                 break;
             }
         }

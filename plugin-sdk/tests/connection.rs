@@ -174,16 +174,16 @@ fn a_wrong_number_of_descriptors_is_an_error() {
 }
 
 #[test]
-fn a_vmm_that_is_gone_has_hung_up() {
+fn a_vmm_that_is_gone_is_disconnected() {
     let (vmm, mut connection) = FakeVmm::new();
     drop(vmm);
-    assert!(matches!(connection.start(), Err(Error::HungUp)));
+    assert!(matches!(connection.start(), Err(Error::Disconnected)));
 
     let (vmm, mut connection) = FakeVmm::new();
     let call = std::thread::spawn(move || connection.start());
     vmm.request();
     drop(vmm);
-    assert!(matches!(call.join().unwrap(), Err(Error::HungUp)));
+    assert!(matches!(call.join().unwrap(), Err(Error::Disconnected)));
 }
 
 #[test]

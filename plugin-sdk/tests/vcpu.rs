@@ -406,7 +406,7 @@ fn responses_may_come_in_pieces_and_many_at_once() {
 fn the_end_of_the_vmm_is_told_apart_from_a_cut_message() {
     let (fake, mut vcpu) = running();
     drop(fake);
-    assert!(matches!(vcpu.wait(), Err(Error::HungUp)));
+    assert!(matches!(vcpu.wait(), Err(Error::Disconnected)));
 
     let (fake, mut vcpu) = running();
     fake.send_bytes(&[5, 1]);
@@ -415,10 +415,10 @@ fn the_end_of_the_vmm_is_told_apart_from_a_cut_message() {
 }
 
 #[test]
-fn a_resume_after_the_vmms_end_has_hung_up() {
+fn a_resume_after_the_vmms_end_is_disconnected() {
     let (fake, mut vcpu) = at_init();
     drop(fake);
-    assert!(matches!(init(&mut vcpu).resume(), Err(Error::HungUp)));
+    assert!(matches!(init(&mut vcpu).resume(), Err(Error::Disconnected)));
 }
 
 #[test]
@@ -427,7 +427,7 @@ fn a_waiting_thread_is_woken_by_the_vmms_end() {
     let thread = std::thread::spawn(move || vcpu.wait().map(drop));
     assert!(matches!(fake.request(), Request::Wait(_)));
     drop(fake);
-    assert!(matches!(thread.join().unwrap(), Err(Error::HungUp)));
+    assert!(matches!(thread.join().unwrap(), Err(Error::Disconnected)));
 }
 
 /// What `wait` makes of a response in which `exit` stands.

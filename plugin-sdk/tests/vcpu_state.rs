@@ -1,4 +1,4 @@
-//! The state of a vCPU that stands still, past its registers, against a VMM that the test plays.
+//! The state of a vCPU that is stopped, past its registers, against a VMM that the test plays.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail like tests")]
 

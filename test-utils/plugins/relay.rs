@@ -1,4 +1,4 @@
-//! A plugin whose brain is the test: it hands its main socket over to it, and obeys. Its standard input is a socket to the
+//! A plugin that the test controls: it passes its main socket to the test, and obeys. Its standard input is a socket to the
 //! test (`SOCK_SEQPACKET`); what it can be told is said at [`obey`](test_utils::raw::obey).
 
 use std::process::ExitCode;

@@ -94,7 +94,7 @@
 //! [`conformance`].
 //!
 //! * [`machine`]: the machine of above, also with several vCPUs, on KVM, or with a script of exits in place of code;
-//! * [`fake`]: a plugin whose brain is the test, and a VMM that the test plays;
+//! * [`fake`]: a plugin that the test controls, and a VMM that the test plays;
 //! * [`faults`]: the Nth operation of a backend, or the Nth system call, fails with a chosen errno;
 //! * [`guest`]: programs that are machine code and mock script in one;
 //! * [`kvm`]: KVM where it is there, and a skip that is told by name where it is not;

@@ -12,7 +12,7 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 ///
 /// After [`LIMIT`], naming `what`.
 pub fn until(what: &str, condition: impl FnMut() -> bool) {
-    assert!(holds(condition), "waited {LIMIT:?} in vain until {what}");
+    assert!(holds(condition), "waited {LIMIT:?} without success until {what}");
 }
 
 /// Calls `condition` until it holds, yielding between calls; false after [`LIMIT`].

@@ -149,7 +149,7 @@ pub(crate) struct RunArgs {
     /// Back guest memory by huge pages where the kernel can, on KVM
     ///
     /// Guest memory belongs to the plugin, which makes it as it likes. What this program adds is advice to the kernel, for
-    /// its own mappings of that memory (MADV_HUGEPAGE). The kernel heeds it where
+    /// its own mappings of that memory (MADV_HUGEPAGE). The kernel honours it where
     /// /sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise`, `within_size` or `always`.
     #[arg(long, help_heading = "Machine")]
     pub(crate) hugepages: bool,
@@ -252,7 +252,7 @@ pub(crate) struct BenchArgs {
     /// Measure, in place of the table, what the jail adds to a start and to an exit, over pipes and over rings
     ///
     /// Plugins with and without a jail are started in turn and take turns with blocks of exits; others without one are
-    /// held against those without, which tells the noise of the measurement.
+    /// compared with those without, which tells the noise of the measurement.
     #[arg(long)]
     pub(crate) jail_cost: bool,
     /// Starts of a plugin, without a jail and with one; with --jail-cost, in each case. None where cases or links were chosen

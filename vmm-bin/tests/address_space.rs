@@ -8,7 +8,7 @@ mod common;
 
 use std::sync::{Mutex, PoisonError};
 
-use common::{BOOTED, Backend, Outboard, Tally, on_each_backend, talker};
+use common::{BOOTED, Backend, Counters, Outboard, on_each_backend, talker};
 use rustix::process::Resource;
 
 on_each_backend! {
@@ -31,7 +31,7 @@ fn is_loaded(most: u64) -> bool {
 fn with_too_little_address_space_the_end_is_clear(backend: Backend) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for options in [&["--transport", "ring"][..], &["--transport", "pipe", "--disable-sandbox"]] {
-        let mut tally = Tally::new(format!("{} starts with little address space, {options:?}", backend.name()));
+        let mut counters = Counters::new(format!("{} starts with little address space, {options:?}", backend.name()));
         // From 4 MiB, which is less than a program has, in steps of a quarter to 4 GiB.
         let sizes =
             std::iter::successors(Some(4u64 << 20), |size| Some(size + size / 4).filter(|size| size >> 32 == 0));
@@ -45,7 +45,7 @@ fn with_too_little_address_space_the_end_is_clear(backend: Backend) {
                 ended.assert_clear();
             }
             well.push((most, ended.code == Some(0)));
-            tally.count();
+            counters.count();
         }
         assert!(!well.first().unwrap().1 && well.last().unwrap().1, "{options:?} {well:?}");
     }

@@ -212,7 +212,7 @@ fn unclaimed_accesses_are_logged_once_an_address(backend: Backend) {
 }
 
 fn an_unclaimed_access_ends_the_vm_where_that_is_asked_for(backend: Backend) {
-    let steps = format!("{BOOTED} resume wait=hung-up exit=1");
+    let steps = format!("{BOOTED} resume wait=disconnected exit=1");
     let ended = Outboard::probe_with(backend, &careless(), &["--unclaimed", "stop"], &steps).run();
     ended.assert_failure(&["vCPU 0: nobody has reserved a port read of 1 bytes at 0x71 at RIP 0x1003"]).assert_code(3);
     // One whose accesses are all reserved does not notice.
@@ -222,7 +222,7 @@ fn an_unclaimed_access_ends_the_vm_where_that_is_asked_for(backend: Backend) {
 
 fn a_guest_that_cannot_go_on_is_shown_with_its_registers(backend: Backend) {
     let brief = Program::new().mov(0x4142_4344).output(0x10, 1).shutdown();
-    let steps = format!("{BOOTED} resume serve=1 wait=hung-up exit=1");
+    let steps = format!("{BOOTED} resume serve=1 wait=disconnected exit=1");
     let ended = Outboard::probe(backend, &brief, &steps).run();
     ended.assert_failure(&["vCPU 0: internal error: suberror 1: instruction emulation failed", "at RIP 0x8000"]);
     ended.assert_code(3).assert_logged(&["ERROR", "registers: RAX 0x41424344", "RIP 0x8000", "CR0 0x"]);
@@ -232,7 +232,7 @@ fn a_guest_that_cannot_go_on_is_shown_with_its_registers(backend: Backend) {
 fn what_the_mock_cannot_do_has_bytes_assembly_and_document() {
     // enter 0, 2, with a stack where accesses exit: it writes, and reads what it has written.
     let code = format!("memory={}", hex(&[0xc8, 0, 0, 2]));
-    let steps = format!("{BOOTED} resume wait=hung-up exit=1").replace("memory", &code);
+    let steps = format!("{BOOTED} resume wait=disconnected exit=1").replace("memory", &code);
     let ended = Outboard::plugin(Backend::Mock, &[], "probe", steps.split_whitespace()).run();
     let parts = ["vCPU 0: internal error", "enter at 0x1000, bytes c8 00 00 02", "docs/mock-cpu.md", "RIP 0x1000"];
     ended.assert_failure(&parts).assert_code(3);

@@ -112,7 +112,7 @@ fn a_guests_triple_fault_is_told() {
 
 /// A probe that is disconnected, like a plugin that knows of no shutdown event.
 fn steps_with_hang_up() -> String {
-    format!("{BOOTED} wait=hung-up exit=1").replace("memory", "memory=f4").replace("boot", "boot resume")
+    format!("{BOOTED} wait=disconnected exit=1").replace("memory", "memory=f4").replace("boot", "boot resume")
 }
 
 fn a_vcpu_that_stops_unblocks_the_others(backend: Backend) {

@@ -58,7 +58,7 @@ const SILENT: [(Who, &str, &str); 15] = [
     (Who::Vmm, "sched_getaffinity", "without it one processor counts, and nothing is polled"),
     (Who::Vmm, "setsockopt", "a socket's buffer keeps the size that it has"),
     (Who::Vmm, "prctl", "a thread without a name"),
-    (Who::Vmm, "epoll_ctl", "what is watched no more is closed next, or stays ready in vain; see `is_hint`"),
+    (Who::Vmm, "epoll_ctl", "what is watched no more is closed next, or stays ready without success; see `is_hint`"),
     (Who::Vmm, "preadv2", "the shutdown event is emptied in a loop"),
     (Who::Vmm, "wait4", "nobody else waits for the helper, so the kernel does not refuse it"),
     (

@@ -179,7 +179,7 @@ fn a_plugin_notices_that_its_vmm_was_killed(backend: Backend) {
     let halts = Program::new();
     for waiting in [
         "connect print=ready await-hang-up print=noticed",
-        &format!("{BOOTED} resume print=ready wait=hung-up print=noticed"),
+        &format!("{BOOTED} resume print=ready wait=disconnected print=noticed"),
     ] {
         let mut running = Outboard::probe_with(backend, &halts, &["--disable-sandbox"], waiting).start();
         running.await_line("ready");

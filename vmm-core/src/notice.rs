@@ -15,7 +15,7 @@ use crate::error::{Error as MachineError, Result};
 pub enum Notice {
     /// It is about to execute its first instruction.
     Started(VcpuId),
-    /// It stands still, as an owner asked.
+    /// It is stopped, as an owner asked.
     Paused(VcpuId),
     /// It has stopped for good.
     Stopped(VcpuId, StopReason),
@@ -67,8 +67,8 @@ pub enum StopReason {
         state: Option<Box<GuestState>>,
     },
     /// The way to an owner ended.
-    #[error("{owner} hung up")]
-    HungUp {
+    #[error("{owner} disconnected")]
+    Disconnected {
         /// The owner's name.
         owner: String,
     },
@@ -140,7 +140,7 @@ impl StopReason {
     /// Returns who failed; `None` where nobody did: the guest, an owner or the user has ended the vCPU.
     pub fn culprit(&self) -> Option<Culprit> {
         match self {
-            Self::Asked | Self::Released { .. } | Self::Halted | Self::HungUp { .. } => None,
+            Self::Asked | Self::Released { .. } | Self::Halted | Self::Disconnected { .. } => None,
             Self::Shutdown { .. } | Self::InternalError { .. } | Self::EntryFailed { .. } | Self::Unclaimed { .. } => {
                 Some(Culprit::Guest)
             }
@@ -168,7 +168,7 @@ impl StopReason {
             | Self::Halted
             | Self::Shutdown { .. }
             | Self::InternalError { .. }
-            | Self::HungUp { .. } => false,
+            | Self::Disconnected { .. } => false,
             Self::EntryFailed { .. }
             | Self::Unclaimed { .. }
             | Self::TimedOut { .. }

@@ -228,7 +228,7 @@ impl ExitHandler for Broken {
 fn a_failing_handler_stops_its_vcpu_with_the_owners_name() {
     for thread in [HandlerThread::Vcpu, HandlerThread::Own] {
         for (error, expected) in [
-            (LinkError::Disconnected, "serial hung up"),
+            (LinkError::Disconnected, "serial disconnected"),
             (LinkError::TimedOut, "serial did not answer a port write of 1 bytes at 0x3f8 in time"),
             (LinkError::Fault("garbage".into()), "serial: garbage"),
         ] {
@@ -250,7 +250,7 @@ fn an_owner_that_drops_its_end_stops_the_vcpu() {
     rig.start_running();
     rig.expect_write(0, &[1]);
     rig.ends.clear();
-    assert!(matches!(rig.stop_reason().1, StopReason::HungUp { .. }));
+    assert!(matches!(rig.stop_reason().1, StopReason::Disconnected { .. }));
 }
 
 #[test]

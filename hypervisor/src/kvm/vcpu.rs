@@ -12,7 +12,7 @@ use rustix::process::Pid;
 use super::memory::Slots;
 use super::run_page::RunPage;
 use super::{signal, system};
-use crate::kick::{Bell, Door};
+use crate::kick::{KickSignal, KickState};
 use crate::pending::Pending;
 use crate::{Access, Direction, Error, Exit, Kick, Result, Vcpu, VcpuId, VcpuState};
 
@@ -29,7 +29,7 @@ pub(super) struct KvmVcpu {
     id: VcpuId,
     pub(super) fd: VcpuFd,
     pub(super) page: Arc<RunPage>,
-    door: Door,
+    kick_state: KickState,
     runner: Arc<Runner>,
     pub(super) pending: Pending,
     synced: Cell<Synced>,
@@ -61,12 +61,12 @@ enum Synced {
 struct Runner(AtomicI32);
 
 /// How a kick gets a vCPU out of `KVM_RUN`. It holds the page, so a kick is safe after the vCPU is gone.
-struct KvmBell {
+struct KvmKickSignal {
     page: Arc<RunPage>,
     runner: Arc<Runner>,
 }
 
-impl Bell for KvmBell {
+impl KickSignal for KvmKickSignal {
     fn raise(&self) {
         self.page.raise_immediate_exit();
     }
@@ -98,12 +98,12 @@ impl KvmVcpu {
             Synced::Never
         };
         let runner = Arc::new(Runner::default());
-        let door = Door::new(KvmBell { page: Arc::clone(&page), runner: Arc::clone(&runner) });
+        let kick_state = KickState::new(KvmKickSignal { page: Arc::clone(&page), runner: Arc::clone(&runner) });
         Ok(Self {
             id,
             fd,
             page,
-            door,
+            kick_state,
             runner,
             pending: Pending::new(id),
             synced: Cell::new(synced),
@@ -204,20 +204,20 @@ impl Vcpu for KvmVcpu {
     }
 
     fn kick_handle(&self) -> Kick {
-        self.door.kick_handle()
+        self.kick_state.kick_handle()
     }
 
     fn run(&mut self) -> Result<Exit> {
         self.pending.check_enter()?;
         let thread = THREAD.with(|thread| thread.as_raw_nonzero().get());
         self.runner.0.store(thread, Ordering::SeqCst);
-        if self.door.enter() {
+        if self.kick_state.enter() {
             self.page.raise_immediate_exit();
         }
         let exit = self.enter();
-        self.door.leave();
+        self.kick_state.leave();
         if let Ok(Exit::Interrupted) = exit {
-            self.door.take();
+            self.kick_state.take();
             self.page.lower_immediate_exit();
         }
         exit
@@ -227,7 +227,7 @@ impl Vcpu for KvmVcpu {
         self.pending.check_enter()?;
         self.page.raise_immediate_exit();
         let exit = self.enter();
-        // A kick whose flag is lost here has its mark at the door still.
+        // A kick whose flag is lost here has its mark at the kick_state still.
         self.page.lower_immediate_exit();
         exit
     }

@@ -136,7 +136,7 @@ struct Seen {
 impl Machine {
     fn new(start: &Start) -> Self {
         let vm = Mock::guest_code().create_soft_vm().expect("create_soft_vm");
-        // The PIT's counts, which a guest can read, stand still from their beginning.
+        // The PIT's counts, which a guest can read, do not change from their beginning.
         vm.advance(Duration::ZERO);
         vm.set_pit(&vm.pit().expect("pit")).expect("set_pit");
         let ram = sealed_memfd();

@@ -46,13 +46,13 @@ fn generated_programs_agree() {
     check(&report);
 }
 
-/// Prints a report; fails where programs differ, where many meet a quirk, or where many programs have an opcode seldom.
+/// Prints a report; fails where programs differ, where many meet a quirk, or where many programs have an opcode rarely.
 fn check(report: &Report) {
     println!("{report}");
     assert!(report.unexplained.is_empty(), "{} programs differ", report.unexplained.len());
     assert!(report.skipped() * 100 <= report.programs, "more than 1 % of the programs meet a quirk");
     let rare: Vec<_> = report.rarest().into_iter().filter(|(_, count)| *count < OFTEN).collect();
-    assert!(report.programs < MANY || rare.is_empty(), "executed too seldom: {rare:?}");
+    assert!(report.programs < MANY || rare.is_empty(), "executed too rarely: {rare:?}");
 }
 
 /// Does an instruction alone, with operands that are as simple as can be, and OF, which `into` looks for.

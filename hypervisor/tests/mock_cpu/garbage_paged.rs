@@ -22,7 +22,7 @@ fn entry(numbers: &mut Numbers) -> u64 {
         14 => bits & 0x3fff_ffff_f000,
         _ => bits & 0x000f_ffff_ffff_f000,
     };
-    // Mostly present, writable, for user mode; seldom NX or reserved bits.
+    // Mostly present, writable, for user mode; rarely NX or reserved bits.
     let likely = if bits & 0x70 == 0 { 0 } else { 7 };
     let rare = if bits & 0xf00 == 0 { numbers.next() & 0xfff0_0000_0000_0fff } else { 0 };
     frame | likely | rare | bits >> 12 & 0x1e0

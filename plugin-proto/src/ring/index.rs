@@ -260,7 +260,7 @@ mod model {
         stamp: AtomicU64,
         cell: UnsafeCell<u32>,
         sleepers: Mutex<()>,
-        bell: Condvar,
+        wake: Condvar,
     }
 
     // SAFETY: what the tests are about. Loom fails them where the cell is touched by two at once.
@@ -273,21 +273,21 @@ mod model {
     impl Ring {
         fn new() -> Arc<Self> {
             let (cell, stamp) = (UnsafeCell::new(0), AtomicU64::new(0));
-            Arc::new(Self { words: Words::new(), stamp, cell, sleepers: Mutex::new(()), bell: Condvar::new() })
+            Arc::new(Self { words: Words::new(), stamp, cell, sleepers: Mutex::new(()), wake: Condvar::new() })
         }
 
         /// `futex(FUTEX_WAIT)`: it looks at the word and goes to sleep in one step.
         fn sleep(&self, sleeps: &Line) {
             let sleepers = self.sleepers.lock().unwrap();
             if sleeps.0.load(Ordering::SeqCst) == ASLEEP {
-                drop(self.bell.wait(sleepers).unwrap());
+                drop(self.wake.wait(sleepers).unwrap());
             }
         }
 
         /// `futex(FUTEX_WAKE)`.
         fn wake(&self) {
             drop(self.sleepers.lock().unwrap());
-            self.bell.notify_all();
+            self.wake.notify_all();
         }
     }
 

@@ -29,7 +29,7 @@ pub enum Direction {
 struct Head {
     hints: Hints,
     rings: [Words; 2],
-    whereabouts: Whereabouts,
+    cpu_hint: CpuHint,
 }
 
 /// What the VMM lets the plugin know, on lines that change rarely.
@@ -43,7 +43,7 @@ pub(super) struct Hints {
 
 /// What the plugin lets the VMM know, on lines that change rarely.
 #[repr(C, align(128))]
-struct Whereabouts {
+struct CpuHint {
     /// The processor that it woke up on last, counted from 1; 0 where it does not say.
     processor: AtomicU32,
 }
@@ -201,12 +201,12 @@ impl Mapping {
 
     /// The number of the processor on which the plugin's side woke up last, if it says. It may be any number.
     pub fn processor(&self) -> Option<u32> {
-        self.head().whereabouts.processor.load(Ordering::Relaxed).checked_sub(1)
+        self.head().cpu_hint.processor.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Sets that. The plugin's to do.
     pub fn set_processor(&self, processor: u32) {
-        let word = &self.head().whereabouts.processor;
+        let word = &self.head().cpu_hint.processor;
         let processor = processor.saturating_add(1);
         // Who only reads shares the line.
         if word.load(Ordering::Relaxed) != processor {

@@ -17,8 +17,8 @@ use crate::Transport;
 
 /// Steps of one input, at most.
 const MOST: usize = 100;
-/// How long a fuzz target waits for something, and how often in vain: a guest may run without an exit.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// How long a fuzz target waits for something, and how often without success: a guest may run without an exit.
+const TIMEOUT: Duration = Duration::from_millis(2);
 const MOST_VAIN: u32 = 8;
 
 /// What a conversation came to.
@@ -37,12 +37,12 @@ pub struct Heard {
 /// Leads a conversation, and ends the VM. Whatever is said, main requests are answered, what vCPUs say makes sense, and they
 /// stop when they are told to.
 pub fn conversation(data: &[u8]) -> Heard {
-    lead(data, PATIENCE)
+    lead(data, TIMEOUT)
 }
 
-fn lead(data: &[u8], patience: Duration) -> Heard {
+fn lead(data: &[u8], timeout: Duration) -> Heard {
     let mut input = Unstructured::new(data);
-    let mut talk = Talk::new(number(&mut input), patience);
+    let mut talk = Talk::new(number(&mut input), timeout);
     for _ in 0..MOST {
         if input.is_empty() || !talk.served.has_connection() {
             break;
@@ -56,14 +56,14 @@ struct Talk {
     served: Served,
     descriptors: Descriptors,
     vcpus: Vec<VcpuEnd>,
-    patience: Duration,
+    timeout: Duration,
     vain: u32,
     heard: Heard,
 }
 
 impl Talk {
     /// The bits: a second vCPU; rings alone or pipes alone; a limit for answers.
-    fn new(choices: u8, patience: Duration) -> Self {
+    fn new(choices: u8, timeout: Duration) -> Self {
         let transport = match choices >> 1 & 3 {
             1 => Transport::Pipe,
             2 => Transport::Ring,
@@ -71,14 +71,14 @@ impl Talk {
         };
         let settings = Settings {
             vcpus: NonZeroU32::MIN.saturating_add((choices & 1).into()),
-            exit_timeout: (choices & 8 != 0).then_some(patience * 2),
+            exit_timeout: (choices & 8 != 0).then_some(timeout * 2),
             transport,
         };
         Self {
             served: Served::new(&settings, true),
             descriptors: Descriptors::new(),
             vcpus: Vec::new(),
-            patience,
+            timeout,
             vain: 0,
             heard: Heard::default(),
         }
@@ -147,7 +147,7 @@ impl Talk {
         if self.vain >= MOST_VAIN {
             return;
         }
-        let end = Instant::now() + self.patience;
+        let end = Instant::now() + self.timeout;
         let Some(vcpu) = self.vcpu(which) else { return };
         let counted = match vcpu.receive(end) {
             Came::Nothing => &mut self.vain,

@@ -81,7 +81,7 @@ impl Served {
     pub(super) fn close(&mut self, which: u8) {
         let (ours, theirs) = self.connections.swap_remove(usize::from(which) % self.connections.len());
         drop(theirs);
-        assert!(matches!(ours.receive(&mut self.buffers), Err(Fault::HungUp)));
+        assert!(matches!(ours.receive(&mut self.buffers), Err(Fault::Disconnected)));
     }
 
     /// Sends a datagram and takes the answer, with the VMM's part between. None where the connection was dropped, which it
@@ -94,7 +94,7 @@ impl Served {
             Ok(request) => request.expect("what was sent is there"),
             Err(fault) => {
                 let is_bad = match fault {
-                    Fault::HungUp => datagram.is_empty(),
+                    Fault::Disconnected => datagram.is_empty(),
                     Fault::TooLong => datagram.len() > MAX_REQUEST,
                     Fault::TooManyDescriptors => fds.len() > 1,
                     Fault::Decode(_) => decode_incoming(datagram).is_err(),

@@ -17,7 +17,7 @@ use super::ucounts::Ucounts;
 use super::{limits, plugin, privileges, root, user_limits};
 use crate::process::last_error;
 
-/// Init's exit code where it has waited in vain for its helper.
+/// Init's exit code where it has waited without success for its helper.
 pub(crate) const HELPER_IS_GONE: Errno = Errno::SRCH;
 
 /// What init is born with.

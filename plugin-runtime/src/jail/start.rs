@@ -23,7 +23,7 @@ use crate::process;
 use crate::start_error::start_error;
 
 /// How long the helper may take: it waits for nothing but file systems.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Starts a jail for `command`. What comes back is a descriptor of its init, a child of this process, with which all in the
 /// jail ends, where the jail tells how it goes on, and the plugin's user id where it has one of its own.
@@ -104,7 +104,7 @@ impl From<Errno> for Failure {
 
 /// Waits until init is there, which is written down as soon as it is told.
 fn begin(reports: &Reports, init: &mut Option<Pid>) -> std::result::Result<OwnedFd, Failure> {
-    match next(reports, Instant::now() + PATIENCE)? {
+    match next(reports, Instant::now() + TIMEOUT)? {
         // A child that has not been waited for keeps its process id.
         Some(Report::Born(born)) => Ok(pidfd_open(*init.insert(born), PidfdFlags::empty())?),
         Some(Report::Failed(fault)) => Err(Failure::Fault(fault)),
@@ -118,7 +118,7 @@ fn begin(reports: &Reports, init: &mut Option<Pid>) -> std::result::Result<Owned
 /// Sees that no init is left of a jail that is not to be, and nothing with it. The helper has ended: what it and init had to
 /// tell of init's birth is there or comes at once.
 fn clear_away(reports: &Reports, helper: Pid, mut init: Option<Pid>) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while init.is_none() {
         match next(reports, deadline) {
             Ok(Some(Report::Born(born))) => init = Some(born),

@@ -1,4 +1,4 @@
-//! A policy's text: read, compiled, and the program held against what the text says.
+//! A policy's text: read, compiled, and the program compared with what the text says.
 
 use std::path::Path;
 

@@ -50,7 +50,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Learns of violations. Readable while there is one that was not received; hung up once all processes under the filter
+/// Learns of violations. Readable while there is one that was not received; readable as ended once all processes under the filter
 /// are gone.
 #[derive(Debug)]
 pub(crate) struct Listener {

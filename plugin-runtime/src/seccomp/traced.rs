@@ -1,4 +1,4 @@
-//! The VMM's policy held against what a VMM was seen to call, for `.ci/trace-vmm-syscalls`.
+//! The VMM's policy compared with what a VMM was seen to call, for `.ci/trace-vmm-syscalls`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -51,7 +51,7 @@ impl Traced {
     }
 }
 
-/// What a policy of two parts says, held against what was called.
+/// What a policy of two parts says, compared with what was called.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Differences {
     /// Called, and in neither part.

@@ -153,7 +153,7 @@ impl RingHandler {
     /// Receives the next record of the plugin.
     #[inline]
     fn receive(&mut self, deadline: Option<Instant>) -> Result<()> {
-        self.budget.hold_back();
+        self.budget.pre_poll_delay();
         let mut wait = Wait::new(&self.stop, &mut self.budget, deadline);
         let read = self.reader.read(&mut self.incoming, &mut wait);
         let (slept, polls) = (wait.slept, wait.polls);

@@ -50,7 +50,7 @@ pub(crate) fn live(plugin: &Plugin, over: &AtomicBool, told: &Told) {
     let _ = relay.tell("exit 0");
 }
 
-/// So that nobody has to be hung up on.
+/// So that nobody has to be disconnected.
 fn exit_when_told(relay: &Relay, shutdown: &OwnedFd, gone: &AtomicBool) {
     while !gone.load(Ordering::SeqCst) {
         if readable_within(shutdown, Duration::from_millis(5)) {

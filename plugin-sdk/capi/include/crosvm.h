@@ -11,7 +11,7 @@
  *   -EINVAL  a pointer is NULL that must not be, or a value has no meaning here
  *   -EBUSY   another thread is inside a call with the same handle
  *   -EPROTO  a vCPU is asked for something while it does not stand at an event; or the VMM's answer makes no sense
- *   -EPIPE   the VMM has hung up
+ *   -EPIPE   the VMM has disconnected
  *   others   as the VMM, or the kernel below it, answered
  *
  * An `out` argument is written on success only. `out_count` is written always; it is 0 after any error but -E2BIG.
@@ -146,7 +146,7 @@ enum crosvm_vcpu_event_kind {
 	CROSVM_VCPU_EVENT_KIND_INIT = 0,
 	/* The guest has accessed a reserved range. */
 	CROSVM_VCPU_EVENT_KIND_IO_ACCESS = 1,
-	/* The vCPU stands still because of crosvm_pause_vcpus(). */
+	/* The vCPU is stopped because of crosvm_pause_vcpus(). */
 	CROSVM_VCPU_EVENT_KIND_PAUSED = 2,
 	/* The guest has made a Hyper-V hypercall. */
 	CROSVM_VCPU_EVENT_KIND_HYPERV_HCALL = 3,

@@ -39,7 +39,7 @@ impl From<Error> for Errno {
         match &error {
             Error::NoSocket => Self(libc::ENOTCONN),
             Error::SocketTaken { .. } | Error::VcpusTaken => Self::BUSY,
-            Error::HungUp => Self::PIPE,
+            Error::Disconnected => Self::PIPE,
             Error::BadSocket { .. } | Error::Refused { .. } | Error::System { .. } => Self::of(error.errno()),
             Error::Message(plugin_proto::Error::TooLong { .. }) => Self::TOO_BIG,
             Error::AnswerLength { .. }

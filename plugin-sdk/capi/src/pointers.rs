@@ -180,7 +180,7 @@ impl<T: Plain> Room<T> {
         if !values.is_empty() {
             self.check(1)?;
             let (from, bytes) = (values.as_ptr().cast::<u8>(), size_of_val(values));
-            // SAFETY: C promises room for these values, which the caller has held against the argument that says how
+            // SAFETY: C promises room for these values, which the caller has compared with the argument that says how
             // many; it is C's memory, so it does not overlap with a slice of ours.
             unsafe { from.copy_to_nonoverlapping(self.0.cast::<u8>(), bytes) };
         }

@@ -55,7 +55,7 @@ impl Vcpu {
         let again = self.sdk.held().is_some();
         let event = self.sdk.wait().map_err(|error| match error {
             // As it has always been; the other functions say `EPIPE`.
-            Error::HungUp => Errno::INVAL,
+            Error::Disconnected => Errno::INVAL,
             other => other.into(),
         })?;
         let mut data = |new: &[u8]| {

@@ -24,7 +24,7 @@
 //! | `event`, `await-event` | takes the shutdown event; waits for it |
 //! | `await-hang-up` | waits until the VMM closes the connection |
 //! | `vcpu=INDEX` | chooses the vCPU that the steps after it are about |
-//! | `wait=KIND` | waits for a vCPU's event: `init`, `read`, `write`, `paused` or `hung-up` |
+//! | `wait=KIND` | waits for a vCPU's event: `init`, `read`, `write`, `paused` or `disconnected` |
 //! | `boot` | lets the vCPU begin at the code, once it is resumed |
 //! | `regs` | gets the registers |
 //! | `resume`, `answer=BYTE` | lets the vCPU run on; for `answer`, from a read, which gets that byte |

@@ -79,7 +79,7 @@ impl Machine {
     fn await_hang_up(&mut self) -> Result<(), Failure> {
         raw::await_readable(raw::main_socket()?)?;
         match self.connection()?.pause_vcpus(0, 0) {
-            Err(Error::HungUp) => Ok(()),
+            Err(Error::Disconnected) => Ok(()),
             other => Err(format!("{other:?} in place of a hang-up").into()),
         }
     }
@@ -106,14 +106,14 @@ impl Machine {
     }
 }
 
-/// Waits for an event of that kind. A vCPU stands still at it until a later step resumes it.
+/// Waits for an event of that kind. A vCPU is stopped at it until a later step resumes it.
 fn wait(vcpu: &mut Vcpu, expected: &str) -> Result<(), Failure> {
     let kind = match vcpu.wait() {
         Ok(Event::Init(_)) => "init",
         Ok(Event::Read(_)) => "read",
         Ok(Event::Write(_)) => "write",
         Ok(Event::Paused(_)) => "paused",
-        Err(Error::HungUp) => "hung-up",
+        Err(Error::Disconnected) => "disconnected",
         other => return Err(format!("{other:?} in place of {expected}").into()),
     };
     if kind == expected { Ok(()) } else { Err(format!("{kind} in place of {expected}").into()) }

@@ -23,7 +23,7 @@ const HALT: &[u8] = &[0xfb, 0xf4, 0xfa];
 /// `mov al, 0x20; out 0x20, al`: the end of the first PIC's interrupt.
 const END: &[u8] = &[0xb0, 0x20, 0xe6, 0x20];
 /// `mov al, 0x20; out 0xa0, al`: of the second's.
-const FAR_END: &[u8] = &[0xb0, 0x20, 0xe6, 0xa0];
+const SECONDARY_END: &[u8] = &[0xb0, 0x20, 0xe6, 0xa0];
 /// `mov al, 0x20; out 0x4d0, al`: line 5 is triggered by level.
 const BY_LEVEL: &[u8] = &[0xb0, 0x20, 0xba, 0xd0, 0x04, 0xee];
 
@@ -108,7 +108,7 @@ pub fn a_masked_interrupt_waits(make: Make) {
 pub fn interrupts_come_by_their_priority(make: Make) {
     let program = ready().code_only(HALT).output(PORT, 1).code_only(HALT).output(PORT, 1);
     // Ends that of line 1, and then those of the second PIC's.
-    let program = program.code_only(END).code_only(FAR_END).code_only(END).code_only(HALT).output(PORT, 1);
+    let program = program.code_only(END).code_only(SECONDARY_END).code_only(END).code_only(HALT).output(PORT, 1);
     let Guest { vm, mut vcpu, .. } = ready_guest!(make, program);
     for gsi in [LINE, Gsi(3), FAR_LINE] {
         vm.set_irq(gsi, true).expect("set_irq");
@@ -190,7 +190,7 @@ pub fn an_irqfd_interrupts_again_after_its_interrupt_has_ended(make: Make) {
 /// By a line and by an irqfd, from another thread.
 pub fn a_halted_vcpu_is_woken_by_an_interrupt(make: Make) {
     // The second interrupt goes behind the first, so it is not taken before its own halt.
-    let program = ready().code_only(HALT).code_only(FAR_END).code_only(END).code_only(HALT).output(PORT, 1);
+    let program = ready().code_only(HALT).code_only(SECONDARY_END).code_only(END).code_only(HALT).output(PORT, 1);
     let Guest { vm, mut vcpu, .. } = ready_guest!(make, program);
     let (trigger, resample) = (event(), event());
     vm.register_irqfd(LINE, &trigger, &resample).expect("register_irqfd");

@@ -13,7 +13,7 @@ const MOST_EXITS: usize = 4000;
 /// A program that is not at its end after this is kicked, again and again.
 const KICKED_EVERY: Duration = Duration::from_millis(75);
 /// A program that has had the processor for so long and is kicked runs away. One takes less than a millisecond.
-const PATIENCE: Duration = Duration::from_millis(150);
+const TIMEOUT: Duration = Duration::from_millis(150);
 /// One that is kicked so often, and may have halted, runs away too.
 const MOST_KICKS: usize = 40;
 
@@ -82,7 +82,7 @@ fn see<V: Vcpu + ?Sized>(vcpu: &mut V, access: &Access, answers: &mut u64) -> Se
     }
 }
 
-/// Kicks the vCPU when the count of programs stands still.
+/// Kicks the vCPU when the count of programs does not change.
 pub(super) struct Watchdog {
     programs: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -140,7 +140,7 @@ impl Watchdog {
                 Exit::Interrupted => {
                     kicks += 1;
                     // One kick may have been meant for the program before, or comes of a machine that was asleep.
-                    if kicks == MOST_KICKS || kicks > 1 && thread_time() - begun >= PATIENCE {
+                    if kicks == MOST_KICKS || kicks > 1 && thread_time() - begun >= TIMEOUT {
                         break End::RanAway;
                     }
                 }

@@ -1,4 +1,4 @@
-//! Programs in which mock and KVM once differed, and what they do: kept so that they stay mended.
+//! Programs in which mock and KVM once differed, and what they do: kept so that they stay fixed.
 
 use hypervisor::Direction;
 

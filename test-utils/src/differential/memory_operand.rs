@@ -76,7 +76,7 @@ impl Assembler {
         let short = (picks.form >> 4) % 4 == 3;
         let address_bits = if short { 48 - self.bits } else { self.bits };
         let mut registers = if address_bits == 16 { short_registers(picks) } else { long_registers(picks) };
-        // The stack pointer is seldom taken elsewhere.
+        // The stack pointer is rarely taken elsewhere.
         if registers.base == Some(ESP) && self.known[ESP].is_none() && picks.form >> 30 != 0 {
             registers.base = Some(EBX);
         }
@@ -95,7 +95,7 @@ impl Assembler {
             5 => Register::GS,
             _ => Register::None,
         };
-        // In protected mode code and constants cannot be written, so they are seldom touched there.
+        // In protected mode code and constants cannot be written, so they are rarely touched there.
         let constant = matches!(over, Register::CS | Register::FS);
         let over = if constant && self.mode != Mode::Real && picks.form >> 27 != 0 { Register::None } else { over };
         let over =

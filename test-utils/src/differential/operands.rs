@@ -27,7 +27,7 @@ pub(super) fn in_memory(op: &Op) -> bool {
     op.picks.form % 8 >= 3
 }
 
-/// The number of the general register of operand `operand`; seldom the stack pointer.
+/// The number of the general register of operand `operand`; rarely the stack pointer.
 pub(super) fn register(op: &Op, operand: u32) -> usize {
     match (op.picks.registers >> (4 * operand)) % 16 {
         4 if op.picks.extra >> 28 != 0 => EDI,

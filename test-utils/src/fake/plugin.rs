@@ -1,4 +1,4 @@
-//! A plugin whose process is the test's own program, and whose brain is the test.
+//! A plugin whose process is the test's own program, and which the test controls.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;

@@ -36,7 +36,7 @@ use rustix::pipe::pipe;
 /// assert_eq!((range.start, range.length), (0x300, 4));
 /// ```
 ///
-/// All its methods panic where the plugin has hung up, or has sent what is no request.
+/// All its methods panic where the plugin has disconnected, or has sent what is no request.
 #[derive(Debug)]
 pub struct Vmm {
     socket: OwnedFd,

@@ -1,4 +1,4 @@
-//! The exits a machine has made, and what they are held against.
+//! The exits a machine has made, and what they are compared with.
 
 use std::fmt;
 

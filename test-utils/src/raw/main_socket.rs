@@ -120,7 +120,7 @@ impl MainSocket {
     /// As `ask`.
     pub fn ask_with(&self, request: &Message, fds: &[BorrowedFd<'_>]) -> Answer {
         self.send(request.as_bytes(), fds).unwrap_or_else(|errno| panic!("{request:?}: {errno}"));
-        let answer = self.receive().unwrap_or_else(|| panic!("hung up on {request:?}"));
+        let answer = self.receive().unwrap_or_else(|| panic!("disconnected {request:?}"));
         let asked = Fields::parse(request.as_bytes()).numbers()[0];
         // What the VMM does not know it cannot name.
         if answer.field.is_some() || answer.errno != Errno::NOTTY.raw_os_error().into() {
@@ -225,7 +225,7 @@ impl MainSocket {
     /// # Panics
     ///
     /// If it has not.
-    pub fn assert_hung_up(&self) {
+    pub fn assert_disconnected(&self) {
         let answer = self.receive();
         assert!(answer.is_none(), "still open: {answer:?}");
     }

@@ -33,7 +33,7 @@ use rustix::io::retry_on_intr;
 /// How long an answer may take before the test fails. Far longer than any takes on a loaded machine.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// Whether `fd` becomes readable, or hung up on, within `limit`.
+/// Whether `fd` becomes readable, or disconnected, within `limit`.
 ///
 /// # Panics
 ///

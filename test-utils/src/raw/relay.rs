@@ -1,4 +1,4 @@
-//! A plugin process that hands its socket to the test, which then is the plugin's brain.
+//! A plugin process that hands its socket to the test, which then controls the plugin.
 //!
 //! The process has a socket to the test, which for the example `relay` is its standard input. It sends its main socket over
 //! that, closes its own copy, and then [obeys](obey).

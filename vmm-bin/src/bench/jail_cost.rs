@@ -1,6 +1,6 @@
 //! `outboard bench --jail-cost`: what the jail adds to a start, and to an exit.
 //!
-//! A plugin in its jail is held against one without, and one without against another: what the last two differ by is noise,
+//! A plugin in its jail is compared with one without, and one without against another: what the last two differ by is noise,
 //! with which the first comparison must be read. The three are started in turn, their blocks of exits are made in turn, and
 //! all of it is repeated with new processes: what two processes of one program differ by for as long as they live (where
 //! their memory lies, where the scheduler put them) is part of the noise too.

@@ -75,7 +75,7 @@ fn serve(mut vcpu: Vcpu, case: Case) -> Result<(), Failure> {
     loop {
         match vcpu.wait() {
             Ok(event) => answer(event, case, &mut posts)?,
-            Err(plugin_sdk::Error::HungUp) => return Ok(()),
+            Err(plugin_sdk::Error::Disconnected) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }

@@ -8,7 +8,7 @@ use crate::statistics::{median, percentile, time};
 
 /// What a ratio to a bare exit must be read with.
 const NOTE: &str = "\
-* Against a bare exit of this host. Where KVM runs nested or paravirtually, as on many cloud machines, a bare exit is dear;
+* Against a bare exit of this host. Where KVM runs nested or paravirtually, as on many cloud machines, a bare exit is expensive;
   on VMX or SVM hardware it is far cheaper, so this ratio is higher there.
 ";
 

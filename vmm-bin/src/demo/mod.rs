@@ -1,8 +1,8 @@
 //! `outboard demo`: a guest that adds and talks, and the plugin that listens.
 
+mod counters;
 mod guest;
 pub(crate) mod plugin;
-mod tally;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use plugin_sdk::{AddressSpace, Connection, Event, GuestMemory, MemoryFlags, State, Vcpu};
 
+use super::counters::Counters;
 use super::guest;
-use super::tally::Tally;
 use crate::error::Error;
 
 /// What `outboard demo-plugin` does, started by the VMM.
@@ -24,21 +24,21 @@ pub(crate) fn run(backend: &str) -> Result<(), Error> {
     // One vCPU is served right here. Several would get a thread each.
     let mut vcpus = vm.vcpus()?;
     vm.start()?;
-    let mut tally = Tally::default();
+    let mut counters = Counters::default();
     for vcpu in &mut vcpus {
-        serve(vcpu, &mut tally)?;
+        serve(vcpu, &mut counters)?;
     }
 
     // The VM ends when the plugin does.
-    write!(io::stdout(), "\nbackend        {backend}\n{tally}").map_err(Error::system("writing the table"))
+    write!(io::stdout(), "\nbackend        {backend}\n{counters}").map_err(Error::system("writing the table"))
 }
 
 /// Answers the guest until it asks for its end.
-fn serve(vcpu: &mut Vcpu, tally: &mut Tally) -> Result<(), Error> {
+fn serve(vcpu: &mut Vcpu, counters: &mut Counters) -> Result<(), Error> {
     let mut line = Vec::new();
     loop {
         let event = vcpu.wait()?;
-        tally.count(&event);
+        counters.count(&event);
         match event {
             Event::Init(mut init) => {
                 boot(init.state())?;

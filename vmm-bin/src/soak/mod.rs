@@ -4,9 +4,9 @@
 //! they do, so that the plugin sees whether an exit is lost, comes twice or comes out of order. Between rounds this process, which
 //! is the VMM of all of them, must hold no more than before.
 
+mod counters;
 mod layout;
 mod model;
-mod patience;
 mod plan;
 pub(crate) mod plugin;
 mod program;
@@ -14,7 +14,7 @@ mod random;
 mod report;
 mod resources;
 mod round;
-mod tally;
+mod timeout;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::hash::{BuildHasher, RandomState};
@@ -32,12 +32,12 @@ use crate::backend::{Backend, Choice};
 use crate::cli::SoakArgs;
 use crate::error::Error;
 use crate::processes;
-use patience::Patience;
+use counters::Sheet;
 use plan::Plan;
 use report::{Report, say};
 use resources::Resources;
 use round::{Outcome, Round};
-use tally::Sheet;
+use timeout::Timeout;
 
 /// How often it is told how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -147,7 +147,7 @@ impl Flat {
     /// What is wrong after a round.
     fn check(&mut self, report: &mut Report) -> Result<Option<String>, Error> {
         let look = || Resources::now().map_err(Error::system("looking at what this process holds"));
-        let mut patience = Patience::new(SETTLE);
+        let mut timeout = Timeout::new(SETTLE);
         self.rounds += 1;
         loop {
             let now = look()?;
@@ -159,7 +159,7 @@ impl Flat {
                 report.hold(now);
                 return Ok(None);
             }
-            if patience.is_over() {
+            if timeout.is_over() {
                 let most = self.most;
                 let child = if child { ", and a child is left" } else { "" };
                 return Ok(Some(format!("more is held than the {most} of the first rounds: {now}{child}")));

@@ -166,7 +166,7 @@ impl Model {
                 }
             }
         }
-        // The guest stands still, so what it wrote last is there.
+        // The guest is stopped, so what it wrote last is there.
         if seen.kind != Kind::Posted
             && let Some(landed) = self.landed.take()
             && !window().contains(&landed)
@@ -245,7 +245,7 @@ impl Model {
                 self.write(Kind::Write, pio, own(layout::FICKLE_PORTS), Width::Long);
                 self.optional = true;
             }
-            Step::Bell(space, _) => {
+            Step::Doorbell(space, _) => {
                 self.count = self.count.wrapping_add(1);
                 self.bells[usize::from(space == mmio)] += 1;
             }
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn signals_of_eventfds_are_counted_though_they_do_not_come() {
-        let mut model = model(&[Step::Bell(AddressSpace::Pio, Width::Byte), OUT], 3);
+        let mut model = model(&[Step::Doorbell(AddressSpace::Pio, Width::Byte), OUT], 3);
         for count in [2, 4, 6] {
             assert_eq!(take(&mut model, &port(&[count])), GO);
         }

@@ -59,7 +59,7 @@ pub(super) enum Step {
     /// Writes the count to a port that is reserved at times.
     Fickle,
     /// Signals an eventfd.
-    Bell(AddressSpace, Width),
+    Doorbell(AddressSpace, Width),
     /// Waits for an interrupt.
     Halt,
     /// Does nothing for so many instructions.
@@ -136,7 +136,7 @@ impl Step {
             14 => Self::Sum,
             15 | 16 => Self::Window,
             17 => Self::Fickle,
-            18 => Self::Bell(space, width),
+            18 => Self::Doorbell(space, width),
             19 | 20 => Self::Coalesce(space),
             _ if vcpu == 0 && random.once_in(2) => Self::Halt,
             _ => Self::Spin(1 + random.below(20) as u8),
@@ -175,8 +175,8 @@ impl Step {
             }
             Self::Window => written(store(layout::WINDOW + layout::slot(vcpu), Width::Long)),
             Self::Fickle => written(out(own(layout::FICKLE_PORTS), Width::Long)),
-            Self::Bell(AddressSpace::Pio, width) => written(out(layout::bell_port(vcpu), width)),
-            Self::Bell(AddressSpace::Mmio, width) => written(store(layout::bell_address(vcpu), width)),
+            Self::Doorbell(AddressSpace::Pio, width) => written(out(layout::bell_port(vcpu), width)),
+            Self::Doorbell(AddressSpace::Mmio, width) => written(store(layout::bell_address(vcpu), width)),
             Self::Halt => vec![0xf4],
             // mov cx, n; again: loop again
             Self::Spin(instructions) => vec![0xb9, instructions, 0, 0xe2, 0xfe],

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use plugin_runtime::Transport;
 
+use super::counters::{Count, Numbers};
 use super::plan::{Ending, Plan};
 use super::resources::Resources;
-use super::tally::{Count, Numbers};
 use crate::error::Error;
 
 /// What has run so far.

@@ -9,10 +9,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use plugin_runtime::jail::{JailConfig, Mount};
 use plugin_runtime::{Config, Error as VmError, PluginCommand, Sandbox};
 
-use super::patience::{Patience, SLICE};
+use super::counters::{Numbers, Sheet};
 use super::plan::{Ending, Plan};
 use super::plugin::{COMPLAINS, TOLD};
-use super::tally::{Numbers, Sheet};
+use super::timeout::{SLICE, Timeout};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::processes;
@@ -77,7 +77,7 @@ impl Round<'_> {
 
     /// The end, or what is known of it if there is none in time. Kills the plugin if that is planned.
     fn await_end(&self, ends: &Receiver<End>) -> Result<Option<End>, Error> {
-        let mut patience = Patience::new(LIMIT);
+        let mut timeout = Timeout::new(LIMIT);
         let mut killing = match self.plan.ending {
             Ending::Killed { running, after } => Some(Killing { running, after, since: None }),
             _ => None,
@@ -87,7 +87,7 @@ impl Round<'_> {
                 Ok(end) => return Ok(Some(end)),
                 // A panic, which joining tells.
                 Err(RecvTimeoutError::Disconnected) => return Ok(Some(Ok(()))),
-                Err(RecvTimeoutError::Timeout) if patience.is_over() => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if timeout.is_over() => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if let Some(due) = &mut killing

@@ -4,12 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail like tests")]
 
 mod busy;
+mod counters;
 mod driven;
 mod ended;
 pub(crate) mod leftover;
 mod resources;
 mod running;
-mod tally;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -20,12 +20,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) use busy::Span;
+pub(crate) use counters::Counters;
 pub(crate) use driven::{Driven, RAM_ID};
 pub(crate) use ended::Ended;
 pub(crate) use resources::Resources;
 pub(crate) use running::{Running, kill, only_child};
 use rustix::process::{Resource, Rlimit, setrlimit};
-pub(crate) use tally::Tally;
 use tempfile::NamedTempFile;
 use test_utils::guest::Program;
 

@@ -109,7 +109,11 @@ impl Running {
             if let Some(pid) = children.split_whitespace().find(|pid| !jailed || is_an_init(pid)) {
                 return Pid::from_raw(pid.parse().unwrap()).unwrap();
             }
-            assert!(self.started.elapsed() < LIMIT, "waited {LIMIT:?} in vain for the plugin of {:?}", self.outboard);
+            assert!(
+                self.started.elapsed() < LIMIT,
+                "waited {LIMIT:?} without success for the plugin of {:?}",
+                self.outboard
+            );
         }
     }
 

@@ -12,7 +12,7 @@ use test_utils::kvm::skipped;
 use test_utils::memory::sealed_memfd;
 use test_utils::raw::request::{self, Memory};
 
-use crate::common::{Backend, Driven, Outboard, Tally, on_each_backend, only_child};
+use crate::common::{Backend, Counters, Driven, Outboard, on_each_backend, only_child};
 use crate::{WAYS, run};
 
 on_each_backend! {
@@ -67,14 +67,14 @@ fn in_a_group_of_few_processes_the_end_is_clear(backend: Backend) {
     let name = backend.name();
     let Some(group) = Group::new("pids", &format!("few-{name}")) else { return };
     for way in WAYS {
-        let mut tally = Tally::new(format!("{name} starts in a group of few processes, {way:?}"));
+        let mut counters = Counters::new(format!("{name} starts in a group of few processes, {way:?}"));
         let mut well = Vec::new();
         for most in 1..=12 {
             group.set("pids.max", most);
             let ended = run(backend, way).in_group(group.path()).run();
             ended.assert_clear();
             well.push(ended.code == Some(0));
-            tally.count();
+            counters.count();
         }
         assert!(!well.first().unwrap() && *well.last().unwrap(), "{way:?} {well:?}");
     }
@@ -83,7 +83,7 @@ fn in_a_group_of_few_processes_the_end_is_clear(backend: Backend) {
 fn a_group_that_is_full_at_the_start_of_the_vcpus_ends_the_vm(backend: Backend) {
     let name = backend.name();
     let Some(group) = Group::new("pids", &format!("full-{name}")) else { return };
-    let mut tally = Tally::new(format!("{name} starts of vCPUs in a full group"));
+    let mut counters = Counters::new(format!("{name} starts of vCPUs in a full group"));
     for room in 0..4 {
         let driven = Driven::of(Outboard::plugin(backend, &["-c", "4"], "relay", [""; 0]).in_group(group.path()));
         let event = driven.main.descriptor(&request::get_shutdown_eventfd());
@@ -91,7 +91,7 @@ fn a_group_that_is_full_at_the_start_of_the_vcpus_ends_the_vm(backend: Backend) 
         driven.main.done(&request::start());
         driven.obey(&event).assert_failure(&["thread", "vCPU"]);
         fs::write(group.path().join("pids.max"), "max").unwrap();
-        tally.count();
+        counters.count();
     }
 }
 
@@ -107,7 +107,7 @@ fn a_plugin_that_its_group_runs_out_of_memory_for_is_named(backend: Backend) {
     fs::write(group.path().join("tasks"), only_child(running.await_plugin()).to_string()).unwrap();
     File::from(writer).write_all(b"go\n").unwrap();
     running.end().assert_failure(&["sh was killed by signal 9 (SIGKILL)"]);
-    let _tally = Tally::of(format!("{name} plugins without memory"), 1);
+    let _tally = Counters::of(format!("{name} plugins without memory"), 1);
 }
 
 const GIGABYTE: u64 = 1 << 30;
@@ -115,7 +115,7 @@ const GIGABYTE: u64 = 1 << 30;
 fn a_vmm_that_its_group_has_no_more_memory_for_refuses_or_takes_its_plugin_along(backend: Backend) {
     let name = backend.name();
     let Some(group) = Group::new("memory", &format!("vmm-{name}")) else { return };
-    let mut tally = Tally::new(format!("{name} requests of a VMM without memory"));
+    let mut counters = Counters::new(format!("{name} requests of a VMM without memory"));
     let options = ["--max-memory", "1T"];
     let driven = Driven::of(Outboard::plugin(backend, &options, "relay", [""; 0]).in_group(group.path()));
     let memory = sealed_memfd(7 * GIGABYTE);
@@ -129,7 +129,7 @@ fn a_vmm_that_its_group_has_no_more_memory_for_refuses_or_takes_its_plugin_along
     for id in 1..100 {
         let create = Memory { dirty_log: true, ..Memory::new(u64::from(id) * 8 * GIGABYTE, 7 * GIGABYTE) };
         let sent = driven.main.send(request::create_memory(id, create).as_bytes(), &[memory.as_fd()]);
-        tally.count();
+        counters.count();
         let Some(answer) = sent.ok().and_then(|()| driven.main.receive()) else {
             // The kernel has killed it, and with it all of its jail.
             driven.running.end_killed(heir);

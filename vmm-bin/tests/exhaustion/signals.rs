@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use crate::common::{Backend, Ended, Outboard, Running, Tally, on_each_backend, only_child};
+use crate::common::{Backend, Counters, Ended, Outboard, Running, on_each_backend, only_child};
 
 on_each_backend! {
     signals_to_every_thread_of_vmm_and_plugin_lose_nothing
@@ -89,7 +89,7 @@ fn signals_to_every_thread_of_vmm_and_plugin_lose_nothing(backend: Backend) {
         let taken = ended.stdout.iter().find_map(|line| line.strip_suffix(" signals")?.parse::<u64>().ok()).unwrap();
         assert!(taken > 50, "{taken} of {sent} signals in {:?}: {ended:#?}", begun.elapsed());
         let _tally =
-            Tally::of(format!("{} signals to a VMM and its plugin, {transport}", backend.name()), sent as usize);
+            Counters::of(format!("{} signals to a VMM and its plugin, {transport}", backend.name()), sent as usize);
     }
 }
 
@@ -104,6 +104,6 @@ fn a_soak_holds_what_it_promises_while_its_vmm_is_interrupted(backend: Backend) 
         // Before, the signal has no handler.
         test_utils::wait::until("there are vCPUs", || threads(running.pid()).len() > 4);
         let (_, sent) = end_in_a_storm(running, &targets);
-        let _tally = Tally::of(format!("{} signals to a soak, round {round}", backend.name()), sent as usize);
+        let _tally = Counters::of(format!("{} signals to a soak, round {round}", backend.name()), sent as usize);
     }
 }

@@ -12,7 +12,7 @@ use test_utils::guest::Program;
 use test_utils::memory::sealed_memfd;
 use test_utils::raw::request::{self, Memory};
 
-use crate::common::{Backend, Driven, Tally, on_each_backend};
+use crate::common::{Backend, Counters, Driven, on_each_backend};
 use crate::samples::main_requests;
 
 on_each_backend! {
@@ -61,7 +61,7 @@ fn wrong_kinds(driven: &Driven) -> Vec<(&'static str, OwnedFd)> {
 
 fn memory_of_the_wrong_kind_is_refused(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} memory of the wrong kind", backend.name()));
+    let mut counters = Counters::new(format!("{} memory of the wrong kind", backend.name()));
     let kinds = wrong_kinds(&driven);
     let before = driven.resources();
     for _ in 0..10 {
@@ -70,7 +70,7 @@ fn memory_of_the_wrong_kind_is_refused(backend: Backend) {
                 let create = request::create_memory(5, Memory::new(0x8000, length));
                 let answer = driven.main.ask_with(&create, &[fd.as_fd()]);
                 assert_ne!(answer.errno, 0, "{name}");
-                tally.count();
+                counters.count();
             }
         }
     }
@@ -82,12 +82,12 @@ fn memory_of_the_wrong_kind_is_refused(backend: Backend) {
 
 fn descriptors_that_no_request_takes_are_closed(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} descriptors that no request takes", backend.name()));
+    let mut counters = Counters::new(format!("{} descriptors that no request takes", backend.name()));
     let memory = sealed_memfd(PAGE);
-    let round = |tally: &mut Tally| {
+    let round = |counters: &mut Counters| {
         for request in main_requests() {
             let _ = driven.main.ask_with(&request, &[memory.as_fd()]);
-            tally.count();
+            counters.count();
         }
         for id in [60, 61, 62] {
             driven.main.ask(&request::destroy(id));
@@ -95,20 +95,20 @@ fn descriptors_that_no_request_takes_are_closed(backend: Backend) {
         for bytes in [&[][..], &[0xff; 3], &[0x0a]] {
             let other = driven.connect();
             other.send(bytes, &[memory.as_fd()]).unwrap();
-            other.assert_hung_up();
-            tally.count();
+            other.assert_disconnected();
+            counters.count();
         }
     };
-    round(&mut tally);
+    round(&mut counters);
     let before = driven.resources();
-    (0..20).for_each(|_| round(&mut tally));
+    (0..20).for_each(|_| round(&mut counters));
     driven.assert_holds_no_more_than(before, "descriptors that no request takes");
     driven.finish();
 }
 
 fn too_many_descriptors_close_the_connection(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} too many descriptors", backend.name()));
+    let mut counters = Counters::new(format!("{} too many descriptors", backend.name()));
     let memory = sealed_memfd(PAGE);
     let before = driven.resources();
     for count in [2, 3, 4, 5, 6, 7, 8, 16, 32, 33, 100, 252, 253] {
@@ -116,8 +116,8 @@ fn too_many_descriptors_close_the_connection(backend: Backend) {
         for request in [request::create_memory(5, Memory::new(0x8000, PAGE)), request::get_shutdown_eventfd()] {
             let other = driven.connect();
             other.send(request.as_bytes(), &fds).unwrap();
-            other.assert_hung_up();
-            tally.count();
+            other.assert_disconnected();
+            counters.count();
         }
     }
     driven.assert_holds_no_more_than(before, "too many descriptors");
@@ -127,14 +127,14 @@ fn too_many_descriptors_close_the_connection(backend: Backend) {
 
 fn a_socket_that_carries_itself_is_closed(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} sockets that carry themselves", backend.name()));
+    let mut counters = Counters::new(format!("{} sockets that carry themselves", backend.name()));
     let before = driven.resources();
     for _ in 0..100 {
         let other = driven.connect();
         let create = request::create_memory(5, Memory::new(0x8000, PAGE));
         other.send(create.as_bytes(), &[other.as_fd()]).unwrap();
         drop(other);
-        tally.count();
+        counters.count();
     }
     driven.assert_alive();
     driven.assert_holds_no_more_than(before, "sockets that carry themselves");

@@ -11,7 +11,7 @@ use test_utils::memory::sealed_memfd;
 use test_utils::raw::request::{self, Memory};
 use test_utils::raw::{MainSocket, Message, Wait};
 
-use crate::common::{Backend, Driven, Span, Tally, on_each_backend};
+use crate::common::{Backend, Counters, Driven, Span, on_each_backend};
 
 on_each_backend! {
     costly_requests_left_behind_do_not_keep_the_vmm
@@ -36,7 +36,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Gives 60 connections requests that cost much, while the VMM is stopped; where it is continued it finds them all. Their
 /// memfds are under way until then, which count against every process of the test's user, so there are some 7,000 at most.
-fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce()) -> Vec<MainSocket> {
+fn with_costly_requests(driven: &Driven, counters: &mut Counters, then: impl FnOnce()) -> Vec<MainSocket> {
     let connections: Vec<_> = (0..60).map(|_| driven.connect()).collect();
     let memory = sealed_memfd(7 * GIGABYTE);
     driven.signal(Signal::STOP);
@@ -47,7 +47,7 @@ fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce())
         for _ in 0..120 {
             for (request, fds) in [(&create, &[memory.as_fd()][..]), (&destroy, &[])] {
                 connection.send_at_once(request.as_bytes(), fds).unwrap();
-                tally.count();
+                counters.count();
             }
         }
     }
@@ -59,8 +59,8 @@ fn with_costly_requests(driven: &Driven, tally: &mut Tally, then: impl FnOnce())
 fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let driven = Driven::with(backend, &Program::new(), &MUCH_MEMORY);
-    let mut tally = Tally::new(format!("{} costly requests left behind", backend.name()));
-    let _connections = with_costly_requests(&driven, &mut tally, || driven.relay.command("exit 0"));
+    let mut counters = Counters::new(format!("{} costly requests left behind", backend.name()));
+    let _connections = with_costly_requests(&driven, &mut counters, || driven.relay.command("exit 0"));
     let begun = Span::begin();
     driven.end().assert_success();
     // All of them take 7 s or more.
@@ -70,8 +70,8 @@ fn costly_requests_left_behind_do_not_keep_the_vmm(backend: Backend) {
 fn costly_requests_do_not_keep_the_vmm_from_killing_its_plugin(backend: Backend) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let driven = Driven::with(backend, &Program::new(), &MUCH_MEMORY);
-    let mut tally = Tally::new(format!("{} costly requests before the end", backend.name()));
-    let _connections = with_costly_requests(&driven, &mut tally, || driven.signal(Signal::TERM));
+    let mut counters = Counters::new(format!("{} costly requests before the end", backend.name()));
+    let _connections = with_costly_requests(&driven, &mut counters, || driven.signal(Signal::TERM));
     let begun = Span::begin();
     driven.end().assert_failure(&["ended by signal 15 (SIGTERM)"]).assert_logged(&["did not exit in time"]);
     assert!(begun.is_within(Duration::from_secs(10)), "{:?}", begun.elapsed());
@@ -86,7 +86,7 @@ fn supervisors_time(driven: &Driven) -> Duration {
 
 fn costly_requests_get_a_fifth_of_a_processor_and_pauses_come(backend: Backend) {
     let driven = Driven::with(backend, &Program::new(), &["--max-memory", "8G"]);
-    let mut tally = Tally::new(format!("{} costly requests, and pauses", backend.name()));
+    let mut counters = Counters::new(format!("{} costly requests, and pauses", backend.name()));
     let mut vcpu = driven.running_one(&[]);
     let connection = driven.connect();
     let memory = sealed_memfd(7 * GIGABYTE);
@@ -107,7 +107,7 @@ fn costly_requests_get_a_fifth_of_a_processor_and_pauses_come(backend: Backend) 
             driven.main.done(&request::pause(1, 3));
             assert_eq!(vcpu.await_exit(), Wait::User(3));
             vcpu.resume();
-            tally.count();
+            counters.count();
             std::thread::sleep(Duration::from_millis(20));
         }
         flood.join().unwrap()
@@ -168,28 +168,28 @@ fn without_descriptors(driven: &Driven) -> Limited {
 
 fn without_descriptors_requests_fail_and_leave_nothing(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} requests without descriptors", backend.name()));
+    let mut counters = Counters::new(format!("{} requests without descriptors", backend.name()));
     let memory = sealed_memfd(PAGE);
     let create = request::create_memory(1000, Memory::new(0, PAGE));
     let other = driven.connect();
     let before = driven.resources();
     let limited = without_descriptors(&driven);
-    let refused = |request: &Message, tally: &mut Tally| {
+    let refused = |request: &Message, counters: &mut Counters| {
         driven.main.refused(request, Errno::MFILE);
-        tally.count();
+        counters.count();
     };
     for round in 0..3 {
-        refused(&request::create_irq_event(1, 5, true), &mut tally);
-        refused(&request::create_io_event(2, request::IOPORT, 0x70, 1, 0), &mut tally);
-        refused(&request::new_connection(), &mut tally);
-        refused(&request::get_vcpus(), &mut tally);
-        refused(&request::get_shutdown_eventfd(), &mut tally);
+        refused(&request::create_irq_event(1, 5, true), &mut counters);
+        refused(&request::create_io_event(2, request::IOPORT, 0x70, 1, 0), &mut counters);
+        refused(&request::new_connection(), &mut counters);
+        refused(&request::get_vcpus(), &mut counters);
+        refused(&request::get_shutdown_eventfd(), &mut counters);
         // What needs none is served.
         driven.main.done(&request::set_irq(5, round & 1 == 0));
     }
     // The descriptor never arrives, so there is nothing to answer.
     other.send(create.as_bytes(), &[memory.as_fd()]).unwrap();
-    other.assert_hung_up();
+    other.assert_disconnected();
     drop(limited);
     driven.assert_alive();
     for id in [1, 2, 1000] {
@@ -226,7 +226,7 @@ fn without_threads_for_the_vcpus_the_vm_ends(backend: Backend) {
 
 fn memory_beyond_all_measure_is_refused(backend: Backend) {
     let driven = Driven::with(backend, &Program::new(), &["--max-memory", "16777215T"]);
-    let mut tally = Tally::new(format!("{} memories beyond all measure", backend.name()));
+    let mut counters = Counters::new(format!("{} memories beyond all measure", backend.name()));
     let before = driven.resources();
     // KVM counts the pages of a memory with 31 bits.
     let most = ((1 << 31) - 1) * PAGE;
@@ -237,7 +237,7 @@ fn memory_beyond_all_measure_is_refused(backend: Backend) {
             let errno = driven.main.ask_with(&create, &[memory.as_fd()]).errno;
             let expected = [Errno::INVAL, Errno::NOMEM].map(|errno| i64::from(errno.raw_os_error()));
             assert!(expected.contains(&errno), "{length:#x}: {errno}");
-            tally.count();
+            counters.count();
         }
     }
     driven.assert_holds_no_more_than(before, "memories beyond all measure");
@@ -278,7 +278,7 @@ fn memory_beyond_the_hosts_is_refused_by_default(backend: Backend) {
 
 fn a_dirty_log_longer_than_a_response_is_refused(backend: Backend) {
     let driven = Driven::with(backend, &Program::new(), &MUCH_MEMORY);
-    let mut tally = Tally::new(format!("{} long dirty logs", backend.name()));
+    let mut counters = Counters::new(format!("{} long dirty logs", backend.name()));
     // With a bit a page, 8 GiB make a bitmap as long as a response, for which the response has no room.
     for (id, length, fits) in [(1, 8 * GIGABYTE - (1 << 20), true), (2, 8 * GIGABYTE, false), (3, 9 * GIGABYTE, false)]
     {
@@ -292,7 +292,7 @@ fn a_dirty_log_longer_than_a_response_is_refused(backend: Backend) {
             driven.main.refused(&request::dirty_log(id), Errno::MSGSIZE);
         }
         driven.main.done(&request::destroy(id));
-        tally.count();
+        counters.count();
     }
     driven.finish();
 }

@@ -4,7 +4,7 @@ use test_utils::guest::Program;
 use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::{MainSocket, Message, Wait};
 
-use crate::common::{Backend, Driven, Tally, on_each_backend};
+use crate::common::{Backend, Counters, Driven, on_each_backend};
 use crate::samples::{EXTREMES, in_other_clothes, main_requests, main_shapes};
 use crate::{mutated, splitmix};
 
@@ -44,13 +44,13 @@ fn survives(backend: Backend, kind: &str, cases: &[Vec<u8>]) {
     let driven = Driven::new(backend, &Program::new().output(0x10, 1).forever());
     let mut vcpu = driven.running_one(&[request::reserve(IOPORT, 0x10, 1)]);
     vcpu.await_io();
-    let mut tally = Tally::new(format!("{} {kind}", backend.name()));
+    let mut counters = Counters::new(format!("{} {kind}", backend.name()));
     let mut after_first = None;
     for _ in 0..ROUNDS {
         let mut connection = Stubborn::new(&driven);
         for case in cases {
             connection.send(case);
-            tally.count();
+            counters.count();
         }
         drop(connection);
         driven.assert_alive();
@@ -130,7 +130,7 @@ fn state_of_any_length(backend: Backend) {
 
 fn datagrams_of_any_length(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} datagrams of any length", backend.name()));
+    let mut counters = Counters::new(format!("{} datagrams of any length", backend.name()));
     const LONGEST: usize = 0x40000;
     let longest = |length: usize| {
         let request = request::get_shutdown_eventfd();
@@ -142,16 +142,16 @@ fn datagrams_of_any_length(backend: Backend) {
     };
     for length in [0x4100, 0x1_0000, LONGEST - 1, LONGEST] {
         driven.main.done(&longest(length));
-        tally.count();
+        counters.count();
     }
     for length in [LONGEST + 1, LONGEST + 4096] {
         let other = driven.connect();
         // The kernel may refuse to carry it at all.
         if other.send(longest(length).as_bytes(), &[]).is_ok() {
-            other.assert_hung_up();
+            other.assert_disconnected();
         }
         driven.assert_alive();
-        tally.count();
+        counters.count();
     }
     let routes: Vec<_> = (0..300).map(|irq| request::msi_route(irq, 0xfee0_0000, 0x30)).collect();
     driven.main.ask(&request::set_irq_routing(&routes));

@@ -9,7 +9,7 @@ use test_utils::memory::{read_at, sealed_memfd, write_at};
 use test_utils::raw::VcpuChannel;
 use test_utils::raw::request::{self, IOPORT, Memory};
 
-use crate::common::{Backend, Driven, Tally, on_each_backend};
+use crate::common::{Backend, Counters, Driven, on_each_backend};
 use crate::samples::EXTREMES;
 
 on_each_backend! {
@@ -28,9 +28,9 @@ const AT: u64 = 0x8000;
 
 fn each_number_at_its_extremes(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} create.memory at extremes", backend.name()));
+    let mut counters = Counters::new(format!("{} create.memory at extremes", backend.name()));
     let memory = sealed_memfd(4 * PAGE);
-    let round = |tally: &mut Tally| {
+    let round = |counters: &mut Counters| {
         for id in [0, 1, u32::MAX] {
             for at in 0..3 {
                 for extreme in EXTREMES {
@@ -54,15 +54,15 @@ fn each_number_at_its_extremes(backend: Backend) {
                             assert_ne!(answer.errno, 0, "{create:?}");
                         }
                         driven.main.ask(&request::destroy(id));
-                        tally.count();
+                        counters.count();
                     }
                 }
             }
         }
     };
-    round(&mut tally);
+    round(&mut counters);
     let before = driven.resources();
-    round(&mut tally);
+    round(&mut counters);
     driven.assert_holds_no_more_than(before, "create.memory at extremes");
     driven.assert_alive();
     driven.finish();
@@ -70,7 +70,7 @@ fn each_number_at_its_extremes(backend: Backend) {
 
 fn memory_that_comes_and_goes_leaves_nothing(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} memory that comes and goes", backend.name()));
+    let mut counters = Counters::new(format!("{} memory that comes and goes", backend.name()));
     let memory = sealed_memfd(PAGE);
     let before = driven.resources();
     for _ in 0..5 {
@@ -78,7 +78,7 @@ fn memory_that_comes_and_goes_leaves_nothing(backend: Backend) {
             let create = request::create_memory(id, Memory::new(AT + u64::from(id) * PAGE, PAGE));
             driven.main.done_with(&create, &[memory.as_fd()]);
             driven.main.refused_with(&create, &[memory.as_fd()], Errno::EXIST);
-            tally.count();
+            counters.count();
         }
         for id in (0..200).rev() {
             driven.main.done(&request::destroy(id));
@@ -99,7 +99,7 @@ fn memfd(length: u64, seals: SealFlags) -> OwnedFd {
 /// A seal that does not fit the mapping is refused to one side or the other; which depends on who comes first.
 fn seals_of_all_kinds_before_and_after(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} seals", backend.name()));
+    let mut counters = Counters::new(format!("{} seals", backend.name()));
     let all = [SealFlags::SEAL, SealFlags::SHRINK, SealFlags::GROW, SealFlags::WRITE, SealFlags::FUTURE_WRITE];
     let combine = |bits: u32| {
         let chosen = (0..).zip(all).filter(|(bit, _)| bits >> bit & 1 != 0);
@@ -118,7 +118,7 @@ fn seals_of_all_kinds_before_and_after(backend: Backend) {
             driven.main.done_with(&create, &[later.as_fd()]);
             let _ = fcntl_add_seals(&later, combine(bits));
             driven.main.done(&request::destroy(5));
-            tally.count();
+            counters.count();
         }
     }
     driven.assert_holds_no_more_than(before, "seals");
@@ -145,7 +145,7 @@ fn holes_punched_while_the_guest_runs_read_as_zeros(backend: Backend) {
     let program =
         Program::new().mov(0x1111_1111).store(0x8000, 4).output(0x10, 4).load(0x8000, 4).output(0x11, 4).forever();
     let driven = Driven::new(backend, &program);
-    let mut tally = Tally::new(format!("{} holes punched", backend.name()));
+    let mut counters = Counters::new(format!("{} holes punched", backend.name()));
     let memory = sealed_memfd(2 * PAGE);
     driven.main.done_with(&request::create_memory(5, Memory::new(AT, 2 * PAGE)), &[memory.as_fd()]);
     let mut vcpu = driven.running_one(&[request::reserve(IOPORT, 0x10, 4)]);
@@ -159,7 +159,7 @@ fn holes_punched_while_the_guest_runs_read_as_zeros(backend: Backend) {
         vcpu.resume();
         assert_eq!(vcpu.await_io().data, [0; 4]);
         vcpu.resume();
-        tally.count();
+        counters.count();
     }
     driven.assert_holds_no_more_than(before.unwrap(), "holes punched");
     driven.finish();

@@ -6,7 +6,7 @@ use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request::{self, REGS};
 use test_utils::raw::{Message, VcpuChannel, VcpuPipes, Wait};
 
-use crate::common::{Backend, Driven, RAM_ID, Tally, on_each_backend};
+use crate::common::{Backend, Counters, Driven, RAM_ID, on_each_backend};
 use crate::samples::{main_requests, vcpu_requests};
 
 on_each_backend! {
@@ -31,13 +31,13 @@ fn everything_before_wait_is_refused(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
     let mut vcpu = driven.main.vcpus().pop().unwrap();
     driven.main.done(&request::start());
-    let mut tally = Tally::new(format!("{} vCPU requests before wait", backend.name()));
+    let mut counters = Counters::new(format!("{} vCPU requests before wait", backend.name()));
     let resume = vcpu_request::resume_with(&[1], &[2; 3], &[4; 5]);
     for _ in 0..50 {
         for request in vcpu_requests().iter().skip(1).chain([&resume, &vcpu_request::resume()]) {
             vcpu.send(request);
             assert!(vcpu.receive().unwrap().is(Errno::PROTO), "{request:?}");
-            tally.count();
+            counters.count();
         }
     }
     vcpu.await_init();
@@ -46,7 +46,7 @@ fn everything_before_wait_is_refused(backend: Backend) {
 
 fn two_resumes_at_once_are_one_or_two(backend: Backend) {
     let (driven, mut vcpu) = talking(backend);
-    let mut tally = Tally::new(format!("{} two resumes at once", backend.name()));
+    let mut counters = Counters::new(format!("{} two resumes at once", backend.name()));
     vcpu.await_io();
     let (first, second) = (vcpu_request::answer(&[1]), vcpu_request::answer(&[2]));
     for _ in 0..200 {
@@ -61,7 +61,7 @@ fn two_resumes_at_once_are_one_or_two(backend: Backend) {
         }
         vcpu.resume();
         vcpu.await_io();
-        tally.count();
+        counters.count();
     }
     driven.assert_alive();
     driven.finish();
@@ -69,7 +69,7 @@ fn two_resumes_at_once_are_one_or_two(backend: Backend) {
 
 fn a_resume_too_many_answers_the_next_exit(backend: Backend) {
     let (driven, mut vcpu) = talking(backend);
-    let mut tally = Tally::new(format!("{} resumes too many", backend.name()));
+    let mut counters = Counters::new(format!("{} resumes too many", backend.name()));
     for _ in 0..200 {
         vcpu.await_io();
         vcpu.resume();
@@ -80,7 +80,7 @@ fn a_resume_too_many_answers_the_next_exit(backend: Backend) {
         vcpu.await_io();
         vcpu.resume();
         vcpu.await_taken();
-        tally.count();
+        counters.count();
     }
     driven.assert_alive();
     driven.finish();
@@ -89,7 +89,7 @@ fn a_resume_too_many_answers_the_next_exit(backend: Backend) {
 fn state_that_is_asked_for_while_the_guest_runs_comes_at_its_next_stop(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
     let mut vcpu = driven.running_one(&[]);
-    let mut tally = Tally::new(format!("{} state asked for while the guest runs", backend.name()));
+    let mut counters = Counters::new(format!("{} state asked for while the guest runs", backend.name()));
     for user in 0..100 {
         vcpu.await_taken();
         vcpu.send(&vcpu_request::get_state(REGS.0));
@@ -98,7 +98,7 @@ fn state_that_is_asked_for_while_the_guest_runs_comes_at_its_next_stop(backend: 
         let answer = vcpu.receive().unwrap();
         assert_eq!((answer.errno, answer.field, answer.body.bytes(1).len()), (0, Some(4), REGS.1));
         vcpu.resume();
-        tally.count();
+        counters.count();
     }
     driven.finish();
 }
@@ -107,7 +107,7 @@ fn state_that_is_asked_for_while_the_guest_runs_comes_at_its_next_stop(backend: 
 fn many_requests_in_one_write_do_no_harm(backend: Backend) {
     let (driven, mut vcpu) = talking(backend);
     vcpu.await_io();
-    let mut tally = Tally::new(format!("{} many requests in one write", backend.name()));
+    let mut counters = Counters::new(format!("{} many requests in one write", backend.name()));
     let get = vcpu_request::get_state(REGS.0);
     for count in [2, 10, 30] {
         let mut bytes: Vec<u8> = vcpu_requests().iter().flat_map(|request| request.as_bytes().to_vec()).collect();
@@ -115,7 +115,7 @@ fn many_requests_in_one_write_do_no_harm(backend: Backend) {
         vcpu.write(&bytes);
         let answer = vcpu.receive().unwrap();
         assert_eq!((answer.errno, answer.field, answer.body.bytes(1).len()), (0, Some(4), REGS.1));
-        tally.count();
+        counters.count();
     }
     assert!(!vcpu.has_response_within(std::time::Duration::ZERO));
     driven.finish();
@@ -134,18 +134,18 @@ fn too_many_requests_in_one_write_end_the_vm(backend: Backend) {
 fn everything_after_destroy_is_answered(backend: Backend) {
     let (driven, mut vcpu) = talking(backend);
     vcpu.await_io();
-    let mut tally = Tally::new(format!("{} requests after destroy", backend.name()));
+    let mut counters = Counters::new(format!("{} requests after destroy", backend.name()));
     driven.main.done(&request::destroy(RAM_ID));
     driven.main.done(&request::reserve(IOPORT, 0x10, 0));
     for request in main_requests() {
         driven.main.ask(&request);
-        tally.count();
+        counters.count();
     }
     driven.main.refused(&request::destroy(RAM_ID), Errno::NOENT);
     driven.main.refused(&request::reserve(IOPORT, 0x10, 0), Errno::NOENT);
     for request in vcpu_requests() {
         vcpu.ask(&request);
-        tally.count();
+        counters.count();
     }
     driven.assert_alive();
     driven.finish();
@@ -155,12 +155,12 @@ fn everything_after_a_vcpus_end_is_answered_for_a_second(backend: Backend) {
     let (driven, mut vcpu) = talking(backend);
     let event = driven.main.descriptor(&request::get_shutdown_eventfd());
     vcpu.await_io();
-    let mut tally = Tally::new(format!("{} requests after a vCPU's end", backend.name()));
+    let mut counters = Counters::new(format!("{} requests after a vCPU's end", backend.name()));
     vcpu.send(&vcpu_request::shutdown());
     assert!(test_utils::raw::readable_within(&event, test_utils::raw::LIMIT));
     for request in main_requests().into_iter().chain([Message::new().message(77, &Message::new())]) {
         driven.main.ask(&request);
-        tally.count();
+        counters.count();
     }
     driven.main.refused(&request::start(), Errno::INVAL);
     driven.relay.command("exit 0");
@@ -169,14 +169,14 @@ fn everything_after_a_vcpus_end_is_answered_for_a_second(backend: Backend) {
 
 fn starts_over_and_over_are_refused(backend: Backend) {
     let driven = Driven::with(backend, &Program::new(), &["-c", "4"]);
-    let mut tally = Tally::new(format!("{} starts too many", backend.name()));
+    let mut counters = Counters::new(format!("{} starts too many", backend.name()));
     let mut vcpus = driven.main.vcpus();
     driven.main.done(&request::start());
     vcpus.iter_mut().for_each(VcpuPipes::await_init);
     let before = driven.resources();
     for _ in 0..300 {
         driven.main.refused(&request::start(), Errno::INVAL);
-        tally.count();
+        counters.count();
     }
     driven.assert_holds_no_more_than(before, "starts");
     driven.finish();

@@ -16,7 +16,7 @@ use test_utils::raw::vcpu_ring::{
 };
 use test_utils::raw::{self, VcpuRing, vcpu_request};
 
-use crate::common::{Backend, Driven, Span, Tally, in_parallel, on_each_backend};
+use crate::common::{Backend, Counters, Driven, Span, in_parallel, on_each_backend};
 use crate::samples::{in_other_clothes, vcpu_requests};
 use crate::{mutated, splitmix};
 
@@ -100,10 +100,10 @@ fn scribble(memory: &RingMemory, written: u32, random: &mut u64) {
 }
 
 fn scribbling_over_all_of_it_while_the_guest_runs(backend: Backend) {
-    let mut tally = Tally::new(format!("{} scribbles over rings", backend.name()));
+    let mut counters = Counters::new(format!("{} scribbles over rings", backend.name()));
     const MACHINES: u64 = 24;
     const SCRIBBLES: usize = 400;
-    (0..MACHINES as usize * SCRIBBLES).for_each(|_| tally.count());
+    (0..MACHINES as usize * SCRIBBLES).for_each(|_| counters.count());
     in_parallel(0..MACHINES, |seed| {
         let mut random = seed;
         let poll = if seed % 2 == 0 { "0" } else { "1000" };
@@ -127,7 +127,7 @@ fn scribbling_over_all_of_it_while_the_guest_runs(backend: Backend) {
 }
 
 fn stamps_of_other_records_are_no_records(backend: Backend) {
-    let mut tally = Tally::new(format!("{} wrong stamps", backend.name()));
+    let mut counters = Counters::new(format!("{} wrong stamps", backend.name()));
     let (driven, mut ring, _event) = at_exit(backend);
     let slot = TO_VMM.slot(ring.written());
     let due = ring.written().wrapping_add(1);
@@ -137,7 +137,7 @@ fn stamps_of_other_records_are_no_records(backend: Backend) {
         ring.memory().wake(TO_VMM.reader_sleeps);
         driven.assert_alive();
         assert!(!ring.has_record_within(Duration::from_millis(2)));
-        tally.count();
+        counters.count();
     }
     ring.resume();
     ring.expect(kind::READ);
@@ -145,7 +145,7 @@ fn stamps_of_other_records_are_no_records(backend: Backend) {
 }
 
 fn bad_records_end_the_vm_and_are_named(backend: Backend) {
-    let mut tally = Tally::new(format!("{} bad records", backend.name()));
+    let mut counters = Counters::new(format!("{} bad records", backend.name()));
     // What the slot holds, and how many bytes of payload there are.
     let mut cases: Vec<([u64; 8], usize, &str)> = Vec::new();
     for kind in [0, 3, 4, 8, 0xff, 1 << 15, u16::MAX] {
@@ -178,7 +178,7 @@ fn bad_records_end_the_vm_and_are_named(backend: Backend) {
     }
     // A request that does not decode.
     cases.push((Record { kind: kind::REQUEST, ..Record::default() }.longs(3), 3, "VcpuRequest"));
-    cases.iter().for_each(|_| tally.count());
+    cases.iter().for_each(|_| counters.count());
     in_parallel(cases, |(longs, payload, named)| {
         let (driven, mut ring, event) = at_exit(backend);
         ring.write(longs, &vec![0x0b; payload]);
@@ -220,8 +220,8 @@ fn requests_in_other_clothes_and_changed_at_random(backend: Backend) {
     let requests = vcpu_requests();
     let change = |_| mutated(requests[splitmix(&mut random) as usize % requests.len()].as_bytes(), &mut random);
     cases.extend((0..80).map(change));
-    let mut tally = Tally::new(format!("{} requests over rings in other clothes", backend.name()));
-    cases.iter().for_each(|_| tally.count());
+    let mut counters = Counters::new(format!("{} requests over rings in other clothes", backend.name()));
+    cases.iter().for_each(|_| counters.count());
     // One VM takes all, a new one each time one has ended.
     let cases = std::sync::Mutex::new(cases.into_iter());
     let take = || cases.lock().unwrap().next();
@@ -250,10 +250,10 @@ fn requests_in_other_clothes_and_changed_at_random(backend: Backend) {
 
 /// The VMM looks where its reader is only when it has no room; then an impossible place is a fault.
 fn a_reader_that_lies_about_where_it_is(backend: Backend) {
-    let mut tally = Tally::new(format!("{} readers that lie", backend.name()));
+    let mut counters = Counters::new(format!("{} readers that lie", backend.name()));
     // Ahead of the writer, far ahead, before the beginning.
     let lies = [SLOTS * 2, 1 << 20, 1 << 31, u32::MAX];
-    lies.iter().for_each(|_| tally.count());
+    lies.iter().for_each(|_| counters.count());
     in_parallel(lies, |lie| {
         let driven = Driven::new(backend, &Program::new().output(0x30, 1).forever());
         let ring = driven.ring(&[request::reserve_posted(IOPORT, 0x30, 1)]);
@@ -267,9 +267,9 @@ fn a_reader_that_lies_about_where_it_is(backend: Backend) {
     });
 }
 
-/// They cost the VMM a call in vain, or the plugin a wake-up; a VMM that sleeps ends when it is told to.
+/// They cost the VMM a call without success, or the plugin a wake-up; a VMM that sleeps ends when it is told to.
 fn sleep_words_that_lie(backend: Backend) {
-    let mut tally = Tally::new(format!("{} sleep words that lie", backend.name()));
+    let mut counters = Counters::new(format!("{} sleep words that lie", backend.name()));
     for value in [0, 1, 2, u32::MAX] {
         let (driven, mut rings, event) = talking(backend, &["--poll-us", "0"]);
         let mut ring = rings.pop().unwrap();
@@ -286,7 +286,7 @@ fn sleep_words_that_lie(backend: Backend) {
             ring.await_access();
             ring.answer(&[round]);
             ring.memory().wake(TO_VMM.reader_sleeps);
-            tally.count();
+            counters.count();
         }
         driven.signal(Signal::TERM);
         driven.obey(&event).assert_success().assert_took(Duration::ZERO..Duration::from_secs(10));
@@ -295,7 +295,7 @@ fn sleep_words_that_lie(backend: Backend) {
 
 /// A vCPU's thread may go where the plugin says it is, but stays as free as it was.
 fn a_plugin_that_lies_about_its_processor(backend: Backend) {
-    let mut tally = Tally::new(format!("{} wrong processors", backend.name()));
+    let mut counters = Counters::new(format!("{} wrong processors", backend.name()));
     // As many as there may be: more than have processors.
     let (driven, mut rings, event) = talking(backend, &["-c", "64"]);
     let ring = &mut rings[0];
@@ -309,7 +309,7 @@ fn a_plugin_that_lies_about_its_processor(backend: Backend) {
         ring.answer(&[1]);
         ring.expect(kind::POSTED);
         ring.await_access();
-        tally.count();
+        counters.count();
     }
     let pid = driven.running.pid().as_raw_nonzero();
     let allowed = |thread: &Path| {
@@ -324,7 +324,7 @@ fn a_plugin_that_lies_about_its_processor(backend: Backend) {
 }
 
 fn the_memory_can_neither_shrink_nor_grow_and_holes_do_no_harm(backend: Backend) {
-    let mut tally = Tally::new(format!("{} holes in rings", backend.name()));
+    let mut counters = Counters::new(format!("{} holes in rings", backend.name()));
     for (offset, length) in [(0, SIZE), (0, 0x1000), (TO_PLUGIN.slots, 0xc000), (TO_VMM.slots, 0xc000)] {
         let (driven, mut ring, event) = at_exit(backend);
         let memfd = ring.memory().memfd();
@@ -339,18 +339,18 @@ fn the_memory_can_neither_shrink_nor_grow_and_holes_do_no_harm(backend: Backend)
         ring.resume();
         ring.expect(kind::READ);
         end_well_or_with_an_error(driven, &event, &(offset, length));
-        tally.count();
+        counters.count();
     }
 }
 
 fn a_plugin_that_dies_is_noticed_asleep_and_looking(backend: Backend) {
-    let mut tally = Tally::new(format!("{} plugins that die on rings", backend.name()));
+    let mut counters = Counters::new(format!("{} plugins that die on rings", backend.name()));
     let cases: Vec<_> = ["0", "10000"]
         .into_iter()
         .flat_map(|poll| (0..4).map(move |moment| (poll, moment)))
         .flat_map(|(poll, moment)| ["kill 9", "exit 3"].map(|how| (poll, moment, how)))
         .collect();
-    cases.iter().for_each(|_| tally.count());
+    cases.iter().for_each(|_| counters.count());
     in_parallel(cases, |(poll, moment, how)| {
         let (driven, mut rings, _event) = talking(backend, &["-c", "2", "--poll-us", poll]);
         for ring in &mut rings {
@@ -377,7 +377,7 @@ fn a_plugin_that_dies_is_noticed_asleep_and_looking(backend: Backend) {
 }
 
 fn a_plugin_that_stops_is_noticed_asleep_and_looking(backend: Backend) {
-    let mut tally = Tally::new(format!("{} plugins that stop on rings", backend.name()));
+    let mut counters = Counters::new(format!("{} plugins that stop on rings", backend.name()));
     let cases = ["0", "10000"].into_iter().flat_map(|poll| [(poll, true), (poll, false)]);
     in_parallel(cases.clone().collect::<Vec<_>>(), |(poll, has_limit)| {
         let limit: &[&str] = if has_limit { &["--exit-timeout", "0.5"] } else { &[] };
@@ -398,12 +398,12 @@ fn a_plugin_that_stops_is_noticed_asleep_and_looking(backend: Backend) {
             ended.assert_took(Duration::from_secs(2)..Duration::from_secs(5));
         }
     });
-    cases.for_each(|_| tally.count());
+    cases.for_each(|_| counters.count());
 }
 
 fn resumes_without_end_leave_nothing(backend: Backend) {
     let (driven, mut ring, _event) = at_exit(backend);
-    let mut tally = Tally::new(format!("{} resumes over a ring", backend.name()));
+    let mut counters = Counters::new(format!("{} resumes over a ring", backend.name()));
     let mut before = None;
     for round in 0..1000_u32 {
         let data = vec![round as u8; [0, 1, 2, 40, 41, 100, 4096][round as usize % 7]];
@@ -413,7 +413,7 @@ fn resumes_without_end_leave_nothing(backend: Backend) {
         while ring.receive().unwrap().kind == kind::POSTED {}
         // KVM makes a thread for a VM's own use when it first runs.
         before.get_or_insert_with(|| driven.resources());
-        tally.count();
+        counters.count();
     }
     driven.assert_holds_no_more_than(before.unwrap(), "resumes over a ring");
     driven.finish();

@@ -11,7 +11,7 @@ use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request::{self, SREGS};
 use test_utils::raw::{self, MainSocket, VcpuPipes};
 
-use crate::common::{Backend, Driven, Tally, in_parallel, on_each_backend};
+use crate::common::{Backend, Counters, Driven, in_parallel, on_each_backend};
 
 on_each_backend! {
     one_that_does_not_read_its_answers_loses_that_connection
@@ -41,7 +41,7 @@ fn flood(connection: &MainSocket, bytes: &[u8]) -> usize {
 
 fn one_that_does_not_read_its_answers_loses_that_connection(backend: Backend) {
     let (driven, mut vcpus) = talking(backend, 1);
-    let mut tally = Tally::new(format!("{} floods without reading", backend.name()));
+    let mut counters = Counters::new(format!("{} floods without reading", backend.name()));
     vcpus[0].await_io();
     vcpus[0].resume();
     let before = driven.resources();
@@ -60,7 +60,7 @@ fn one_that_does_not_read_its_answers_loses_that_connection(backend: Backend) {
             // The guest is served all the while.
             vcpus[0].await_io();
             vcpus[0].resume();
-            tally.count();
+            counters.count();
         }
     }
     driven.assert_holds_no_more_than(before, "floods without reading");
@@ -70,18 +70,18 @@ fn one_that_does_not_read_its_answers_loses_that_connection(backend: Backend) {
 fn one_that_does_not_read_a_vcpus_answers_holds_up_that_vcpu_alone(backend: Backend) {
     let (driven, mut vcpus) = talking(backend, 2);
     vcpus.iter_mut().for_each(|vcpu| drop(vcpu.await_io()));
-    let mut tally = Tally::new(format!("{} vCPU requests whose answers are not read", backend.name()));
-    let ask = |tally: &mut Tally| {
+    let mut counters = Counters::new(format!("{} vCPU requests whose answers are not read", backend.name()));
+    let ask = |counters: &mut Counters| {
         vcpus[0].send(&vcpu_request::get_state(SREGS.0));
         vcpus[0].await_taken();
-        tally.count();
+        counters.count();
     };
-    ask(&mut tally);
+    ask(&mut counters);
     let unread = || ioctl_fionread(vcpus[0].responses()).unwrap() as usize;
     test_utils::wait::until("the first answer is there", || unread() > 0);
     // The kernel does not begin an answer in a page that has no room for all of it. The last one asked for has none at all.
     let room = fcntl_getpipe_size(vcpus[0].responses()).unwrap() / 4096 * (4096 / unread());
-    (0..room).for_each(|_| ask(&mut tally));
+    (0..room).for_each(|_| ask(&mut counters));
     driven.assert_alive();
     for _ in 0..100 {
         vcpus[1].resume();
@@ -93,14 +93,14 @@ fn one_that_does_not_read_a_vcpus_answers_holds_up_that_vcpu_alone(backend: Back
 
 fn a_flood_of_bad_datagrams_fills_no_log(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} bad datagrams in a flood", backend.name()));
+    let mut counters = Counters::new(format!("{} bad datagrams in a flood", backend.name()));
     let before = driven.resources();
     let begun = Instant::now();
     for _ in 0..2000 {
         let other = driven.connect();
         other.send(&[0xff; 5], &[]).unwrap();
-        other.assert_hung_up();
-        tally.count();
+        other.assert_disconnected();
+        counters.count();
     }
     let seconds = begun.elapsed().as_secs() as usize + 2;
     driven.assert_holds_no_more_than(before, "bad datagrams");
@@ -110,7 +110,7 @@ fn a_flood_of_bad_datagrams_fills_no_log(backend: Backend) {
 
 fn connections_that_come_and_go_leave_nothing(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} connections that come and go", backend.name()));
+    let mut counters = Counters::new(format!("{} connections that come and go", backend.name()));
     let before = driven.resources();
     for round in 0..1000 {
         // Closed ones do not count: none is refused.
@@ -118,7 +118,7 @@ fn connections_that_come_and_go_leave_nothing(backend: Backend) {
         if round % 2 == 0 {
             other.done(&request::get_shutdown_eventfd());
         }
-        tally.count();
+        counters.count();
     }
     driven.assert_holds_no_more_than(before, "connections that come and go");
     driven.finish();
@@ -126,7 +126,7 @@ fn connections_that_come_and_go_leave_nothing(backend: Backend) {
 
 fn many_connections_at_once_do_no_harm(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} connections at once", backend.name()));
+    let mut counters = Counters::new(format!("{} connections at once", backend.name()));
     let before = driven.resources();
     let mut connections = Vec::new();
     for _ in 0..2000 {
@@ -134,7 +134,7 @@ fn many_connections_at_once_do_no_harm(backend: Backend) {
         // Where there is a limit, it is told.
         assert_eq!(answer.errno == 0, !answer.fds.is_empty());
         connections.extend(answer.fds.into_iter().map(MainSocket::new));
-        tally.count();
+        counters.count();
     }
     driven.main.done(&request::reserve(IOPORT, 0x10, 1));
     drop(connections);
@@ -145,14 +145,14 @@ fn many_connections_at_once_do_no_harm(backend: Backend) {
 
 fn half_closed_connections_are_dropped(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
-    let mut tally = Tally::new(format!("{} connections half closed", backend.name()));
+    let mut counters = Counters::new(format!("{} connections half closed", backend.name()));
     let before = driven.resources();
     for how in [Shutdown::Write, Shutdown::Read, Shutdown::Both] {
         for _ in 0..30 {
             let other = driven.connect();
             shutdown(&other, how).unwrap();
             let _ = other.send(request::get_vcpus().as_bytes(), &[]);
-            tally.count();
+            counters.count();
             // Dropped at last, whatever the VMM has made of it before.
         }
     }
@@ -162,7 +162,7 @@ fn half_closed_connections_are_dropped(backend: Backend) {
 }
 
 fn a_vcpus_pipes_may_be_closed_in_any_order(backend: Backend) {
-    let mut tally = Tally::new(format!("{} vCPU pipes closed", backend.name()));
+    let mut counters = Counters::new(format!("{} vCPU pipes closed", backend.name()));
     for order in 0..4 {
         let (driven, mut vcpus) = talking(backend, 2);
         let (first, second) = vcpus.split_at_mut(1);
@@ -178,13 +178,13 @@ fn a_vcpus_pipes_may_be_closed_in_any_order(backend: Backend) {
             second[0].resume();
         }
         driven.finish();
-        tally.count();
+        counters.count();
     }
 }
 
 fn a_stopped_plugin_stops_nothing_else(backend: Backend) {
     let (driven, mut vcpus) = talking(backend, 1);
-    let mut tally = Tally::new(format!("{} plugins stopped and continued", backend.name()));
+    let mut counters = Counters::new(format!("{} plugins stopped and continued", backend.name()));
     for _ in 0..20 {
         driven.relay.command("stop");
         for _ in 0..10 {
@@ -193,7 +193,7 @@ fn a_stopped_plugin_stops_nothing_else(backend: Backend) {
             vcpus[0].resume();
         }
         driven.relay.signal(Signal::CONT);
-        tally.count();
+        counters.count();
     }
     driven.relay.command("exit 0");
     // Any of the stops may take effect only after its continuation.
@@ -212,12 +212,12 @@ fn a_stopped_plugin_is_killed_at_the_end(backend: Backend) {
 }
 
 fn a_plugin_may_exit_in_the_middle_of_an_exit(backend: Backend) {
-    let mut tally = Tally::new(format!("{} exits in the middle of an exit", backend.name()));
+    let mut counters = Counters::new(format!("{} exits in the middle of an exit", backend.name()));
     let cases: Vec<_> = ["exit 0", "exit 3", "kill 9", "kill 6"]
         .into_iter()
         .flat_map(|how| (0..8).map(move |moment| (how, moment)))
         .collect();
-    cases.iter().for_each(|_| tally.count());
+    cases.iter().for_each(|_| counters.count());
     in_parallel(cases, |(how, moment)| {
         let (driven, mut vcpus) = talking(backend, 4);
         for (index, vcpu) in vcpus.iter_mut().enumerate() {

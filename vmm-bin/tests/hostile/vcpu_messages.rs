@@ -8,7 +8,7 @@ use test_utils::raw::request::{self, IOPORT};
 use test_utils::raw::vcpu_request;
 use test_utils::raw::{Message, VcpuChannel, VcpuPipes};
 
-use crate::common::{Backend, Driven, Tally, in_parallel, on_each_backend};
+use crate::common::{Backend, Counters, Driven, in_parallel, on_each_backend};
 use crate::samples::{EXTREMES, Shape, in_other_clothes, vcpu_requests, vcpu_shapes};
 use crate::{mutated, splitmix};
 
@@ -35,8 +35,8 @@ fn each_request_cut_at_each_byte(backend: Backend) {
         let bytes = request.as_bytes();
         cases.extend((1..bytes.len()).map(|length| bytes[..length].to_vec()));
     }
-    let mut tally = Tally::new(format!("{} vCPU requests cut", backend.name()));
-    cases.iter().for_each(|_| tally.count());
+    let mut counters = Counters::new(format!("{} vCPU requests cut", backend.name()));
+    cases.iter().for_each(|_| counters.count());
     in_parallel(cases, |case| {
         let (driven, vcpu) = at_exit(backend);
         let event = driven.main.descriptor(&request::get_shutdown_eventfd());
@@ -51,10 +51,10 @@ fn each_request_cut_at_each_byte(backend: Backend) {
 fn each_number_at_its_extremes(backend: Backend) {
     let (driven, mut vcpu) = at_exit(backend);
     for shape in vcpu_shapes() {
-        let mut tally = Tally::new(format!("{} vCPU {} at extremes", backend.name(), shape.name));
+        let mut counters = Counters::new(format!("{} vCPU {} at extremes", backend.name(), shape.name));
         for request in shape.at_extremes_of(shape.fitting) {
             vcpu.ask(&request);
-            tally.count();
+            counters.count();
         }
     }
     driven.assert_alive();
@@ -63,12 +63,12 @@ fn each_number_at_its_extremes(backend: Backend) {
 
 fn state_of_any_length(backend: Backend) {
     let (driven, mut vcpu) = at_exit(backend);
-    let mut tally = Tally::new(format!("{} vCPU state of any length", backend.name()));
+    let mut counters = Counters::new(format!("{} vCPU state of any length", backend.name()));
     for set in 0..10 {
         for length in [0, 1, 3, 4, 5, 63, 64, 65, 127, 128, 144, 312, 391, 392, 393, 416, 1023, 1024, 1025, 0x3_0000] {
             for byte in [0, 0xff] {
                 vcpu.ask(&vcpu_request::set_state(set, &vec![byte; length]));
-                tally.count();
+                counters.count();
             }
         }
         vcpu.ask(&vcpu_request::get_state(set));
@@ -89,8 +89,8 @@ fn requests_in_other_clothes_and_changed_at_random(backend: Backend) {
     cases.extend((0..400).map(change));
     // A write of nothing is nothing at all.
     cases.retain(|case| !case.is_empty());
-    let mut tally = Tally::new(format!("{} vCPU requests in other clothes", backend.name()));
-    cases.iter().for_each(|_| tally.count());
+    let mut counters = Counters::new(format!("{} vCPU requests in other clothes", backend.name()));
+    cases.iter().for_each(|_| counters.count());
     // One VM takes all, a new one each time one has ended.
     let cases = std::sync::Mutex::new(cases.into_iter());
     let take = || cases.lock().unwrap().next();
@@ -133,12 +133,12 @@ fn either_is_readable(vcpu: &VcpuPipes, event: &std::os::fd::OwnedFd) -> bool {
 
 fn resumes_with_data_of_any_length(backend: Backend) {
     let (driven, mut vcpu) = at_exit(backend);
-    let mut tally = Tally::new(format!("{} resumes with data of any length", backend.name()));
+    let mut counters = Counters::new(format!("{} resumes with data of any length", backend.name()));
     let before = driven.resources();
     for length in (0..20).chain([4095, 4096, 4097, 0x1_0000, 0x3_fff0]).cycle().take(200) {
         vcpu.answer(&vec![0x5a; length]);
         vcpu.await_io();
-        tally.count();
+        counters.count();
     }
     driven.assert_holds_no_more_than(before, "resumes");
     driven.finish();
@@ -146,7 +146,7 @@ fn resumes_with_data_of_any_length(backend: Backend) {
 
 /// What the processor does with them is its own affair; the VMM goes on or ends, and tells.
 fn resumes_with_nonsense_registers(backend: Backend) {
-    let mut tally = Tally::new(format!("{} resumes with nonsense registers", backend.name()));
+    let mut counters = Counters::new(format!("{} resumes with nonsense registers", backend.name()));
     for (regs, sregs, debugregs) in
         [(144, 0, 0), (0, 312, 0), (144, 312, 0), (0, 0, 128), (0, 0, 5), (144, 312, 128), (143, 0, 0), (0, 313, 0)]
     {
@@ -162,7 +162,7 @@ fn resumes_with_nonsense_registers(backend: Backend) {
             driven.relay.command("exit 0");
             let ended = driven.end_soon();
             assert!(matches!(ended.code, Some(0 | 1)), "{ended:#?}");
-            tally.count();
+            counters.count();
         }
     }
 }

@@ -103,7 +103,7 @@ fn a_datagram_that_does_not_decode_closes_its_connection_alone(backend: Backend)
     let driven = Driven::new(backend, &Program::new());
     let other = driven.main.new_connection();
     other.send(&[0xff; 3], &[]).unwrap();
-    other.assert_hung_up();
+    other.assert_disconnected();
     driven.assert_alive();
     driven.finish().assert_logged(&["WARN", "relay", "dropped"]);
 }
@@ -112,7 +112,7 @@ fn a_datagram_of_no_bytes_closes_its_connection_alone(backend: Backend) {
     let driven = Driven::new(backend, &Program::new());
     let other = driven.main.new_connection();
     other.send(&[], &[]).unwrap();
-    other.assert_hung_up();
+    other.assert_disconnected();
     driven.assert_alive();
     driven.finish();
 }

@@ -101,7 +101,7 @@ fn take(ring: &mut VcpuRing, writes: &[Write], number: &mut u32, state: &mut u64
     full
 }
 
-/// Waits until the vCPU sleeps for want of room, with a record in each slot.
+/// Waits until the vCPU sleeps for lack of room, with a record in each slot.
 fn await_full(ring: &VcpuRing) {
     let word = |offset| ring.memory().word(offset).load(Ordering::SeqCst);
     let last = ring.read().wrapping_add(SLOTS);

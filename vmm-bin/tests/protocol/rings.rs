@@ -311,7 +311,7 @@ fn a_vcpu_asleep_ends_with_the_vm(backend: Backend) {
     let waiter = std::thread::spawn(move || rings[1].receive());
     driven.signal(rustix::process::Signal::TERM);
     assert!(test_utils::raw::readable_within(event.as_fd(), test_utils::raw::LIMIT));
-    // It is hung up on after the second that a plugin has.
+    // It is disconnected after the second that a plugin has.
     assert_eq!(test_utils::wait::join("the wait", waiter), None);
     let ended = driven.exit(0);
     ended.assert_took(Duration::ZERO..Duration::from_secs(10));

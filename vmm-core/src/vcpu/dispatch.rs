@@ -302,7 +302,7 @@ fn link_reason(error: LinkError, owner: &str, access: Option<&Access>) -> Box<St
     Box::new(match (error, access) {
         (LinkError::Stopped, _) => StopReason::Asked,
         (LinkError::TimedOut, Some(access)) => StopReason::TimedOut { owner, access: *access },
-        (LinkError::Disconnected, _) => StopReason::HungUp { owner },
+        (LinkError::Disconnected, _) => StopReason::Disconnected { owner },
         (LinkError::Fault(source), _) => StopReason::Fault { owner, source },
         (error @ LinkError::TimedOut, None) => StopReason::Fault { owner, source: Box::new(error) },
     })

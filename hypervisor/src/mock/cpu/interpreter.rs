@@ -12,7 +12,7 @@ use super::tlb::Tlb;
 use super::trace::{Executed, History};
 use super::traffic::Traffic;
 use crate::Exit;
-use crate::kick::Door;
+use crate::kick::KickState;
 use crate::mock::memory::Slots;
 use crate::mock::vcpu::State;
 use crate::mock::vcpu::event_inbox::{EventInbox as Intake, RETIME};
@@ -158,7 +158,12 @@ impl Interpreter {
     }
 
     /// Executes a timeslice.
-    pub(in crate::mock) fn go_on(&mut self, state: &mut State, platform: &Platform, door: &Door) -> Progress {
+    pub(in crate::mock) fn go_on(
+        &mut self,
+        state: &mut State,
+        platform: &Platform,
+        kick_state: &KickState,
+    ) -> Progress {
         let batch = platform.irqs.begin_batch(&self.intake, TIMESLICE);
         let slots = platform.memory.slots();
         state.msrs.clock_pages.update(&platform.clock, &platform.irqs, &self.intake, &slots);
@@ -166,7 +171,7 @@ impl Interpreter {
         let mut exec = Exec::new(state, bus);
         let mut left = batch;
         while left > 0 {
-            if door.is_kicked() || self.intake.word() & RETIME != 0 {
+            if kick_state.is_kicked() || self.intake.word() & RETIME != 0 {
                 return Progress::Busy;
             }
             let executed = match self.history.is_on() {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 
 use super::{Script, Step};
-use crate::kick::Door;
+use crate::kick::KickState;
 use crate::mock::cpu::regs::AX;
 use crate::mock::vcpu::State;
 use crate::mock::vcpu::event_inbox::EventInbox;
@@ -88,10 +88,10 @@ impl ScriptRunner {
         &mut self,
         state: &mut State,
         platform: &Platform,
-        door: &Door,
+        kick_state: &KickState,
         inbox: &EventInbox,
     ) -> Option<Exit> {
-        while !door.is_kicked() && state.mp_state.mp_state == KVM_MP_STATE_RUNNABLE {
+        while !kick_state.is_kicked() && state.mp_state.mp_state == KVM_MP_STATE_RUNNABLE {
             platform.irqs.begin_batch(inbox, 1);
             let step = self.script.step(self.done)?.clone();
             inbox.count(1);

@@ -14,7 +14,7 @@ use super::cpu::{Executed, Interpreter, Progress};
 use super::script::Script;
 use super::script::runner::ScriptRunner;
 use super::vm::Platform;
-use crate::kick::{Bell, Door};
+use crate::kick::{KickSignal, KickState};
 use crate::pending::Pending;
 use crate::{Exit, Kick, Result, Vcpu, VcpuId};
 
@@ -25,7 +25,7 @@ pub struct SoftVcpu {
     id: VcpuId,
     program: Program,
     platform: Arc<Platform>,
-    door: Door,
+    kick_state: KickState,
     pub(super) intake: Arc<Intake>,
     /// Whether it had nothing to do when it ran last.
     waits: bool,
@@ -52,10 +52,10 @@ enum Program {
     Script(ScriptRunner),
 }
 
-struct MockBell(Arc<Intake>);
+struct MockKickSignal(Arc<Intake>);
 
-impl Bell for MockBell {
-    /// The vCPU looks at the door itself before each step.
+impl KickSignal for MockKickSignal {
+    /// The vCPU looks at the kick_state itself before each step.
     fn raise(&self) {}
 
     fn interrupt(&self) {
@@ -76,7 +76,7 @@ impl SoftVcpu {
             id,
             program,
             platform,
-            door: Door::new(MockBell(Arc::clone(&intake))),
+            kick_state: KickState::new(MockKickSignal(Arc::clone(&intake))),
             intake,
             waits: id.0 != 0,
             pending: Pending::new(id),
@@ -94,11 +94,11 @@ impl SoftVcpu {
 
     /// Runs the guest for a while.
     fn go_on(&mut self) -> Progress {
-        let Self { state, platform, door, intake, .. } = self;
+        let Self { state, platform, kick_state, intake, .. } = self;
         let progress = match &mut self.program {
-            Program::Code(code) => code.go_on(state, platform, door),
+            Program::Code(code) => code.go_on(state, platform, kick_state),
             Program::Script(script) => {
-                script.step(state, platform, door, intake).map_or(Progress::Idle, Progress::Exit)
+                script.step(state, platform, kick_state, intake).map_or(Progress::Idle, Progress::Exit)
             }
         };
         self.has_gone(&progress);
@@ -217,7 +217,7 @@ impl SoftVcpu {
             if let Progress::Exit(exit) = progress {
                 return exit;
             }
-            if self.door.is_kicked() {
+            if self.kick_state.is_kicked() {
                 self.platform.irqs.leave_idle(&self.intake);
                 return Exit::Interrupted;
             }
@@ -243,17 +243,17 @@ impl Vcpu for SoftVcpu {
     }
 
     fn kick_handle(&self) -> Kick {
-        self.door.kick_handle()
+        self.kick_state.kick_handle()
     }
 
     fn run(&mut self) -> Result<Exit> {
         self.pending.check_enter()?;
-        // A kick that is pending already is seen by `run_inside`, which looks at the door itself.
-        let _ = self.door.enter();
+        // A kick that is pending already is seen by `run_inside`, which looks at the kick_state itself.
+        let _ = self.kick_state.enter();
         let exit = self.run_inside();
-        self.door.leave();
+        self.kick_state.leave();
         if exit == Exit::Interrupted {
-            self.door.take();
+            self.kick_state.take();
         }
         self.pending.after(&exit);
         Ok(exit)

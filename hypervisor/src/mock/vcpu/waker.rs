@@ -23,13 +23,13 @@ impl Waker {
         let _ = write(&self.0, &1_u64.to_ne_bytes());
     }
 
-    /// Waits until it is rung, or `other` can be read, or as long as `patience` says. May end for no reason.
-    pub(in crate::mock) fn wait(&self, other: BorrowedFd<'_>, patience: Option<Duration>) {
+    /// Waits until it is rung, or `other` can be read, or as long as `timeout` says. May end for no reason.
+    pub(in crate::mock) fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) {
         let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         // One of more than 200 years is none.
-        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         // A signal ends it too.
-        let _ = poll(&mut [watched(self.0.as_fd()), watched(other)], patience.as_ref());
+        let _ = poll(&mut [watched(self.0.as_fd()), watched(other)], timeout.as_ref());
         let _ = read(&self.0, &mut [0; 8]);
     }
 }

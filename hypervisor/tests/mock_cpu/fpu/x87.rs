@@ -339,7 +339,7 @@ fn precision_control_shortens_the_significand_alone() {
         // A number that no double reaches is none of an overflow: fmul st(0), st(0)
         let fpu = run(&mut machine, control, &[x87(1e300), x87(3.0)], &[0xd8, 0xc8]);
         assert_eq!(fpu.fsw & OVERFLOW, 0);
-        // Loads and stores do not heed it: fld st(0)
+        // Loads and stores do not honour it: fld st(0)
         let fpu = run(&mut machine, control, &[PI], &[0xd9, 0xc0]);
         assert_eq!(st(&fpu, 0), PI);
     }

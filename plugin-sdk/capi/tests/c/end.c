@@ -61,7 +61,7 @@ int main(int argc, char **argv)
 	pthread_t thread;
 	CHECK(pthread_create(&thread, NULL, await_end, NULL) == 0);
 
-	/* The handle is that thread's as soon as it is inside; before that, the vCPU does not stand still. */
+	/* The handle is that thread's as soon as it is inside; before that, the vCPU does not are stopped. */
 	struct kvm_mp_state mp;
 	int result;
 	while ((result = crosvm_vcpu_get_mp_state(vm.vcpu, &mp)) == -EPROTO)

@@ -9,7 +9,7 @@ static void *await_end(void *vcpu)
 	int result;
 	while ((result = crosvm_vcpu_wait(vcpu, &event)) == -EBUSY)
 		;
-	/* The VMM has hung up. */
+	/* The VMM has disconnected. */
 	EQUAL(result, -EINVAL);
 	return NULL;
 }

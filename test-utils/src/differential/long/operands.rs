@@ -36,7 +36,7 @@ fn is_either(form: Form) -> bool {
     matches!(form, r8_or_mem | r16_or_mem | r32_or_mem | r64_or_mem | mm_or_mem | xmm_or_mem)
 }
 
-/// The number of the general register of operand `operand`; seldom the stack pointer.
+/// The number of the general register of operand `operand`; rarely the stack pointer.
 pub(super) fn register(op: &Op, operand: u32) -> usize {
     match (op.picks.registers >> (4 * operand)) as usize % 16 {
         RSP if op.picks.extra >> 28 != 0 => 13,
@@ -155,7 +155,7 @@ fn memory(a: &mut Assembler, op: &Op, decided: Decided, instruction: &mut Instru
     place.put(instruction, operand);
 }
 
-/// Whether a misaligned operand would fault, which it is to do seldom.
+/// Whether a misaligned operand would fault, which it is to do rarely.
 fn is_aligned(op: &Op) -> bool {
     use iced_x86::Mnemonic::{Movdqu, Movupd, Movups};
     memory_size(op) == 16 && !matches!(op.code.mnemonic(), Movups | Movupd | Movdqu) && op.picks.extra >> 20 & 0xff != 0

@@ -9,10 +9,10 @@ use plugin_sdk::{AddressSpace, Connection, Error, MemoryFlags, PAGE_SIZE};
 
 use super::shared::Shared;
 use crate::error::Failure;
+use crate::soak::counters::Count;
 use crate::soak::layout::{self, VCPUS};
 use crate::soak::plan::{EVENT_LIFE, Paces};
 use crate::soak::random::Random;
-use crate::soak::tally::Count;
 
 /// What one of them does until it is to stop.
 type Work = fn(&mut Disturber) -> Result<(), Failure>;

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use plugin_sdk::Connection;
 
+use super::counters::{Counters, Sheet};
 use super::layout::VCPUS;
-use super::patience::Patience;
 use super::plan::{Ending, Plan};
-use super::tally::{Counters, Sheet};
+use super::timeout::Timeout;
 use crate::error::{Error, Failure};
 use shared::{Shared, Word};
 
@@ -72,7 +72,7 @@ fn work(plan: &Plan, counters: &Arc<Counters>, sheet: &Sheet) -> Result<i32, Fai
     });
     vm.start()?;
     let threads = disturb::start(disturbers, &shared);
-    let mut progress = Progress { done: [false; VCPUS], begun: Instant::now(), patience: Patience::new(LIMIT) };
+    let mut progress = Progress { done: [false; VCPUS], begun: Instant::now(), timeout: Timeout::new(LIMIT) };
     match plan.ending {
         Ending::Quits { code, after } => progress.quit(&heard, &shared, sheet, after).map(|told| told.unwrap_or(code)),
         Ending::Killed { .. } => progress.listen(&heard, &shared, sheet, |_| false).map(|_| TOLD),
@@ -108,7 +108,7 @@ fn work(plan: &Plan, counters: &Arc<Counters>, sheet: &Sheet) -> Result<i32, Fai
 struct Progress {
     done: [bool; VCPUS],
     begun: Instant,
-    patience: Patience,
+    timeout: Timeout,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl Progress {
     }
 
     fn check_time(&mut self, what: &str) -> Result<(), Failure> {
-        if !self.patience.is_over() {
+        if !self.timeout.is_over() {
             return Ok(());
         }
         let left: Vec<_> = (0..VCPUS).filter(|vcpu| !self.done[*vcpu]).collect();

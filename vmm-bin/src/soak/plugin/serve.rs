@@ -7,10 +7,10 @@ use plugin_sdk::{Access, AddressSpace, Event, State, Vcpu};
 use super::machine::{self, Bells};
 use super::shared::{Shared, Word};
 use crate::error::Failure;
+use crate::soak::counters::Count;
 use crate::soak::layout;
 use crate::soak::model::{Kind, Model, Next, Seen};
 use crate::soak::random::Random;
-use crate::soak::tally::Count;
 
 /// One exit in so many has its registers looked at, and set to what they are.
 const LOOKS: u64 = 16;
@@ -151,9 +151,9 @@ impl Server<'_> {
 
     /// Takes the signals that must be there, so that no look waits.
     fn take_bells(&mut self) -> Result<(), Failure> {
-        for ((bell, heard), rung) in self.bells.iter().zip(&mut self.heard).zip(self.model.bells()) {
+        for ((doorbell, heard), rung) in self.bells.iter().zip(&mut self.heard).zip(self.model.bells()) {
             while *heard < rung {
-                let more = bell.wait()?;
+                let more = doorbell.wait()?;
                 *heard += more;
                 self.shared.counters.add(Count::Bells, more);
             }

@@ -9,11 +9,11 @@ use parking_lot::{Condvar, Mutex};
 use plugin_sdk::{GuestMemory, PAGE_SIZE};
 
 use crate::error::Failure;
+use crate::soak::counters::Counters;
 use crate::soak::layout::{self, VCPUS};
 use crate::soak::model::Coalesced;
-use crate::soak::patience::{Patience, SLICE};
 use crate::soak::plan::Plan;
-use crate::soak::tally::Counters;
+use crate::soak::timeout::{SLICE, Timeout};
 
 /// How long anything is waited for that is due: longer than a loaded machine takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -81,10 +81,10 @@ impl Shared {
         let _ = self.words.send(word);
     }
 
-    /// Tells how a thread ended. That the VMM has hung up the main thread learns by itself.
+    /// Tells how a thread ended. That the VMM has disconnected the main thread learns by itself.
     pub(super) fn tell(&self, ended: Result<(), Failure>) {
         if let Err(failure) = ended
-            && !matches!(failure.downcast_ref(), Some(plugin_sdk::Error::HungUp))
+            && !matches!(failure.downcast_ref(), Some(plugin_sdk::Error::Disconnected))
         {
             self.say(Word::Failed(failure));
         }
@@ -109,10 +109,10 @@ impl Shared {
     /// Waits until `condition` holds.
     pub(super) fn wait(&self, what: &str, condition: impl Fn(&State) -> bool) -> Result<(), Failure> {
         let mut state = self.state.lock();
-        let mut patience = Patience::new(LIMIT);
+        let mut timeout = Timeout::new(LIMIT);
         while !condition(&state) {
-            if patience.is_over() {
-                return Err(format!("waited {LIMIT:?} in vain until {what}: {state:?}").into());
+            if timeout.is_over() {
+                return Err(format!("waited {LIMIT:?} without success until {what}: {state:?}").into());
             }
             self.changed.wait_for(&mut state, SLICE);
         }

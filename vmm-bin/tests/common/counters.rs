@@ -4,13 +4,13 @@ use std::io::Write;
 use std::time::Instant;
 
 /// A count of cases of one kind.
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     kind: String,
     cases: usize,
     begun: Instant,
 }
 
-impl Tally {
+impl Counters {
     pub(crate) fn new(kind: impl Into<String>) -> Self {
         Self { kind: kind.into(), cases: 0, begun: Instant::now() }
     }
@@ -29,7 +29,7 @@ impl Tally {
     }
 }
 
-impl Drop for Tally {
+impl Drop for Counters {
     fn drop(&mut self) {
         let took = self.begun.elapsed();
         // A closed standard error must not fail the test.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 pub(super) const SLICE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct Timeout {
     left: Duration,
     asked: Instant,
 }
 
-impl Patience {
+impl Timeout {
     pub(super) fn new(limit: Duration) -> Self {
         Self { left: limit, asked: Instant::now() }
     }
@@ -32,10 +32,10 @@ mod tests {
 
     #[test]
     fn time_in_which_nobody_asked_counts_little() {
-        let mut patience = Patience::new(3 * SLICE);
-        patience.asked -= 100 * SLICE;
-        assert!(!patience.is_over());
-        patience.asked -= 100 * SLICE;
-        assert!(patience.is_over());
+        let mut timeout = Timeout::new(3 * SLICE);
+        timeout.asked -= 100 * SLICE;
+        assert!(!timeout.is_over());
+        timeout.asked -= 100 * SLICE;
+        assert!(timeout.is_over());
     }
 }

@@ -9,14 +9,14 @@ use crate::statistics;
 
 /// A count of events, with the time of each access.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Counters {
     inits: usize,
     reads: usize,
     writes: usize,
     accesses: Vec<Instant>,
 }
 
-impl Tally {
+impl Counters {
     /// Takes note of an event that has just come.
     pub(super) fn count(&mut self, event: &Event<'_>) {
         match event {
@@ -37,7 +37,7 @@ impl Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "init           {}", self.inits)?;
         writeln!(f, "port write     {}", self.writes)?;
@@ -56,9 +56,9 @@ mod tests {
     fn the_time_per_exit_is_the_median_gap_between_accesses() {
         let start = Instant::now();
         let at = |micros| start + Duration::from_micros(micros);
-        let tally = Tally { inits: 1, reads: 1, writes: 3, accesses: vec![at(0), at(10), at(15), at(500)] };
+        let counters = Counters { inits: 1, reads: 1, writes: 3, accesses: vec![at(0), at(10), at(15), at(500)] };
         let expected =
             "init           1\nport write     3\nport read      1\ntime per exit  10.0 µs (median, access to access)\n";
-        assert_eq!(tally.to_string(), expected);
+        assert_eq!(counters.to_string(), expected);
     }
 }
