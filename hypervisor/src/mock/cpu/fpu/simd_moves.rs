@@ -5,6 +5,7 @@ use iced_x86::{Instruction, Mnemonic};
 use super::super::exception::Result;
 use super::super::{Exec, Handler};
 use super::check::ready;
+use super::host_sse::{Execute, Operands, packed};
 use super::operands::{is_memory, is_mm, unit};
 
 pub(in super::super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
@@ -16,9 +17,9 @@ pub(in super::super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
         Movss => |e, i| scalar(e, i, 4),
         Movlps | Movlpd | Movhlps => |e, i| half(e, i, 0),
         Movhps | Movhpd | Movlhps => |e, i| half(e, i, 64),
-        Movmskps => |e, i| signs(e, i, 4),
-        Movmskpd => |e, i| signs(e, i, 8),
-        Pmovmskb => |e, i| signs(e, i, 1),
+        Movmskps => |e, i| signs(e, i, packed!("movmskps eax, xmm1")),
+        Movmskpd => |e, i| signs(e, i, packed!("movmskpd eax, xmm1")),
+        Pmovmskb => |e, i| signs(e, i, packed!("pmovmskb eax, xmm1")),
         Pextrw => extract_word,
         Pinsrw => insert_word,
         Maskmovq => |e, i| masked(e, i, 8),
@@ -77,12 +78,12 @@ fn half(exec: &mut Exec, instruction: &Instruction, at: u32) -> Result<()> {
     Ok(())
 }
 
-/// Collects the sign of each lane of `size` bytes.
-fn signs(exec: &mut Exec, instruction: &Instruction, size: usize) -> Result<()> {
-    let value = exec.begin_vector(instruction)?;
-    // Of an MMX register's value the upper lanes are 0.
-    let bits = (0..16 / size).map(|lane| (value >> (8 * size * (lane + 1) - 1) & 1) << lane);
-    exec.set_vector(instruction.op0_register(), bits.sum());
+/// Collects the sign of each lane. Of an MMX register's value the upper lanes are 0.
+fn signs(exec: &mut Exec, instruction: &Instruction, host: Execute) -> Result<()> {
+    let src = exec.begin_vector(instruction)?;
+    let mut operands = Operands { src, ..Default::default() };
+    host(&mut operands);
+    exec.set_vector(instruction.op0_register(), operands.general.into());
     Ok(())
 }
 
