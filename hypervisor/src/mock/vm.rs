@@ -82,8 +82,8 @@ impl SoftVm {
         Ok(vcpu)
     }
 
-    /// Moves the VM's clock: that of the PIT, of the local APICs' timers, of the time-stamp counters and of kvmclock. From the first
-    /// call on it is still between calls, whatever [`Clock`] the VM began with.
+    /// Moves the VM's clock: that of the PIT, of the local APICs' timers, of the time-stamp counters and of kvmclock.
+    /// From the first call on it is still between calls, whatever [`Clock`] the VM began with.
     pub fn advance(&self, by: Duration) {
         self.platform.irqs.advance(by);
     }

@@ -9,9 +9,9 @@ use super::vm::Platform;
 /// Tells the VMs of a [`Mock`](super::Mock) that devices in this process have work to do, so that a
 /// [virtual clock](super::Clock::Virtual) does not jump over it. Clones are the same.
 ///
-/// A device that works on a thread of its own [begins](Self::begin) before it takes a request from the guest's access and ends when its
-/// interrupt is raised. What is served within an exit needs none: the vCPU is not idle then. Plugins in other processes cannot hold one
-/// yet: serve them with [`Clock::Host`](super::Clock::Host).
+/// A device that works on a thread of its own [begins](Self::begin) before it takes a request from the guest's access
+/// and ends when its interrupt is raised. What is served within an exit needs none: the vCPU is not idle then. Plugins
+/// in other processes cannot hold one yet: serve them with [`Clock::Host`](super::Clock::Host).
 #[derive(Clone, Default)]
 pub struct OutstandingWork(Arc<Mutex<Shared>>);
 

@@ -447,3 +447,12 @@ fn strings_of_many_items_cross_pages_and_stop_where_they_fault() {
     assert_eq!((vector, frame[1], regs.rdi, regs.rcx), (14, ENTRY, 0x3000, 0x10));
     assert_eq!((machine.vcpu.sregs().unwrap().cr2, machine.read(0x2ff0)), (0x3000, [0x77; 0x10]));
 }
+
+#[test]
+fn movsxd_reads_four_bytes_whatever_its_destination() {
+    // movsxd ax, [rbx], whose third byte is in a page that is absent
+    let mut machine = machine(&[0x66, 0x63, 0x03]);
+    quad(&machine, PT + 8 * 3, 0);
+    machine.set(|regs| regs.rbx = 0x2ffe);
+    assert_eq!((frame(&mut machine).0, machine.vcpu.sregs().unwrap().cr2), (14, 0x3000));
+}

@@ -273,8 +273,8 @@ fn vcpus_in_lockstep_take_their_timers_at_the_same_instructions() {
     let run = || {
         let vm = Mock::guest_code().create_soft_vm().unwrap();
         let (region, ram) = memory::region(0, RAM_LEN);
-        // The first is interrupted by PIT and timer while it counts, the second halts between its own timer's interrupts.
-        // again: mov cx, 50; loop to itself; rdtsc; out; jmp again
+        // The first is interrupted by PIT and timer while it counts, the second halts between its own timer's
+        // interrupts. again: mov cx, 50; loop to itself; rdtsc; out; jmp again
         let count = [&[0xb9, 50, 0, 0xe2, 0xfe][..], TELL_TIME, &[0xeb, 0xf4]].concat();
         let first = [pic(0xfe), pit(2, 300), timer(PERIODIC), local(INITIAL_COUNT, 210_000), STI.into(), count];
         let wait = [HLT, TELL_TIME, &[0xeb, 0xf8]].concat();

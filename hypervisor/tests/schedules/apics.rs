@@ -1,8 +1,8 @@
 //! The IOAPIC and the local APIC of a vCPU.
 //!
-//! The end of an interrupt is an event of its own. Some backends have ended it when they deliver it; beside one of those the other's
-//! guest ends at once what it takes. What is to end later is taken there from outside: moved from the vectors that are
-//! requested to those in service.
+//! The end of an interrupt is an event of its own. Some backends have ended it when they deliver it; beside one of
+//! those the other's guest ends at once what it takes. What is to end later is taken there from outside: moved from the
+//! vectors that are requested to those in service.
 
 use std::cell::{Cell, RefCell};
 
@@ -35,8 +35,8 @@ enum Event {
 
 /// GSIs whose lines lead to the IOAPIC, some of them to its own pins alone, and to messages.
 const LINES: [u32; 7] = [3, 9, 16, 23, 30, 31, 32];
-/// The pin whose destination is a logical one. It stays so: KVM may not notice that an interrupt which is under way is no more
-/// the pin's when that changes.
+/// The pin whose destination is a logical one. It stays so: KVM may not notice that an interrupt which is under way is
+/// no more the pin's when that changes.
 const LOGICAL_PIN: u8 = 9;
 const VECTORS: [u8; 6] = [0x31, 0x41, 0x42, 0x51, 0x5f, 0xf1];
 /// Vectors of commands: what ends an interrupt of another source's vector may be told to a pin or not.
@@ -51,8 +51,8 @@ const TAKE: u32 = 0x1038;
 const START: u16 = 0x1000;
 const END: u16 = 0x103d;
 
-/// A guest that asks for a command at `COMMAND_PORT`: where it is to go, and then an offset and a value. Its handlers go on at
-/// `back`.
+/// A guest that asks for a command at `COMMAND_PORT`: where it is to go, and then an offset and a value. Its handlers
+/// go on at `back`.
 fn commanded(hypervisor: &dyn Hypervisor, back: u16) -> Guest {
     let code = [
         0xe5, 0x74, 0xff, 0xe0, // in ax, COMMAND_PORT; jmp ax
@@ -133,8 +133,9 @@ fn word(lapic: &kvm_lapic_state, offset: usize) -> u32 {
     u32::from_le_bytes(std::array::from_fn(|byte| lapic.regs[offset + byte].cast_unsigned()))
 }
 
-/// What the two differ in, by the words of the IOAPIC's state and by the offsets of the local APIC's registers. The processor's
-/// priority is not looked at: KVM brings it up to date only when it is asked for or takes part in something.
+/// What the two differ in, by the words of the IOAPIC's state and by the offsets of the local APIC's registers. The
+/// processor's priority is not looked at: KVM brings it up to date only when it is asked for or takes part in
+/// something.
 fn differences(mock: &Guest, real: &Guest) -> Vec<String> {
     let ioapic = |guest: &Guest| {
         let state = guest.vm.ioapic().unwrap();
@@ -180,8 +181,8 @@ fn surely_asks(guest: &Guest) -> bool {
     most_urgent(&lapic, register::REQUESTED).is_some_and(|vector| vector >> 4 > priority >> 4)
 }
 
-/// Whether the interrupt of a pin is under way. Then its entry stays: KVM may not notice that the interrupt is no more the
-/// pin's when it changes.
+/// Whether the interrupt of a pin is under way. Then its entry stays: KVM may not notice that the interrupt is no more
+/// the pin's when it changes.
 fn is_under_way(guest: &Guest, pin: u8) -> bool {
     let entry = guest.vm.ioapic().unwrap().redirtbl[usize::from(pin)];
     let (lapic, vector) = (guest.vcpu.lapic().unwrap(), entry.as_bytes()[0].into());

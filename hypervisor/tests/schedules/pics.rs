@@ -1,8 +1,8 @@
 //! The two PICs.
 //!
-//! By the data sheet, the second PIC's request is gone from the first when it is taken back before it was acknowledged. KVM keeps it there
-//! and gives a spurious vector, so after each step its first PIC is given the mock's request of the cascade. KVM also has no special mask mode, and
-//! ends by a poll what it takes; the schedules leave both out.
+//! By the data sheet, the second PIC's request is gone from the first when it is taken back before it was acknowledged.
+//! KVM keeps it there and gives a spurious vector, so after each step its first PIC is given the mock's request of the
+//! cascade. KVM also has no special mask mode, and ends by a poll what it takes; the schedules leave both out.
 
 use hypervisor::mock::Mock;
 use hypervisor::{Gsi, Hypervisor, Pic, kvm_pic_state};

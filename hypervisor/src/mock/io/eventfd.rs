@@ -20,8 +20,8 @@ pub(in crate::mock) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
 
 /// Adds 1, unless the counter is full, which is as good as signalled.
 ///
-/// A write to a full counter waits, and the plugin can fill it at any moment. Only the kernel itself adds without waiting: for
-/// KVM, and at the end of an asynchronous operation. So this is the end of one that does nothing.
+/// A write to a full counter waits, and the plugin can fill it at any moment. Only the kernel itself adds without
+/// waiting: for KVM, and at the end of an asynchronous operation. So this is the end of one that does nothing.
 pub(in crate::mock) fn signal(event: &EventFd) {
     let signalled = QUEUE.with(|queue| queue.as_ref().is_some_and(|queue| queue.finish_nothing(event).is_ok()));
     if !signalled {

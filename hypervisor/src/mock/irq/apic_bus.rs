@@ -43,8 +43,8 @@ impl ApicBus {
     }
 }
 
-/// The one of the lowest priority is, as KVM chooses it, by turns of the vector's number. Those that a logical destination
-/// names have their turns whether they are there or not.
+/// The one of the lowest priority is, as KVM chooses it, by turns of the vector's number. Those that a logical
+/// destination names have their turns whether they are there or not.
 fn lowest<'a>(among: Vec<&'a EventInbox>, message: &Message) -> Option<&'a EventInbox> {
     let turn = |of: usize| usize::from(message.vector).checked_rem(of);
     let Destination::Logical(id @ 0..=0xfe) = message.to else {

@@ -57,7 +57,8 @@ pub(in crate::mock) enum Mode {
     Nmi,
     Init,
     StartUp,
-    /// Nothing happens: system management mode has no model, KVM takes the PICs' vectors at LINT0 only, and one is reserved.
+    /// Nothing happens: system management mode has no model, KVM takes the PICs' vectors at LINT0 only, and one is
+    /// reserved.
     Nothing,
 }
 

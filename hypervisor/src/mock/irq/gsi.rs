@@ -1,7 +1,8 @@
 //! Interrupt lines and the chips they lead to: what one change leads to, step by step.
 //!
-//! A line's level is that of `set_irq` or of its irqfds, whichever is high. A change goes to the pins it is routed to; a rise
-//! of one that is routed to a message sends it. What ends an interrupt lowers what irqfds raised and tells their owners.
+//! A line's level is that of `set_irq` or of its irqfds, whichever is high. A change goes to the pins it is routed to;
+//! a rise of one that is routed to a message sends it. What ends an interrupt lowers what irqfds raised and tells their
+//! owners.
 #![cfg_attr(
     not(test),
     deny(
@@ -146,8 +147,8 @@ impl GsiLines {
         }
     }
 
-    /// The guest writes to the IOAPIC. A level that is behind a mask no more may be out of date: irqfds let go of it, and
-    /// their owners may raise it anew.
+    /// The guest writes to the IOAPIC. A level that is behind a mask no more may be out of date: irqfds let go of it,
+    /// and their owners may raise it anew.
     pub(in crate::mock) fn write_ioapic(&mut self, offset: u8, data: &[u8]) {
         let effect = self.ioapic.write(offset, data);
         if let Some(pin) = effect.opened {

@@ -1,8 +1,10 @@
-//! The IOAPIC, as KVM models it: no more than its state and what changes it. Intel's 82093AA data sheet says what its registers mean.
+//! The IOAPIC, as KVM models it: no more than its state and what changes it. Intel's 82093AA data sheet says what its
+//! registers mean.
 //!
-//! A pin that is triggered by level sends its message again at the end of the interrupt, as long as it is high. One that is
-//! triggered by edge has sent it once and for all; what comes while it is masked is lost. As in KVM, and other than in hardware,
-//! a pin is high or low as its line says, whatever polarity its entry has, and a message of mode ExtINT or SMI does nothing.
+//! A pin that is triggered by level sends its message again at the end of the interrupt, as long as it is high. One
+//! that is triggered by edge has sent it once and for all; what comes while it is masked is lost. As in KVM, and other
+//! than in hardware, a pin is high or low as its line says, whatever polarity its entry has, and a message of mode
+//! ExtINT or SMI does nothing.
 #![allow(unsafe_code, reason = "an entry of kvm_ioapic_state is a union of a number and its bits")]
 #![cfg_attr(
     not(test),
@@ -206,8 +208,8 @@ impl Ioapic {
         Effect::default()
     }
 
-    /// Writes the selected half of an entry. What the IOAPIC tells there stays, but an entry that is triggered by edge has no
-    /// interrupt whose end it waits for.
+    /// Writes the selected half of an entry. What the IOAPIC tells there stays, but an entry that is triggered by edge
+    /// has no interrupt whose end it waits for.
     fn write_entry(&mut self, index: usize, value: u32) -> Effect {
         let pin = index as u32;
         let Some(entry) = self.entries.get_mut(index) else { return Effect::default() };

@@ -1,7 +1,8 @@
 //! The mock's interrupts: what is shared of them, and who looks when.
 //!
-//! What a change leads to is [`GsiLines`]'s to know. Irqfds are written in other processes. Their triggers are looked at by each
-//! vCPU before it executes for a while, and where it has nothing to do it waits for them; and when a chip is asked for.
+//! What a change leads to is [`GsiLines`]'s to know. Irqfds are written in other processes. Their triggers are looked
+//! at by each vCPU before it executes for a while, and where it has nothing to do it waits for them; and when a chip is
+//! asked for.
 #![cfg_attr(
     not(test),
     deny(
@@ -108,8 +109,8 @@ impl Irqchip {
         result
     }
 
-    /// Shows vCPUs whether the PICs ask them to take an interrupt. Those that wait, or execute a batch of instructions, are to do so no
-    /// longer than to the PIT's next interrupt.
+    /// Shows vCPUs whether the PICs ask them to take an interrupt. Those that wait, or execute a batch of instructions,
+    /// are to do so no longer than to the PIT's next interrupt.
     pub(super) fn publish(&self, lines: &GsiLines) {
         let output = lines.pics.output();
         if self.output.swap(output, Ordering::AcqRel) != output {
@@ -135,7 +136,8 @@ impl Irqchip {
         self.after_triggers(|lines| lines.change(gsi, |line| line.user = level));
     }
 
-    /// A vCPU takes the interrupt that it is asked to take: its vector, unless another vCPU was first. The PICs go first.
+    /// A vCPU takes the interrupt that it is asked to take: its vector, unless another vCPU was first. The PICs go
+    /// first.
     pub(in crate::mock) fn take_interrupt(&self, inbox: &EventInbox) -> Option<u8> {
         let of_pics = || {
             self.change(|lines| {

@@ -1,7 +1,8 @@
 //! A local APIC: its registers, and what follows from them. Intel SDM volume 3, chapter 12, as far as KVM models it.
 //!
-//! No performance counter and no thermal sensor is connected, and nothing drives LINT1: their entries in the local vector table are
-//! registers that hold what was written. The error status stays 0. The timer has a [file](super::lapic_timer) of its own.
+//! No performance counter and no thermal sensor is connected, and nothing drives LINT1: their entries in the local
+//! vector table are registers that hold what was written. The error status stays 0. The timer has a
+//! [file](super::lapic_timer) of its own.
 #![cfg_attr(
     not(test),
     deny(
@@ -176,7 +177,8 @@ impl Lapic {
         Some(vector)
     }
 
-    /// The interrupt in service ends: its vector, and whether the IOAPIC waits for that because it was triggered by level.
+    /// The interrupt in service ends: its vector, and whether the IOAPIC waits for that because it was triggered by
+    /// level.
     pub(in crate::mock) fn end(&mut self) -> Option<(u8, bool)> {
         let vector = self.highest(IN_SERVICE)?;
         self.put(IN_SERVICE, vector, false);
@@ -194,14 +196,15 @@ impl Lapic {
         true
     }
 
-    /// Whether an interrupt of the PICs reaches this vCPU: LINT0 is not masked and takes the vectors of an external controller
-    /// (ExtINT), or the local APIC is off.
+    /// Whether an interrupt of the PICs reaches this vCPU: LINT0 is not masked and takes the vectors of an external
+    /// controller (ExtINT), or the local APIC is off.
     pub(in crate::mock) fn lets_pics_through(&self) -> bool {
         const MODE: u32 = 7 << 8;
         !self.is_on() || self.register(LINT0) & (MASKED | MODE) == MODE
     }
 
-    /// Whether a message is for this local APIC. The lowest priority is looked for among those that would take a vector.
+    /// Whether a message is for this local APIC. The lowest priority is looked for among those that would take a
+    /// vector.
     pub(in crate::mock) fn is_addressed(&self, message: &Message) -> bool {
         let is_addressed = match message.to {
             Destination::Physical(id) => id == EVERYBODY || u32::from(id) == self.register(ID) >> 24,
@@ -213,8 +216,8 @@ impl Lapic {
         is_addressed && self.is_on() && (message.mode != Mode::Lowest || self.accepts())
     }
 
-    /// Flat, each bit is a local APIC's. In clusters, the upper four bits are the cluster's number and each of the lower is a
-    /// local APIC's (Intel SDM volume 3, section 12.6.2.2).
+    /// Flat, each bit is a local APIC's. In clusters, the upper four bits are the cluster's number and each of the
+    /// lower is a local APIC's (Intel SDM volume 3, section 12.6.2.2).
     fn has_logical_id(&self, id: u8) -> bool {
         let own = self.logical_id();
         match self.register(LOGICAL_FORMAT) >> 28 {

@@ -95,7 +95,8 @@ impl Lapic {
         Written::Nothing
     }
 
-    /// Writes an entry of the local vector table, if it is one. They stay masked while software has turned the APIC off.
+    /// Writes an entry of the local vector table, if it is one. They stay masked while software has turned the APIC
+    /// off.
     fn write_entry(&mut self, offset: usize, value: u32) {
         const VECTOR_AND_STATE: u32 = 0x10ff | MASKED;
         const MODE: u32 = 7 << 8;

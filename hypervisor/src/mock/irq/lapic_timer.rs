@@ -1,7 +1,8 @@
 //! The timer of a local APIC: Intel SDM volume 3, section 12.5.4.
 //!
-//! Its input runs at 1 GHz, the frequency of KVM's and that of the time-stamp counter, so a count is a nanosecond times the divisor.
-//! As in KVM a period is at least 200 microseconds, and a state that is set continues from its current count.
+//! Its input runs at 1 GHz, the frequency of KVM's and that of the time-stamp counter, so a count is a nanosecond times
+//! the divisor. As in KVM a period is at least 200 microseconds, and a state that is set continues from its current
+//! count.
 #![cfg_attr(
     not(test),
     deny(
@@ -131,7 +132,8 @@ impl Lapic {
         remaining.checked_div(self.divisor()).unwrap_or(0) as u32
     }
 
-    /// A write to the initial count starts the timer, or stops it. With the time-stamp counter's deadline it does nothing.
+    /// A write to the initial count starts the timer, or stops it. With the time-stamp counter's deadline it does
+    /// nothing.
     pub(in crate::mock) fn set_initial_count(&mut self, count: u32, now: u64) {
         if self.timer_mode() == Mode::TscDeadline {
             return;
@@ -179,7 +181,8 @@ impl Lapic {
         if self.timer_mode() == Mode::TscDeadline { self.timer.tsc_deadline } else { 0 }
     }
 
-    /// Arms the timer for the time when the time-stamp counter has this value, or stops it by 0. Nothing happens in the other modes.
+    /// Arms the timer for the time when the time-stamp counter has this value, or stops it by 0. Nothing happens in the
+    /// other modes.
     pub(in crate::mock) fn set_tsc_deadline(&mut self, deadline: u64, now: u64) {
         if self.timer_mode() != Mode::TscDeadline {
             return;

@@ -1,10 +1,12 @@
-//! The pair of 8259A interrupt controllers of a PC: the state that KVM has of them, and what changes it by Intel's data sheet.
+//! The pair of 8259A interrupt controllers of a PC: the state that KVM has of them, and what changes it by Intel's data
+//! sheet.
 //!
 //! The second PIC asks for an interrupt through pin 2 of the first. Interrupts are taken at the first, from the highest
 //! priority down: pins 0, 1, 8 to 15, 3 to 7 as long as nobody rotates them.
 //!
-//! As in a PC, and other than the data sheet has it, single mode and the triggering by level of the first command word are ignored:
-//! there are always two, and `elcr` says which pins are triggered by level. `docs/mock-chips.md` lists what was checked.
+//! As in a PC, and other than the data sheet has it, single mode and the triggering by level of the first command word
+//! are ignored: there are always two, and `elcr` says which pins are triggered by level. `docs/mock-chips.md` lists
+//! what was checked.
 #![cfg_attr(
     not(test),
     deny(
@@ -37,8 +39,8 @@ pub(in crate::mock) struct Pics {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub(in crate::mock) struct Effect {
-    /// The pins whose interrupts have ended: those of the second PIC in the upper 8 bits. What holds them high and waited for
-    /// that is to let go first.
+    /// The pins whose interrupts have ended: those of the second PIC in the upper 8 bits. What holds them high and
+    /// waited for that is to let go first.
     pub(in crate::mock) ended: u16,
     /// Then the PICs are to be [updated](Pics::update).
     pub(in crate::mock) updates: bool,
@@ -84,8 +86,8 @@ impl Pics {
         self.update();
     }
 
-    /// Sets the outputs by what there is to ask for. The second PIC's leads to the first, which latches its rise. If it falls before the
-    /// interrupt is taken, nothing is left of it.
+    /// Sets the outputs by what there is to ask for. The second PIC's leads to the first, which latches its rise. If it
+    /// falls before the interrupt is taken, nothing is left of it.
     pub(in crate::mock) fn update(&mut self) {
         let asks = next(&self.secondary, 0).is_some();
         set_pin(&mut self.primary, CASCADE, asks);
@@ -205,8 +207,8 @@ impl Port {
         })
     }
 
-    /// The port at which an access of this width begins, where all of it is the PICs'. Wider ones than of a byte are, in
-    /// KVM, without effect.
+    /// The port at which an access of this width begins, where all of it is the PICs'. Wider ones than of a byte are,
+    /// in KVM, without effect.
     pub(in crate::mock) fn taking(number: u64, width: usize) -> Option<Self> {
         let port = Self::of_number(number)?;
         let is_first_of_two = number & 1 == 0;

@@ -1,8 +1,9 @@
-//! The interval timer of a PC, an 8254: the state that KVM has of it, and what time and the guest make of that by Intel's data sheet.
+//! The interval timer of a PC, an 8254: the state that KVM has of it, and what time and the guest make of that by
+//! Intel's data sheet.
 //!
-//! The first channel interrupts; its gate is always open. The third is the speaker's, whose gate and output are at port 0x61, which is not
-//! the PIT's: setting the state, or a count, is what its gate's rise would be. As in KVM interrupts that come while one has not ended are made
-//! up for at its end. `docs/mock-chips.md` lists what was checked.
+//! The first channel interrupts; its gate is always open. The third is the speaker's, whose gate and output are at port
+//! 0x61, which is not the PIT's: setting the state, or a count, is what its gate's rise would be. As in KVM interrupts
+//! that come while one has not ended are made up for at its end. `docs/mock-chips.md` lists what was checked.
 #![cfg_attr(
     not(test),
     deny(

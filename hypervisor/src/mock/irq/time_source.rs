@@ -1,7 +1,7 @@
 //! The clock of a VM: the host's, a virtual one that counts instructions, or one that a test moves by hand.
 //!
-//! Everything that tells time reads it: the PIT, the local APICs' timers, the time-stamp counters and kvmclock. Its unit is the
-//! nanosecond, and it begins at 0 with the VM.
+//! Everything that tells time reads it: the PIT, the local APICs' timers, the time-stamp counters and kvmclock. Its
+//! unit is the nanosecond, and it begins at 0 with the VM.
 #![cfg_attr(
     not(test),
     deny(
@@ -18,15 +18,16 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What moves the clock of a VM of the mock. In all cases the time-stamp counter counts nanoseconds of that clock: its frequency
-/// is 1 GHz.
+/// What moves the clock of a VM of the mock. In all cases the time-stamp counter counts nanoseconds of that clock: its
+/// frequency is 1 GHz.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Clock {
     /// The host's monotonic clock.
     Host,
-    /// The instructions that the VM's vCPUs execute: each is 1 ns. While all vCPUs halt, the clock jumps to the next timer that
-    /// expires, unless somebody has [work](crate::mock::OutstandingWork) to do; then it keeps pace with the host's.
+    /// The instructions that the VM's vCPUs execute: each is 1 ns. While all vCPUs halt, the clock jumps to the next
+    /// timer that expires, unless somebody has [work](crate::mock::OutstandingWork) to do; then it keeps pace with the
+    /// host's.
     Virtual,
 }
 

@@ -1,4 +1,5 @@
-//! What time does in a VM: timers expire, vCPUs wait for them, and a virtual clock jumps while nobody has anything to do.
+//! What time does in a VM: timers expire, vCPUs wait for them, and a virtual clock jumps while nobody has anything to
+//! do.
 #![cfg_attr(
     not(test),
     deny(
@@ -23,8 +24,8 @@ use super::irqchip::Irqchip;
 use super::time_source::NEVER;
 use crate::mock::vcpu::event_inbox::EventInbox;
 
-/// Jumps in a row that wake no vCPU, such as to the ticks of a timer that is masked. After that many a virtual clock keeps pace
-/// with the host's, so that a guest that waits for nothing costs no processor time.
+/// Jumps in a row that wake no vCPU, such as to the ticks of a timer that is masked. After that many a virtual clock
+/// keeps pace with the host's, so that a guest that waits for nothing costs no processor time.
 const MOST_VAIN_JUMPS: u32 = 1024;
 
 /// How a virtual clock moves while all vCPUs wait.
@@ -79,8 +80,9 @@ impl Irqchip {
         self.deadline.fetch_min(inbox.deadline(), Ordering::AcqRel);
     }
 
-    /// A vCPU is about to execute up to `most` instructions: does what time has made due, and returns how many it may execute until
-    /// the next timer expires, at least one. It stops earlier where its inbox says [`RETIME`](crate::mock::vcpu::event_inbox::RETIME).
+    /// A vCPU is about to execute up to `most` instructions: does what time has made due, and returns how many it may
+    /// execute until the next timer expires, at least one. It stops earlier where its inbox says
+    /// [`RETIME`](crate::mock::vcpu::event_inbox::RETIME).
     pub(in crate::mock) fn begin_batch(&self, inbox: &EventInbox, most: u32) -> u32 {
         self.report(inbox);
         inbox.begin_batch();
@@ -150,8 +152,8 @@ impl Irqchip {
         }
     }
 
-    /// A vCPU has nothing to do, and had not when `wakes` was asked for. If that is so of all, a virtual clock jumps to the next timer
-    /// that expires: then it returns true, and the vCPU may have something to do.
+    /// A vCPU has nothing to do, and had not when `wakes` was asked for. If that is so of all, a virtual clock jumps to
+    /// the next timer that expires: then it returns true, and the vCPU may have something to do.
     pub(in crate::mock) fn idle(&self, inbox: &EventInbox, wakes: u64) -> bool {
         if !inbox.go_idle(wakes) {
             return true;

@@ -5,8 +5,8 @@ use kvm_bindings::*;
 use crate::mock::irq::routing::MAX_ROUTES;
 use crate::mock::memory::MAX_SLOTS;
 
-/// vCPUs, and numbers for them: the kernel's own limit on x86-64 (`CONFIG_KVM_MAX_NR_VCPUS`). A vCPU costs the mock nothing
-/// but its thread, so as many are recommended.
+/// vCPUs, and numbers for them: the kernel's own limit on x86-64 (`CONFIG_KVM_MAX_NR_VCPUS`). A vCPU costs the mock
+/// nothing but its thread, so as many are recommended.
 const MAX_VCPUS: i32 = 1024;
 
 /// A capability that is claimed.
@@ -88,7 +88,8 @@ const CLAIMS: &[Claim] = &[
     scripted(KVM_CAP_HYPERV_SYNIC2),
 ];
 
-/// `KVM_CHECK_EXTENSION` for a VM whose vCPUs follow scripts or execute guest code: 0 for all that there is no model of.
+/// `KVM_CHECK_EXTENSION` for a VM whose vCPUs follow scripts or execute guest code: 0 for all that there is no model
+/// of.
 pub(in crate::mock) fn check(number: u32, is_scripted: bool) -> i32 {
     let found = CLAIMS.iter().find(|claim| claim.number == number);
     found.filter(|claim| is_scripted || claim.of == Vcpus::Any).map_or(0, |claim| claim.value)

@@ -67,10 +67,12 @@ macro_rules! features {
 features! {
     CX16 "cx16": 1 Ecx 13 default,
     PCID "pcid": 1 Ecx 17 optional,
+    MOVBE "movbe": 1 Ecx 22 optional,
     POPCNT "popcnt": 1 Ecx 23 default,
     TSC_DEADLINE "tsc-deadline": 1 Ecx 24 default,
     HYPERVISOR "hypervisor": 1 Ecx 31 default,
     FPU "fpu": 1 Edx 0 default,
+    VME "vme": 1 Edx 1 optional,
     DE "de": 1 Edx 2 default,
     PSE "pse": 1 Edx 3 default,
     TSC "tsc": 1 Edx 4 default,
@@ -290,10 +292,12 @@ mod tests {
         for (name, feature, bit) in [
             ("fsgsbase", FSGSBASE, Features::FSGSBASE),
             ("invpcid", INVPCID, Features::INVPCID),
+            ("movbe", MOVBE, Features::MOVBE),
             ("pcid", PCID, Features::PCID),
             ("smap", SMAP, Features::SMAP),
             ("smep", SMEP, Features::SMEP),
             ("umip", UMIP, Features::UMIP),
+            ("vme", VME, Features::VME),
         ] {
             assert!(Features::of(&supported).has(bit) && feature.is_offered(&supported), "{name}");
             assert!(!Features::default().has(bit) && !feature.is_offered(&[]), "{name}");

@@ -1,7 +1,8 @@
-//! kvmclock: the guest's clock, which it reads in a page of its own memory (`Documentation/virt/kvm/x86/msr.rst` of the kernel).
+//! kvmclock: the guest's clock, which it reads in a page of its own memory (`Documentation/virt/kvm/x86/msr.rst` of the
+//! kernel).
 //!
-//! The clock and the time-stamp counter are the VM's clock with an offset each, so what the page says stays true until one of the
-//! offsets is set.
+//! The clock and the time-stamp counter are the VM's clock with an offset each, so what the page says stays true until
+//! one of the offsets is set.
 #![cfg_attr(
     not(test),
     deny(
@@ -106,7 +107,8 @@ impl ClockPages {
         }
     }
 
-    /// `struct pvclock_vcpu_time_info`: version, time stamp, clock at that time, factor and shift from one to the other, flags.
+    /// `struct pvclock_vcpu_time_info`: version, time stamp, clock at that time, factor and shift from one to the
+    /// other, flags.
     #[cold]
     fn write_system_time(&mut self, clock: &Kvmclock, irqs: &Irqchip, inbox: &EventInbox, slots: &Slots) {
         // Both count nanoseconds: (difference << 1) * 2^31 >> 32 is the difference.

@@ -1,5 +1,5 @@
-//! The MSRs of a vCPU: a table of what there is, what a register holds after reset and what it takes. Intel SDM volume 4, and the
-//! kernel's `Documentation/virt/kvm/x86/msr.rst` for KVM's own.
+//! The MSRs of a vCPU: a table of what there is, what a register holds after reset and what it takes. Intel SDM volume
+//! 4, and the kernel's `Documentation/virt/kvm/x86/msr.rst` for KVM's own.
 #![cfg_attr(
     not(test),
     deny(

@@ -1,7 +1,7 @@
 //! What comes to a vCPU from outside: the interrupts of its local APIC and of the PICs, NMIs, and what starts it.
 //!
-//! Others put it in; the vCPU polls one word between two instructions, and takes it out. Beside it is what ties the vCPU to the VM's
-//! clock: the instructions it has not reported yet, and its timer.
+//! Others put it in; the vCPU polls one word between two instructions, and takes it out. Beside it is what ties the
+//! vCPU to the VM's clock: the instructions it has not reported yet, and its timer.
 #![cfg_attr(
     not(test),
     deny(
@@ -30,8 +30,8 @@ use crate::{Result, VcpuId};
 pub(in crate::mock) const INTERRUPT: u8 = 1;
 /// In the word: there are [`Arrivals`].
 pub(in crate::mock) const ARRIVAL: u8 = 2;
-/// In the word: the next timer expires earlier than when the vCPU's batch of instructions began, so that the batch is to end. The next
-/// batch takes it out.
+/// In the word: the next timer expires earlier than when the vCPU's batch of instructions began, so that the batch is
+/// to end. The next batch takes it out.
 pub(in crate::mock) const RETIME: u8 = 4;
 
 /// A vCPU's.

@@ -102,8 +102,10 @@ fn movzx(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     Ok(())
 }
 
+/// `movsxd` reads 4 bytes of memory also where its destination has 2, as processors and KVM do.
 fn movsx(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
-    let width = width(instruction, 1);
+    let is_wide = instruction.mnemonic() == Mnemonic::Movsxd && instruction.op1_kind() == OpKind::Memory;
+    let width = if is_wide { 4 } else { width(instruction, 1) };
     let value = exec.value(instruction, 1, width)?;
     exec.state.regs.set(instruction.op0_register(), signed(value, width) as u64);
     Ok(())
