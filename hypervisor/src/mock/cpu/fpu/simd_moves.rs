@@ -4,9 +4,8 @@ use iced_x86::{Instruction, Mnemonic};
 
 use super::super::exception::Result;
 use super::super::{Exec, Handler};
-use super::check::ready;
 use super::host_sse::{Execute, Operands, packed};
-use super::operands::{is_memory, is_mm, unit};
+use super::operands::{is_memory, is_mm};
 
 pub(in super::super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
     use Mnemonic::*;
@@ -107,15 +106,15 @@ fn insert_word(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     Ok(())
 }
 
-/// Stores those bytes of the first register to DS:rDI whose bytes in the second have their highest bit set.
+/// Stores those bytes of the first register to DS:rDI whose bytes in the second have their highest bit set. Only these can
+/// fault in their page; MMX registers are in use also then.
 fn masked(exec: &mut Exec, instruction: &Instruction, size: usize) -> Result<()> {
-    ready(exec, unit(instruction))?;
-    let linear = exec.string_destination(instruction, size)?;
     let data = exec.begin_vector(instruction)?.to_le_bytes();
+    let linear = exec.string_destination(instruction, size)?;
     let mask = exec.vector(instruction.op_register(2)).to_le_bytes();
-    for (at, (byte, mask)) in (linear..).zip(data.into_iter().zip(mask).take(size)) {
+    for (at, (byte, mask)) in (0..).zip(data.into_iter().zip(mask).take(size)) {
         if mask >> 7 != 0 {
-            exec.store_bytes(at, &[byte])?;
+            exec.store_bytes(linear.wrapping_add(at), &[byte])?;
         }
     }
     Ok(())
