@@ -70,3 +70,32 @@ fn a_page_fault_leaves_the_registers_as_they_were() {
         assert_eq!(fpu(&machine), before, "{code:02x?}");
     }
 }
+
+#[test]
+fn masked_moves_fault_only_for_bytes_they_store() {
+    let mut machine = long_machine();
+    let end = 0x20_0000;
+    let mask = |stored: usize| std::array::from_fn(|at| if at == stored { 0x80 } else { 0 });
+    // maskmovdqu xmm1, xmm2 over the end of what is mapped
+    for (stored, first) in [(10, 2), (8, 0)] {
+        machine.set(|regs| regs.rdi = end - 8);
+        set_fpu(&mut machine, |fpu| fpu.xmm[2] = mask(stored));
+        assert_eq!(execute(&mut machine, &[0x66, 0x0f, 0xf7, 0xca]), End::Exception(14));
+        assert_eq!(machine.vcpu.sregs().unwrap().cr2, end + first);
+    }
+    // Nothing is stored there.
+    set_fpu(&mut machine, |fpu| fpu.xmm[2] = [0; 16]);
+    machine.set(|regs| regs.rdi = end - 8);
+    assert_eq!(execute(&mut machine, &[0x66, 0x0f, 0xf7, 0xca]), End::Done);
+}
+
+#[test]
+fn masked_moves_at_the_end_of_addresses_wrap_around() {
+    let mut machine = long_machine();
+    machine.set(|regs| regs.rdi = u64::MAX - 3);
+    set_fpu(&mut machine, |fpu| {
+        (fpu.xmm[1], fpu.xmm[2]) = ([9; 16], std::array::from_fn(|at| if at >= 8 { 0x80 } else { 0 }))
+    });
+    let end = execute(&mut machine, &[0x66, 0x0f, 0xf7, 0xca]);
+    assert!(matches!(end, End::Done | End::Exception(12..=14)), "{end:?}");
+}

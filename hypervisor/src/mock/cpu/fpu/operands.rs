@@ -18,7 +18,7 @@ fn xmm_index(register: Register) -> Option<usize> {
 }
 
 /// The unit an instruction with such registers needs.
-pub(super) fn unit(instruction: &Instruction) -> Unit {
+fn unit(instruction: &Instruction) -> Unit {
     let any = |is: fn(&Instruction, u32) -> bool| (0..instruction.op_count()).any(|operand| is(instruction, operand));
     match (any(is_mm), any(is_xmm)) {
         (true, true) => Unit::SseAndMmx,
@@ -77,7 +77,7 @@ impl Exec<'_> {
         self.wide_address(instruction, size, align, what_for)
     }
 
-    /// Returns the linear address of `size` bytes at DS:rDI, where they are written to.
+    /// Returns the linear address of `size` bytes at DS:rDI, which their segment allows to be written.
     pub(super) fn string_destination(&mut self, instruction: &Instruction, size: usize) -> Result<u64> {
         let register = match instruction.op0_kind() {
             OpKind::MemorySegDI => Register::DI,
@@ -85,7 +85,7 @@ impl Exec<'_> {
             _ => Register::RDI,
         };
         let offset = self.state.regs.get(register);
-        let linear = self.memory_at(Seg::named(instruction.memory_segment()), offset, size as u32, Use::Write)?;
+        let linear = self.linear(Seg::named(instruction.memory_segment()), offset, size as u32, true)?;
         // Processors want words of 8 bytes aligned, whichever are stored.
         self.check_alignment(linear, 8)?;
         Ok(linear)

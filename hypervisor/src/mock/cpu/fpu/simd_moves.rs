@@ -4,8 +4,8 @@ use iced_x86::{Instruction, Mnemonic};
 
 use super::super::exception::Result;
 use super::super::{Exec, Handler};
-use super::check::ready;
-use super::operands::{is_memory, is_mm, unit};
+use super::host_sse::{Execute, Operands, packed};
+use super::operands::{is_memory, is_mm};
 
 pub(in super::super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
     use Mnemonic::*;
@@ -16,9 +16,9 @@ pub(in super::super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
         Movss => |e, i| scalar(e, i, 4),
         Movlps | Movlpd | Movhlps => |e, i| half(e, i, 0),
         Movhps | Movhpd | Movlhps => |e, i| half(e, i, 64),
-        Movmskps => |e, i| signs(e, i, 4),
-        Movmskpd => |e, i| signs(e, i, 8),
-        Pmovmskb => |e, i| signs(e, i, 1),
+        Movmskps => |e, i| signs(e, i, packed!("movmskps eax, xmm1")),
+        Movmskpd => |e, i| signs(e, i, packed!("movmskpd eax, xmm1")),
+        Pmovmskb => |e, i| signs(e, i, packed!("pmovmskb eax, xmm1")),
         Pextrw => extract_word,
         Pinsrw => insert_word,
         Maskmovq => |e, i| masked(e, i, 8),
@@ -77,12 +77,12 @@ fn half(exec: &mut Exec, instruction: &Instruction, at: u32) -> Result<()> {
     Ok(())
 }
 
-/// Collects the sign of each lane of `size` bytes.
-fn signs(exec: &mut Exec, instruction: &Instruction, size: usize) -> Result<()> {
-    let value = exec.begin_vector(instruction)?;
-    // Of an MMX register's value the upper lanes are 0.
-    let bits = (0..16 / size).map(|lane| (value >> (8 * size * (lane + 1) - 1) & 1) << lane);
-    exec.set_vector(instruction.op0_register(), bits.sum());
+/// Collects the sign of each lane. Of an MMX register's value the upper lanes are 0.
+fn signs(exec: &mut Exec, instruction: &Instruction, host: Execute) -> Result<()> {
+    let src = exec.begin_vector(instruction)?;
+    let mut operands = Operands { src, ..Default::default() };
+    host(&mut operands);
+    exec.set_vector(instruction.op0_register(), operands.general.into());
     Ok(())
 }
 
@@ -106,15 +106,15 @@ fn insert_word(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     Ok(())
 }
 
-/// Stores those bytes of the first register to DS:rDI whose bytes in the second have their highest bit set.
+/// Stores those bytes of the first register to DS:rDI whose bytes in the second have their highest bit set. Only these can
+/// fault in their page; MMX registers are in use also then.
 fn masked(exec: &mut Exec, instruction: &Instruction, size: usize) -> Result<()> {
-    ready(exec, unit(instruction))?;
-    let linear = exec.string_destination(instruction, size)?;
     let data = exec.begin_vector(instruction)?.to_le_bytes();
+    let linear = exec.string_destination(instruction, size)?;
     let mask = exec.vector(instruction.op_register(2)).to_le_bytes();
-    for (at, (byte, mask)) in (linear..).zip(data.into_iter().zip(mask).take(size)) {
+    for (at, (byte, mask)) in (0..).zip(data.into_iter().zip(mask).take(size)) {
         if mask >> 7 != 0 {
-            exec.store_bytes(at, &[byte])?;
+            exec.store_bytes(linear.wrapping_add(at), &[byte])?;
         }
     }
     Ok(())
