@@ -33,11 +33,26 @@ pub(crate) struct Devices {
     latch: [u8; 4],
     /// POST codes that end test386: all came, or it halts.
     finished: bool,
+    /// The test device's memory, each access to which exits.
+    memory: Vec<u8>,
 }
+
+/// Where the test device's memory is.
+const MEMORY: u64 = 0xff00_0000;
 
 impl Devices {
     pub(crate) fn new(vcpus: u32, ram: u64, verbose: bool) -> Self {
-        Self { output: Vec::new(), post: None, verbose, vcpus, ram, configuration: 0, latch: [0; 4], finished: false }
+        Self {
+            output: Vec::new(),
+            post: None,
+            verbose,
+            vcpus,
+            ram,
+            configuration: 0,
+            latch: [0; 4],
+            finished: false,
+            memory: vec![0; 0x1_0000],
+        }
     }
 
     /// Whether POST 0xff was seen.
@@ -79,6 +94,22 @@ impl Devices {
             _ => {}
         }
         Effect::None
+    }
+
+    /// Reads the test device's memory.
+    pub(crate) fn load(&self, address: u64, data: &mut [u8]) {
+        let at = address.wrapping_sub(MEMORY) as usize;
+        if let Some(bytes) = at.checked_add(data.len()).and_then(|end| self.memory.get(at..end)) {
+            data.copy_from_slice(bytes);
+        }
+    }
+
+    /// Writes the test device's memory.
+    pub(crate) fn store(&mut self, address: u64, data: &[u8]) {
+        let at = address.wrapping_sub(MEMORY) as usize;
+        if let Some(bytes) = at.checked_add(data.len()).and_then(|end| self.memory.get_mut(at..end)) {
+            bytes.copy_from_slice(data);
+        }
     }
 
     pub(crate) fn read(&mut self, port: u64, data: &mut [u8]) {
