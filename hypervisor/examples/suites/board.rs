@@ -175,7 +175,7 @@ fn serve(mut vcpu: Box<dyn Vcpu>, vm: &dyn Vm, devices: &Mutex<Devices>, stop: &
                     Direction::Read => {
                         let mut data = vec![0xff; access.len()];
                         if ports {
-                            lock(devices).read(access.address(), &mut data);
+                            lock(devices).read(access.address(), access.width().into(), &mut data);
                         } else {
                             lock(devices).load(access.address(), &mut data);
                         }

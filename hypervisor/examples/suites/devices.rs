@@ -112,7 +112,8 @@ impl Devices {
         }
     }
 
-    pub(crate) fn read(&mut self, port: u64, data: &mut [u8]) {
+    /// Reads a port, in items of `width` bytes.
+    pub(crate) fn read(&mut self, port: u64, width: usize, data: &mut [u8]) {
         match port {
             // The transmitter is empty.
             0x3fd => data.fill(0x60),
@@ -124,8 +125,10 @@ impl Devices {
             }
             0xe0..=0xe3 => {
                 let at = (port - 0xe0) as usize;
-                for (byte, latch) in data.iter_mut().zip(self.latch.iter().skip(at).cycle()) {
-                    *byte = *latch;
+                for item in data.chunks_mut(width) {
+                    for (byte, latch) in item.iter_mut().zip(self.latch.iter().skip(at)) {
+                        *byte = *latch;
+                    }
                 }
             }
             0x3f8..=0x3ff | 0x70..=0x71 | 0x61 => data.fill(0),
