@@ -24,7 +24,7 @@ pub(in crate::mock) struct Features {
 
 macro_rules! features {
     ($($number:literal $name:ident: $place:ident $bit:literal $default:literal,)*) => {
-        #[allow(dead_code, reason = "the table is whole, whoever asks for its rows")]
+        #[allow(dead_code, reason = "the table is whole, whichever of its rows are asked for")]
         impl Features {
             $(pub(in crate::mock) const $name: u64 = 1 << $number;)*
         }

@@ -184,3 +184,57 @@ impl Tlb {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINEAR: u64 = 0xffff_8000_1234_5000;
+
+    fn translation(page: u64, is_global: bool, is_large: bool) -> Translation {
+        Translation { page, rights: Right::KERNEL_READ.or(Right::KERNEL_WRITE), is_global, is_large }
+    }
+
+    #[test]
+    fn a_translation_is_found_with_its_rights_alone() {
+        let (mut tlb, slots) = (Tlb::default(), Slots::default());
+        tlb.insert(LINEAR, &translation(0x7000, false, false), &slots);
+        assert_eq!(tlb.physical(LINEAR | 0x123, Right::KERNEL_READ), Some(0x7123));
+        assert_eq!(tlb.physical(LINEAR, Right::USER_READ), None);
+        assert_eq!(tlb.physical(LINEAR & 0x7fff_ffff_ffff, Right::KERNEL_READ), None, "another address");
+        assert!(tlb.host(LINEAR, Right::KERNEL_READ, &slots).is_none(), "no memory");
+    }
+
+    #[test]
+    fn a_flush_leaves_global_pages_and_a_flush_of_all_does_not() {
+        let (mut tlb, slots) = (Tlb::default(), Slots::default());
+        tlb.insert(LINEAR, &translation(0x7000, true, false), &slots);
+        tlb.insert(0x1000, &translation(0x8000, false, false), &slots);
+        tlb.flush();
+        assert_eq!(tlb.physical(LINEAR, Right::KERNEL_READ), Some(0x7000));
+        assert_eq!(tlb.physical(0x1000, Right::KERNEL_READ), None);
+        tlb.flush_all();
+        assert_eq!(tlb.physical(LINEAR, Right::KERNEL_READ), None);
+    }
+
+    #[test]
+    fn a_flush_of_a_page_takes_all_parts_of_a_large_one() {
+        let (mut tlb, slots) = (Tlb::default(), Slots::default());
+        tlb.insert(0x20_1000, &translation(0x1000, true, true), &slots);
+        tlb.insert(0x20_2000, &translation(0x2000, true, true), &slots);
+        tlb.insert(0x20_3000, &translation(0x3000, false, false), &slots);
+        tlb.flush_page(0x20_1000);
+        let found = [0x20_1000, 0x20_2000, 0x20_3000].map(|linear| tlb.physical(linear, Right::KERNEL_READ));
+        assert_eq!(found, [None, None, Some(0x3000)]);
+    }
+
+    #[test]
+    fn no_number_of_flushes_brings_a_translation_back() {
+        let (mut tlb, slots) = (Tlb::default(), Slots::default());
+        tlb.insert(LINEAR, &translation(0x7000, false, false), &slots);
+        for _ in 0..3 * LAST_EPOCH {
+            tlb.flush();
+            assert_eq!(tlb.physical(LINEAR, Right::KERNEL_READ), None);
+        }
+    }
+}

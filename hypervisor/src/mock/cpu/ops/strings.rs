@@ -229,7 +229,7 @@ fn ins(exec: &mut Exec, _: &Instruction, form: &Form) -> Result<Done> {
         match exec.item(DI, form, Seg::Es, Use::Write) {
             Ok(to) => exec.store_bytes(to, item)?,
             Err(fault) if done == 0 => return Err(fault),
-            // Its exception comes when the instruction goes on with it.
+            // Its exception comes with the next repetition.
             Err(_) => break,
         }
         exec.pass(DI, form, 1);
