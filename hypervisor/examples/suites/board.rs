@@ -175,7 +175,9 @@ fn serve(mut vcpu: Box<dyn Vcpu>, vm: &dyn Vm, devices: &Mutex<Devices>, stop: &
                     Direction::Read => {
                         let mut data = vec![0xff; access.len()];
                         if ports {
-                            lock(devices).read(access.address(), &mut data);
+                            lock(devices).read(access.address(), access.width().into(), &mut data);
+                        } else {
+                            lock(devices).load(access.address(), &mut data);
                         }
                         if let Err(error) = vcpu.answer(&data) {
                             return End::Failed(error.to_string());
@@ -196,7 +198,7 @@ fn serve(mut vcpu: Box<dyn Vcpu>, vm: &dyn Vm, devices: &Mutex<Devices>, stop: &
                             return End::Finished;
                         }
                     }
-                    Direction::Write => {}
+                    Direction::Write => lock(devices).store(access.address(), vcpu.access_data()),
                 }
             }
             Exit::Interrupted if stop.load(Ordering::Acquire) => {

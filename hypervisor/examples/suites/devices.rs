@@ -33,11 +33,26 @@ pub(crate) struct Devices {
     latch: [u8; 4],
     /// POST codes that end test386: all came, or it halts.
     finished: bool,
+    /// The test device's memory, each access to which exits.
+    memory: Vec<u8>,
 }
+
+/// Where the test device's memory is.
+const MEMORY: u64 = 0xff00_0000;
 
 impl Devices {
     pub(crate) fn new(vcpus: u32, ram: u64, verbose: bool) -> Self {
-        Self { output: Vec::new(), post: None, verbose, vcpus, ram, configuration: 0, latch: [0; 4], finished: false }
+        Self {
+            output: Vec::new(),
+            post: None,
+            verbose,
+            vcpus,
+            ram,
+            configuration: 0,
+            latch: [0; 4],
+            finished: false,
+            memory: vec![0; 0x1_0000],
+        }
     }
 
     /// Whether POST 0xff was seen.
@@ -81,7 +96,24 @@ impl Devices {
         Effect::None
     }
 
-    pub(crate) fn read(&mut self, port: u64, data: &mut [u8]) {
+    /// Reads the test device's memory.
+    pub(crate) fn load(&self, address: u64, data: &mut [u8]) {
+        let at = address.wrapping_sub(MEMORY) as usize;
+        if let Some(bytes) = at.checked_add(data.len()).and_then(|end| self.memory.get(at..end)) {
+            data.copy_from_slice(bytes);
+        }
+    }
+
+    /// Writes the test device's memory.
+    pub(crate) fn store(&mut self, address: u64, data: &[u8]) {
+        let at = address.wrapping_sub(MEMORY) as usize;
+        if let Some(bytes) = at.checked_add(data.len()).and_then(|end| self.memory.get_mut(at..end)) {
+            bytes.copy_from_slice(data);
+        }
+    }
+
+    /// Reads a port, in items of `width` bytes.
+    pub(crate) fn read(&mut self, port: u64, width: usize, data: &mut [u8]) {
         match port {
             // The transmitter is empty.
             0x3fd => data.fill(0x60),
@@ -93,8 +125,10 @@ impl Devices {
             }
             0xe0..=0xe3 => {
                 let at = (port - 0xe0) as usize;
-                for (byte, latch) in data.iter_mut().zip(self.latch.iter().skip(at).cycle()) {
-                    *byte = *latch;
+                for item in data.chunks_mut(width) {
+                    for (byte, latch) in item.iter_mut().zip(self.latch.iter().skip(at)) {
+                        *byte = *latch;
+                    }
                 }
             }
             0x3f8..=0x3ff | 0x70..=0x71 | 0x61 => data.fill(0),

@@ -57,6 +57,8 @@ struct Leaf {
     /// WRITABLE and USER of all levels, and NO_EXECUTE of any.
     allows: u64,
     forbids: u64,
+    /// The entries on the way that are not accessed yet, from the root on, by their addresses.
+    fresh: [Option<(u64, u64)>; 3],
 }
 
 impl Exec<'_> {
@@ -98,10 +100,13 @@ impl Exec<'_> {
     fn walk(&mut self, linear: u64, right: Right) -> Result<Translation> {
         let format = self.format();
         for _ in 0..ATTEMPTS {
-            let Some(leaf) = self.find_leaf(linear, right, format)? else { continue };
+            let leaf = self.find_leaf(linear, right, format)?;
             let rights = self.rights(&leaf, format);
             if !rights.meets(right) {
                 return Err(self.page_fault(linear, right, ERROR_PRESENT, format));
+            }
+            if !self.mark_way(&leaf, format) {
+                continue;
             }
             let wanted = leaf.entry | ACCESSED | if right.meets(Right::WRITES) { DIRTY } else { 0 };
             if wanted != leaf.entry && !self.bus.exchange_entry(leaf.address, format.entry, leaf.entry, wanted) {
@@ -119,9 +124,17 @@ impl Exec<'_> {
         Err(self.page_fault(linear, right, 0, format))
     }
 
-    /// Goes down to the entry of the page, and marks the entries on the way as accessed. `None` where someone else changed one
-    /// meanwhile.
-    fn find_leaf(&mut self, linear: u64, right: Right, format: Format) -> Result<Option<Leaf>> {
+    /// Marks the entries on the way to a leaf as accessed; false where someone else changed one meanwhile. As in KVM a walk that
+    /// faults marks none.
+    fn mark_way(&mut self, leaf: &Leaf, format: Format) -> bool {
+        leaf.fresh
+            .into_iter()
+            .flatten()
+            .all(|(address, entry)| self.bus.exchange_entry(address, format.entry, entry, entry | ACCESSED))
+    }
+
+    /// Goes down to the entry of the page.
+    fn find_leaf(&mut self, linear: u64, right: Right, format: Format) -> Result<Leaf> {
         let sregs = &self.state.sregs;
         let physical = self.state.features.physical_mask();
         let (mut table, mut allows, mut forbids) = (sregs.cr3 & ADDRESS & physical, WRITABLE | USER, 0);
@@ -135,6 +148,7 @@ impl Exec<'_> {
             }
             table = pointer & ADDRESS & physical;
         }
+        let mut fresh = [None; 3];
         for level in (1..=format.levels).rev() {
             let shift = PAGE_SIZE.trailing_zeros() + (level - 1) * format.index_bits;
             let index = linear >> shift & ((1 << format.index_bits) - 1);
@@ -152,11 +166,12 @@ impl Exec<'_> {
             allows &= entry;
             forbids |= entry & NO_EXECUTE;
             if is_leaf {
-                return Ok(Some(Leaf { address, entry, shift, allows, forbids }));
+                return Ok(Leaf { address, entry, shift, allows, forbids, fresh });
             }
-            let accessed = entry | ACCESSED;
-            if accessed != entry && !self.bus.exchange_entry(address, format.entry, entry, accessed) {
-                return Ok(None);
+            if entry & ACCESSED == 0
+                && let Some(place) = fresh.iter_mut().find(|place| place.is_none())
+            {
+                *place = Some((address, entry));
             }
             table = entry & if format.entry == 4 { 0xffff_f000 } else { ADDRESS & physical };
         }

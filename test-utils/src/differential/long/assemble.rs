@@ -74,10 +74,25 @@ pub(super) fn assemble(program: &Program) -> Code {
         preparation::add(&mut a, op);
     }
     a.begin(program.ops.len());
-    a.emit(state(Opcode::Fxsave64_m512byte, LAST_STATE));
-    let last = Instruction::with2(Opcode::Out_imm8_AL, u32::from(FINAL_PORT), Register::AL);
-    a.emit(last.expect("out imm8, al"));
+    for instruction in end() {
+        a.emit(instruction);
+    }
     a.finish()
+}
+
+/// What comes behind all instructions of a program.
+fn end() -> [Instruction; 2] {
+    let last = Instruction::with2(Opcode::Out_imm8_AL, u32::from(FINAL_PORT), Register::AL);
+    [state(Opcode::Fxsave64_m512byte, LAST_STATE), last.expect("out imm8, al")]
+}
+
+/// `code` with what comes before and behind a program's instructions.
+pub(super) fn framed(code: &[u8]) -> Vec<u8> {
+    let encoded = |instruction: &Instruction| encode(instruction, CODE.start, None);
+    let mut bytes = encoded(&state(Opcode::Fxrstor64_m512byte, FIRST_STATE));
+    bytes.extend(code);
+    bytes.extend(end().iter().flat_map(encoded));
+    bytes
 }
 
 /// `fxrstor64` or `fxsave64` of an address.

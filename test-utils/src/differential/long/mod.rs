@@ -8,6 +8,7 @@ mod assemble;
 mod campaign;
 mod catalog;
 mod compare;
+pub mod found;
 pub mod layout;
 mod machine;
 mod memory_operand;

@@ -200,9 +200,14 @@ fn lsl(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
 fn arpl(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     exec.need_protected_mode()?;
     let source = exec.value(instruction, 1, 2)? as u16 & RPL;
-    let place = exec.place(instruction, 0, 2, Use::Write)?;
+    let place = exec.place(instruction, 0, 2, Use::Read)?;
     let selector = exec.get(place, 2)? as u16;
     let raises = selector & RPL < source;
+    if raises {
+        // It is written only where it changes: a selector that stays may be where nothing can be written.
+        let place = exec.place(instruction, 0, 2, Use::Write)?;
+        exec.set(place, 2, u64::from(selector & !RPL | source))?;
+    }
     exec.state.regs.put(ZF, raises);
-    if raises { exec.set(place, 2, u64::from(selector & !RPL | source)) } else { Ok(()) }
+    Ok(())
 }

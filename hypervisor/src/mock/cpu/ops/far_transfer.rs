@@ -163,14 +163,16 @@ impl Exec<'_> {
         Ok((descriptor, offset))
     }
 
-    /// Forgets data segments that code of the privilege of now may not use, after a return to it.
+    /// Forgets data segments that code of the privilege of now may not use, after a return to it. Their bases stay, as on
+    /// processors: 64-bit code uses those of FS and GS under any selector.
     pub(in super::super) fn drop_privileged_segments(&mut self) {
         let cpl = self.cpl();
         for seg in [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs] {
             let segment = *self.segment(seg);
             let conforming_code = segment.type_ & 0xc == 0xc;
             if segment.s != 0 && segment.dpl < cpl && !conforming_code {
-                self.set_segment(seg, super::super::segments::null_segment(0));
+                let null = super::super::segments::null_segment(0);
+                self.set_segment(seg, kvm_bindings::kvm_segment { base: segment.base, ..null });
             }
         }
     }
