@@ -15,6 +15,7 @@ use crate::devices::debug_port::{self, DebugPort};
 use crate::devices::fw_cfg::{self, FwCfg};
 use crate::devices::pci::{self, Pci};
 use crate::devices::port_b::{self, PortB};
+use crate::devices::power::{self, Power};
 use crate::devices::{FLOATING, reset};
 use crate::serial::{self, SerialPort};
 
@@ -28,13 +29,15 @@ pub(crate) struct Machine {
     cmos: Cmos,
     pci: Pci,
     port_b: PortB,
+    power: Power,
 }
 
 /// What is to be done after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    GoOn,
+    Continue,
     Reset,
+    PowerOff,
 }
 
 impl Machine {
@@ -51,6 +54,7 @@ impl Machine {
             cmos: Cmos::new(ram),
             pci: Pci::default(),
             port_b: PortB::default(),
+            power: Power::default(),
         }
     }
 
@@ -78,6 +82,7 @@ impl Machine {
             cmos::INDEX | cmos::DATA => self.cmos.read(port, wall_clock()?),
             port_b::PORT => self.port_b.read(&self.connection.pit()?, monotonic_clock()?),
             reset::PORT_A => reset::PORT_A_VALUE,
+            _ if power::PORTS.contains(&port) => self.power.read(port),
             _ if is_disk(port) => self.disk.as_ref().map_or(FLOATING, |disk| disk.read(port)),
             _ if serial::PORTS.contains(&port) => self.serial.read(port),
             _ if pci::ADDRESS.contains(&port) || pci::DATA.contains(&port) => self.pci.read(port),
@@ -90,14 +95,15 @@ impl Machine {
     pub(crate) fn write(&mut self, port: u16, width: usize, data: &[u8]) -> Result<Outcome, Box<dyn Error>> {
         if let (ata::DATA, Some(disk)) = (port, &mut self.disk) {
             disk.write_data(data);
-            return Ok(Outcome::GoOn);
+            return Ok(Outcome::Continue);
         }
         for item in data.chunks(width) {
-            if self.write_item(port, item)? == Outcome::Reset {
-                return Ok(Outcome::Reset);
+            match self.write_item(port, item)? {
+                Outcome::Continue => {}
+                end => return Ok(end),
             }
         }
-        Ok(Outcome::GoOn)
+        Ok(Outcome::Continue)
     }
 
     /// Each byte of the item goes to a port of its own, but to the selector of [`FwCfg`] and to PCI's address it is one number.
@@ -108,7 +114,7 @@ impl Machine {
             _ if pci::ADDRESS.contains(&port) && item.len() > 1 => self.pci.write(port, item),
             _ => return self.write_bytes(port, item),
         }
-        Ok(Outcome::GoOn)
+        Ok(Outcome::Continue)
     }
 
     fn write_bytes(&mut self, port: u16, data: &[u8]) -> Result<Outcome, Box<dyn Error>> {
@@ -121,6 +127,11 @@ impl Machine {
                 cmos::INDEX | cmos::DATA => self.cmos.write(port, *byte),
                 port_b::PORT => self.port_b.write(*byte),
                 _ if serial::PORTS.contains(&port) => self.serial.write(port, *byte)?,
+                _ if power::PORTS.contains(&port) => {
+                    if self.power.write(port, *byte) {
+                        return Ok(Outcome::PowerOff);
+                    }
+                }
                 _ if is_disk(port) => {
                     if let Some(disk) = &mut self.disk {
                         disk.write(port, *byte);
@@ -129,7 +140,7 @@ impl Machine {
                 _ => {}
             }
         }
-        Ok(Outcome::GoOn)
+        Ok(Outcome::Continue)
     }
 }
 

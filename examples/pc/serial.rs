@@ -8,10 +8,15 @@ use std::thread;
 
 use plugin_sdk::IrqEvent;
 use vm_superio::serial::NoEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 
 /// Its eight registers.
 pub(crate) const PORTS: RangeInclusive<u16> = 0x3f8..=0x3ff;
+/// Bits of the interrupt enable register: for received data, for an empty transmitter.
+const ENABLE_INPUT: u8 = 0x01;
+const ENABLE_ROOM: u8 = 0x02;
+/// In the interrupt identification register: the transmitter is empty.
+const ROOM: u8 = 0x02;
 /// The line it interrupts by.
 pub(crate) const LINE: u32 = 4;
 
@@ -39,11 +44,10 @@ impl SerialPort {
     pub(crate) fn start(line: IrqEvent) -> Arc<Self> {
         let line = Arc::new(line);
         let serial = Serial::new(Line(Arc::clone(&line)), io::stdout());
-        let empty = serial.fifo_capacity();
         let port = Arc::new(Self { serial: Mutex::new(serial), looked: Condvar::new(), line });
         let (input, interrupts) = (Arc::clone(&port), Arc::clone(&port));
         thread::spawn(move || report(input.take_input()));
-        thread::spawn(move || report(interrupts.interrupt_again(empty)));
+        thread::spawn(move || report(interrupts.interrupt_again()));
         port
     }
 
@@ -73,15 +77,23 @@ impl SerialPort {
         Ok(())
     }
 
-    /// Input that came before the end of the last interrupt found the line high, and raised nothing.
-    fn interrupt_again(&self, empty: usize) -> Result<(), Box<dyn Error>> {
+    /// What came before the end of the last interrupt, input or room for output, found the line high, and raised nothing.
+    fn interrupt_again(&self) -> Result<(), Box<dyn Error>> {
         loop {
             self.line.wait_resample()?;
-            if self.lock().fifo_capacity() < empty {
+            let state = self.lock().state();
+            if interrupts(&state) {
                 self.line.raise()?;
             }
         }
     }
+}
+
+/// Whether the port has a reason to interrupt that the guest has enabled.
+fn interrupts(state: &SerialState) -> bool {
+    let has_input = !state.in_buffer.is_empty() && state.interrupt_enable & ENABLE_INPUT != 0;
+    let has_room = state.interrupt_identification & ROOM != 0 && state.interrupt_enable & ENABLE_ROOM != 0;
+    has_input || has_room
 }
 
 /// Of one of [`PORTS`].
