@@ -45,7 +45,7 @@ fn read_quad(machine: &Machine, address: u64) -> u64 {
 }
 
 /// In 64-bit mode at ring 0.
-fn machine(code: &[u8]) -> Machine {
+pub(super) fn machine(code: &[u8]) -> Machine {
     let mut machine = Machine::new(code);
     quad(&machine, PML4, PDPT | ALL);
     quad(&machine, PDPT, PD | ALL);
@@ -418,4 +418,32 @@ fn registers_keep_or_lose_their_upper_halves_as_on_processors() {
         let regs = machine.run();
         assert_eq!([regs.rax, regs.rbx, regs.rsi, regs.rdi], expected, "{code:02x?}");
     }
+}
+
+#[test]
+fn strings_of_many_items_cross_pages_and_stop_where_they_fault() {
+    // rep movsq; mov al, 0x5a; rep stosb
+    let mut machine = machine(&[0xf3, 0x48, 0xa5, 0xf4]);
+    let bytes: Vec<u8> = (0..0x1800_u32).map(|at| (at * 7 >> 3) as u8).collect();
+    machine.write(0x2004, &bytes);
+    machine.set(|regs| (regs.rsi, regs.rdi, regs.rcx) = (0x2004, 0x6802, 0x300));
+    let regs = machine.run();
+    assert_eq!((regs.rsi, regs.rdi, regs.rcx, regs.rip), (0x3804, 0x8002, 0, ENTRY + 4));
+    assert_eq!(memory::read_at(&machine.ram, 0x6802, 0x1800), bytes);
+
+    // It overlaps itself by one byte: the first is everywhere.
+    let mut machine = self::machine(&[0xf3, 0xa4, 0xf4]);
+    machine.write(0x2000, &[0x5a]);
+    machine.set(|regs| (regs.rsi, regs.rdi, regs.rcx) = (0x2000, 0x2001, 0x1fff));
+    machine.run();
+    assert_eq!(memory::read_at(&machine.ram, 0x2000, 0x2000), [0x5a; 0x2000]);
+
+    // The second page is absent.
+    let mut machine = self::machine(&[0xf3, 0xaa]);
+    quad(&machine, PT + 8 * 3, 0);
+    machine.set(|regs| (regs.rax, regs.rdi, regs.rcx) = (0x77, 0x2ff0, 0x20));
+    let (vector, frame) = frame(&mut machine);
+    let regs = machine.regs();
+    assert_eq!((vector, frame[1], regs.rdi, regs.rcx), (14, ENTRY, 0x3000, 0x10));
+    assert_eq!((machine.vcpu.sregs().unwrap().cr2, machine.read(0x2ff0)), (0x3000, [0x77; 0x10]));
 }

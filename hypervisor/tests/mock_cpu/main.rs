@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test by panicking")]
 
 mod arithmetic;
+mod blocks;
 mod debugging;
 mod exceptions;
 mod exits;

@@ -41,7 +41,7 @@ fn gate(selector: u16, offset: u64, kind: u64, parameters: u64) -> u64 {
 }
 
 /// In flat protected mode at ring 0, or at ring 3 with its own stack at 0x7000.
-fn machine(code: &[u8], ring: u8) -> Machine {
+pub(super) fn machine(code: &[u8], ring: u8) -> Machine {
     let mut machine = Machine::new(&[0xf4]);
     let tss = |base: u64, kind: u64| 0x67 | base << 16 | kind << 40;
     for (selector, descriptor) in [

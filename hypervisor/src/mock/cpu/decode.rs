@@ -3,7 +3,9 @@
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use super::exception::{Fault, Result};
+use super::fast::strings::{Repeated, repeated};
 use super::features::Features;
+use super::ops::far_transfer::is_far;
 use super::{Handler, dispatch};
 
 /// Most bytes an instruction has (Intel SDM volume 2, section 2.3.11).
@@ -25,6 +27,8 @@ pub(super) struct Decoded {
     pub(super) len: u32,
     /// It changes more than general registers and memory, so that more has to be put back where it faults.
     pub(super) is_complex: bool,
+    /// What it repeats, where repetitions can be made together, and the bytes of an item.
+    pub(super) repeated: Option<(Repeated, u8)>,
 }
 
 /// Bytes that are no whole instruction.
@@ -59,8 +63,14 @@ impl Decoded {
         }
         let offered = instruction.cpuid_features().iter().all(|&feature| features.allows(feature));
         let handler = if offered { dispatch::handler(&instruction) } else { Some(not_offered as Handler) };
-        let is_complex = is_complex(instruction.mnemonic());
-        Ok(Self { instruction, handler, bytes: u128::from_le_bytes(bytes), len: len as u32, is_complex })
+        Ok(Self {
+            instruction,
+            handler,
+            bytes: u128::from_le_bytes(bytes),
+            len: len as u32,
+            is_complex: is_complex(&instruction),
+            repeated: repeated(&instruction),
+        })
     }
 }
 
@@ -124,31 +134,31 @@ fn not_offered(_: &mut super::Exec, _: &Instruction) -> Result<()> {
 }
 
 /// Whether it loads segments and control registers one by one.
-fn is_complex(mnemonic: Mnemonic) -> bool {
-    matches!(
-        mnemonic,
-        Mnemonic::Call
-            | Mnemonic::Jmp
-            | Mnemonic::Retf
-            | Mnemonic::Iret
-            | Mnemonic::Iretd
-            | Mnemonic::Iretq
-            | Mnemonic::Int
-            | Mnemonic::Int1
-            | Mnemonic::Int3
-            | Mnemonic::Into
-            | Mnemonic::Sysenter
-            | Mnemonic::Sysexit
-            | Mnemonic::Sysexitq
-            | Mnemonic::Syscall
-            | Mnemonic::Sysret
-            | Mnemonic::Sysretq
-            | Mnemonic::Lds
-            | Mnemonic::Les
-            | Mnemonic::Lfs
-            | Mnemonic::Lgs
-            | Mnemonic::Lss
-    )
+fn is_complex(instruction: &Instruction) -> bool {
+    let is_far_branch = matches!(instruction.mnemonic(), Mnemonic::Call | Mnemonic::Jmp) && is_far(instruction);
+    is_far_branch
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::Retf
+                | Mnemonic::Iret
+                | Mnemonic::Iretd
+                | Mnemonic::Iretq
+                | Mnemonic::Int
+                | Mnemonic::Int1
+                | Mnemonic::Int3
+                | Mnemonic::Into
+                | Mnemonic::Sysenter
+                | Mnemonic::Sysexit
+                | Mnemonic::Sysexitq
+                | Mnemonic::Syscall
+                | Mnemonic::Sysret
+                | Mnemonic::Sysretq
+                | Mnemonic::Lds
+                | Mnemonic::Les
+                | Mnemonic::Lfs
+                | Mnemonic::Lgs
+                | Mnemonic::Lss
+        )
 }
 
 #[cfg(test)]

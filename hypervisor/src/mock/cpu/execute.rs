@@ -100,6 +100,11 @@ impl Exec<'_> {
     #[inline]
     pub(super) fn complete(&mut self, decoded: &Decoded) {
         for _ in 0..REPETITIONS {
+            if let Some((what, width)) = decoded.repeated
+                && self.repeat_fast(decoded, what, width)
+            {
+                break;
+            }
             self.repeats = false;
             self.complete_once(decoded);
             if !self.repeats {

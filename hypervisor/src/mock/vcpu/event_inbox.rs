@@ -44,7 +44,11 @@ pub(in crate::mock) struct EventInbox {
     deadline: AtomicU64,
     /// What is added to the VM's clock to give the vCPU's time-stamp counter.
     tsc_offset: AtomicU64,
+    /// How often others have put in something new. It changes under the lock.
+    wakes: AtomicU64,
     inside: Mutex<Inside>,
+    /// How often others have put in something new. It changes while `inside` is locked.
+    wakes: AtomicU64,
     waker: Waker,
 }
 
@@ -56,8 +60,10 @@ struct Inside {
     retime: bool,
     /// Whether the vCPU waits for something to happen: it halts, or was not started.
     is_idle: bool,
-    /// How often others have put in something new.
-    wakes: u64,
+<<<<<<< .merge_file_mp0yGn
+=======
+    is_retired: bool,
+>>>>>>> .merge_file_ORPKRD
 }
 
 /// What is no interrupt.
@@ -104,14 +110,19 @@ impl EventInbox {
             retime: false,
             // All but the first wait to be started.
             is_idle: id.0 != 0,
-            wakes: 0,
+<<<<<<< .merge_file_mp0yGn
+=======
+            is_retired: false,
+>>>>>>> .merge_file_ORPKRD
         };
         Ok(Self {
             id,
+            wakes: AtomicU64::new(0),
             word: AtomicU8::new(0),
             unreported: AtomicU64::new(0),
             deadline: AtomicU64::new(NEVER),
             tsc_offset: AtomicU64::new(0),
+            wakes: AtomicU64::new(0),
             inside: Mutex::new(inside),
             waker: Waker::new()?,
         })
@@ -148,7 +159,11 @@ impl EventInbox {
         let word = self.publish(&mut inside);
         let wakes = word & !before != 0;
         if wakes {
-            inside.wakes = inside.wakes.wrapping_add(1);
+<<<<<<< .merge_file_mp0yGn
+            self.wakes.fetch_add(1, Ordering::Release);
+=======
+            self.wakes.fetch_add(1, Ordering::AcqRel);
+>>>>>>> .merge_file_ORPKRD
             inside.is_idle = false;
         }
         drop(inside);
@@ -239,13 +254,13 @@ impl EventInbox {
 
     /// How often others have put in something new, for [`go_idle`](Self::go_idle).
     pub(in crate::mock) fn wakes(&self) -> u64 {
-        self.inside.lock().wakes
+        self.wakes.load(Ordering::Acquire)
     }
 
     /// The vCPU has nothing to do; false where something has come since `wakes` was asked for.
     pub(in crate::mock) fn go_idle(&self, wakes: u64) -> bool {
         let mut inside = self.inside.lock();
-        inside.is_idle = inside.wakes == wakes;
+        inside.is_idle = self.wakes() == wakes;
         inside.is_idle
     }
 
@@ -254,13 +269,17 @@ impl EventInbox {
         self.inside.lock().is_idle = false;
     }
 
-    /// There is no vCPU any more.
+    /// There is no vCPU any more: nobody waits for its timer, and it is idle whatever comes.
     pub(in crate::mock) fn retire(&self) {
-        self.inside.lock().is_idle = true;
+        self.own(|inside| {
+            inside.lapic.init_timer();
+            inside.is_retired = true;
+        });
     }
 
     pub(in crate::mock) fn is_idle(&self) -> bool {
-        self.inside.lock().is_idle
+        let inside = self.inside.lock();
+        inside.is_idle || inside.is_retired
     }
 
     pub(in crate::mock) fn is_addressed(&self, message: &Message) -> bool {

@@ -50,7 +50,7 @@ impl Exec<'_> {
     /// Whether code lies before the end of its segment.
     #[inline]
     fn is_within_segment(&self, rip: u64, len: u64) -> bool {
-        self.is_64_bit() || rip + len - 1 <= self.state.sregs.cs.limit.into()
+        self.is_64_bit() || rip.saturating_add(len - 1) <= self.state.sregs.cs.limit.into()
     }
 
     fn execute_block(&mut self, block: &Block, suspended: &mut Option<Decoded>, most: u32) -> u32 {

@@ -75,6 +75,26 @@ impl<'b> Exec<'b> {
 }
 
 impl Spot<'_> {
+    /// Bytes to the end of the page.
+    pub(super) fn room(&self) -> u64 {
+        PAGE_SIZE - self.offset as u64
+    }
+
+    pub(super) fn physical(&self) -> u64 {
+        self.physical
+    }
+
+    /// The item so many bytes behind it in its page.
+    #[inline(always)]
+    pub(super) fn load_at<const WIDTH: u32>(&self, bytes: usize) -> u64 {
+        self.page.load(self.offset + bytes, WIDTH as usize)
+    }
+
+    #[inline(always)]
+    pub(super) fn store_at<const WIDTH: u32>(&self, bytes: usize, value: u64) {
+        self.page.store(self.offset + bytes, WIDTH as usize, value);
+    }
+
     #[inline(always)]
     pub(super) fn load<const WIDTH: u32>(&self) -> u64 {
         self.page.load(self.offset, WIDTH as usize)

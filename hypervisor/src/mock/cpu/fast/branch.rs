@@ -24,7 +24,11 @@ macro_rules! conditional {
 pub(super) fn select(instruction: &Instruction, form: Form, width: u32) -> Option<Fast> {
     match (instruction.mnemonic(), form) {
         (Mnemonic::Jmp, Form::Branch) => Some(jmp as Fast),
-        (Mnemonic::Jmp, Form::Register) => Some(jmp_register as Fast),
+        // Through all 64 bits of a register or of memory: in 64-bit code.
+        (Mnemonic::Jmp, Form::Register) if width == 8 => Some(jmp_register as Fast),
+        (Mnemonic::Jmp, Form::Memory) if instruction.code() == Code::Jmp_rm64 => Some(jmp_memory as Fast),
+        (Mnemonic::Call, Form::Register) if width == 8 => Some(call_register as Fast),
+        (Mnemonic::Call, Form::Memory) if instruction.code() == Code::Call_rm64 => Some(call_memory as Fast),
         (Mnemonic::Call, Form::Branch) => match instruction.code() {
             Code::Call_rel16 => Some(call::<2> as Fast),
             Code::Call_rel32_32 => Some(call::<4> as Fast),
@@ -83,13 +87,16 @@ fn jmp(exec: &mut Exec, op: &Op) -> Flow {
     go(exec, op.imm)
 }
 
-/// Of a register all of whose bits are meant: in 64-bit code.
 fn jmp_register(exec: &mut Exec, op: &Op) -> Flow {
-    if !exec.is_64_bit() {
-        return Flow::Slow;
-    }
     let target = exec.fast_register(op.dst);
     go(exec, target)
+}
+
+fn jmp_memory(exec: &mut Exec, op: &Op) -> Flow {
+    match exec.fast_load::<8>(op) {
+        Some(target) => go(exec, target),
+        None => Flow::Slow,
+    }
 }
 
 fn jcc<const NUMBER: u32>(exec: &mut Exec, op: &Op) -> Flow {
@@ -100,15 +107,33 @@ fn jcc<const NUMBER: u32>(exec: &mut Exec, op: &Op) -> Flow {
     Flow::Jumped
 }
 
-fn call<const WIDTH: u32>(exec: &mut Exec, op: &Op) -> Flow {
+/// Calls, with what the block says is behind the call.
+#[inline(always)]
+fn call_to<const WIDTH: u32>(exec: &mut Exec, target: u64, back: u64) -> Flow {
     let Some((spot, top)) = exec.fast_push::<WIDTH>() else { return Flow::Slow };
-    if exec.check_target(op.imm).is_err() {
+    if exec.check_target(target).is_err() {
         return Flow::Slow;
     }
-    exec.fast_store::<WIDTH>(&spot, op.disp);
+    exec.fast_store::<WIDTH>(&spot, back);
     exec.set_top(top);
-    exec.state.regs.rip = op.imm;
+    exec.state.regs.rip = target;
     Flow::Jumped
+}
+
+fn call<const WIDTH: u32>(exec: &mut Exec, op: &Op) -> Flow {
+    call_to::<WIDTH>(exec, op.imm, op.disp)
+}
+
+fn call_register(exec: &mut Exec, op: &Op) -> Flow {
+    let target = exec.fast_register(op.dst);
+    call_to::<8>(exec, target, op.imm)
+}
+
+fn call_memory(exec: &mut Exec, op: &Op) -> Flow {
+    match exec.fast_load::<8>(op) {
+        Some(target) => call_to::<8>(exec, target, op.imm),
+        None => Flow::Slow,
+    }
 }
 
 fn ret<const WIDTH: u32>(exec: &mut Exec, _: &Op) -> Flow {

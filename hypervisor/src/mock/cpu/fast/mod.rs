@@ -10,8 +10,9 @@ mod branch;
 mod mov;
 mod shift;
 mod stack;
+pub(super) mod strings;
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::Exec;
 use super::operands::address_width;
@@ -40,7 +41,7 @@ const NONE: u8 = 16;
 #[derive(Clone, Copy)]
 pub(super) struct Op {
     pub(super) run: Fast,
-    /// An immediate operand, or the target of a branch.
+    /// An immediate operand, or the target of a branch; of a call through a register or memory, RIP behind it.
     imm: u64,
     /// The displacement of a memory operand, or RIP behind a branch.
     disp: u64,
@@ -142,6 +143,8 @@ impl Op {
         let is_branch = matches!(form(instruction), Some((Form::Branch, _)));
         let (imm, disp) = if is_branch {
             (instruction.near_branch_target(), instruction.next_ip())
+        } else if instruction.mnemonic() == Mnemonic::Call {
+            (instruction.next_ip(), instruction.memory_displacement64())
         } else {
             (instruction.try_immediate(last).unwrap_or_default(), instruction.memory_displacement64())
         };

@@ -21,7 +21,7 @@ pub(in super::super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
 }
 
 /// Whether a `jmp` or `call` goes to another segment.
-pub(super) fn is_far(instruction: &Instruction) -> bool {
+pub(in super::super) fn is_far(instruction: &Instruction) -> bool {
     match instruction.op0_kind() {
         OpKind::FarBranch16 | OpKind::FarBranch32 => true,
         OpKind::Memory => {

@@ -17,7 +17,7 @@ use crate::PAGE_SIZE;
 const READ_AHEAD: u64 = 1024;
 
 /// Where the items left are a multiple of this, a repeated instruction is fetched anew.
-const REFETCH: u64 = 1024;
+pub(in super::super) const REFETCH: u64 = 1024;
 
 pub(in super::super) fn handler(mnemonic: Mnemonic) -> Option<Handler> {
     let handler: Handler = match mnemonic {
@@ -124,7 +124,7 @@ fn mask_registers(exec: &mut Exec, instruction: &Instruction, address_width: u32
 }
 
 /// The bytes of counter and indices.
-fn address_width(instruction: &Instruction) -> u32 {
+pub(in super::super) fn address_width(instruction: &Instruction) -> u32 {
     let width = |operand| match instruction.op_kind(operand) {
         OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(2),
         OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => Some(4),
