@@ -60,10 +60,7 @@ struct Inside {
     retime: bool,
     /// Whether the vCPU waits for something to happen: it halts, or was not started.
     is_idle: bool,
-<<<<<<< .merge_file_mp0yGn
-=======
     is_retired: bool,
->>>>>>> .merge_file_ORPKRD
 }
 
 /// What is no interrupt.
@@ -110,10 +107,7 @@ impl EventInbox {
             retime: false,
             // All but the first wait to be started.
             is_idle: id.0 != 0,
-<<<<<<< .merge_file_mp0yGn
-=======
             is_retired: false,
->>>>>>> .merge_file_ORPKRD
         };
         Ok(Self {
             id,
@@ -159,11 +153,7 @@ impl EventInbox {
         let word = self.publish(&mut inside);
         let wakes = word & !before != 0;
         if wakes {
-<<<<<<< .merge_file_mp0yGn
-            self.wakes.fetch_add(1, Ordering::Release);
-=======
             self.wakes.fetch_add(1, Ordering::AcqRel);
->>>>>>> .merge_file_ORPKRD
             inside.is_idle = false;
         }
         drop(inside);
