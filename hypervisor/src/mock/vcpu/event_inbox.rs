@@ -44,8 +44,6 @@ pub(in crate::mock) struct EventInbox {
     deadline: AtomicU64,
     /// What is added to the VM's clock to give the vCPU's time-stamp counter.
     tsc_offset: AtomicU64,
-    /// How often others have put in something new. It changes under the lock.
-    wakes: AtomicU64,
     inside: Mutex<Inside>,
     /// How often others have put in something new. It changes while `inside` is locked.
     wakes: AtomicU64,
@@ -116,7 +114,6 @@ impl EventInbox {
             unreported: AtomicU64::new(0),
             deadline: AtomicU64::new(NEVER),
             tsc_offset: AtomicU64::new(0),
-            wakes: AtomicU64::new(0),
             inside: Mutex::new(inside),
             waker: Waker::new()?,
         })
