@@ -84,7 +84,7 @@ impl Machine {
             reset::PORT_A => reset::PORT_A_VALUE,
             _ if power::PORTS.contains(&port) => self.power.read(port),
             _ if is_disk(port) => self.disk.as_ref().map_or(FLOATING, |disk| disk.read(port)),
-            _ if serial::PORTS.contains(&port) => self.serial.read(port),
+            _ if serial::PORTS.contains(&port) => self.serial.read(port)?,
             _ if pci::ADDRESS.contains(&port) || pci::DATA.contains(&port) => self.pci.read(port),
             _ => FLOATING,
         })

@@ -52,7 +52,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         }
     }
     connection.reserve_range(AddressSpace::Pio, 0, 0x10000)?;
-    let serial = SerialPort::start(connection.create_irq_event(serial::LINE)?);
+    let serial = SerialPort::start(connection.new_connection()?);
     let cpuid = connection.supported_cpuid()?;
     end_when_told(File::from(connection.shutdown_eventfd()?));
     connection.start()?;
