@@ -4,11 +4,9 @@ use std::error::Error;
 use std::fs::File;
 use std::io::Stderr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use plugin_sdk::Connection;
-use rustix::time::{ClockId, clock_gettime};
-
+use crate::clock::Clock;
 use crate::devices::ata::{self, Disk};
 use crate::devices::cmos::{self, Cmos};
 use crate::devices::debug_port::{self, DebugPort};
@@ -21,7 +19,7 @@ use crate::serial::{self, SerialPort};
 
 /// The devices of the PC. Its interrupt controllers and its timer are the VMM's.
 pub(crate) struct Machine {
-    connection: Connection,
+    clock: Clock,
     serial: Arc<SerialPort>,
     debug_port: DebugPort<Stderr>,
     fw_cfg: FwCfg,
@@ -42,11 +40,11 @@ pub(crate) enum Outcome {
 
 impl Machine {
     /// With `ram` bytes of RAM.
-    pub(crate) fn new(connection: Connection, serial: Arc<SerialPort>, ram: u64, disk: Option<Disk<File>>) -> Self {
+    pub(crate) fn new(clock: Clock, serial: Arc<SerialPort>, ram: u64, disk: Option<Disk<File>>) -> Self {
         // Firmware shows on the serial port what it would on a screen, and takes keys from there.
         let console = fw_cfg::File { name: "etc/sercon-port", content: serial::PORTS.start().to_le_bytes().to_vec() };
         Self {
-            connection,
+            clock,
             serial,
             debug_port: DebugPort::new(std::io::stderr()),
             fw_cfg: FwCfg::new(vec![console]),
@@ -56,6 +54,11 @@ impl Machine {
             port_b: PortB::default(),
             power: Power::default(),
         }
+    }
+
+    /// [`Clock::vms`].
+    pub(crate) fn vms_clock(&mut self) -> Result<Option<Duration>, plugin_sdk::Error> {
+        self.clock.vms()
     }
 
     /// A read of items of `width` bytes each, from as many ports as an item has bytes, the first of them `port`; the ports of
@@ -79,8 +82,11 @@ impl Machine {
     fn read_byte(&mut self, port: u16) -> Result<u8, Box<dyn Error>> {
         Ok(match port {
             debug_port::PORT => self.debug_port.read(),
-            cmos::INDEX | cmos::DATA => self.cmos.read(port, wall_clock()?),
-            port_b::PORT => self.port_b.read(&self.connection.pit()?, monotonic_clock()?),
+            cmos::INDEX | cmos::DATA => self.cmos.read(port, self.clock.time_of_day()?),
+            port_b::PORT => {
+                let (pit, now) = self.clock.pit()?;
+                self.port_b.read(&pit, now)
+            }
             reset::PORT_A => reset::PORT_A_VALUE,
             _ if power::PORTS.contains(&port) => self.power.read(port),
             _ if is_disk(port) => self.disk.as_ref().map_or(FLOATING, |disk| disk.read(port)),
@@ -151,14 +157,4 @@ fn is_disk(port: u16) -> bool {
 /// `port` and those behind it; the last is followed by the first.
 fn ports_from(port: u16) -> impl Iterator<Item = u16> {
     (0..=u16::MAX).map(move |offset| port.wrapping_add(offset))
-}
-
-/// The time since 1970.
-fn wall_clock() -> Result<Duration, Box<dyn Error>> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
-}
-
-/// The host's clock by which the kernel's timer counts.
-fn monotonic_clock() -> Result<Duration, Box<dyn Error>> {
-    Ok(Duration::try_from(clock_gettime(ClockId::Monotonic))?)
 }

@@ -3,6 +3,7 @@
 //! The devices are one file each, in `devices`; they know nothing of plugins. This connects them to the guest: every access to
 //! a port that is not the VMM's own comes here, and a port without a device floats.
 
+mod clock;
 mod devices;
 mod image;
 mod linux;
@@ -21,6 +22,7 @@ use std::thread;
 use clap::Parser;
 use plugin_sdk::{AddressSpace, Connection, Event, GuestMemory, Vcpu, kvm_cpuid_entry2};
 
+use clock::Clock;
 use image::Boot;
 use machine::{Machine, Outcome};
 use options::Options;
@@ -56,7 +58,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let cpuid = connection.supported_cpuid()?;
     end_when_told(File::from(connection.shutdown_eventfd()?));
     connection.start()?;
-    let machine = Arc::new(Mutex::new(Machine::new(connection, serial, ram, disk)));
+    let clock = Clock::new(connection, options.deterministic);
+    let machine = Arc::new(Mutex::new(Machine::new(clock, serial, ram, disk)));
     let starts_kernel = matches!(boot, Boot::Linux(_));
     let (sender, ends) = mpsc::channel();
     for mut vcpu in vcpus.drain(..) {
@@ -68,9 +71,11 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             let _ = sender.send(end);
         });
     }
-    match ends.recv()?? {
-        Some(end) => eprintln!("{end}"),
-        None => {}
+    if let Some(end) = ends.recv()?? {
+        match machine.lock().unwrap_or_else(PoisonError::into_inner).vms_clock()? {
+            Some(time) => eprintln!("{end} after {} ns", time.as_nanos()),
+            None => eprintln!("{end}"),
+        }
     }
     Ok(())
 }

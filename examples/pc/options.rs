@@ -27,6 +27,11 @@ pub(crate) struct Options {
     /// RAM in MiB, 8 to 3072; without it 64, and 256 with a kernel
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(8..=3072))]
     pub(crate) memory: Option<u64>,
+    /// Take the time from the VM's clock, which begins in the year 2000 here, and not from the host's
+    ///
+    /// With `outboard run --mock-clock virtual`, one vCPU and no input, each run is then the same, instruction for instruction.
+    #[arg(long)]
+    pub(crate) deterministic: bool,
     /// A disk image to boot from, of whole sectors of 512 bytes; one that cannot be written is a disk that cannot
     ///
     /// In its jail the plugin sees what `outboard run --plugin-mount` shows it.
