@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::devices::ata::{Disk, MAX_SECTORS, SECTOR};
+use crate::linux::{self, Kernel, Linux};
+use crate::options::Options;
 
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
@@ -19,15 +21,37 @@ pub(crate) enum Error {
     FirmwareSize { path: PathBuf, length: usize },
     #[error("the disk {} has {length} bytes; whole sectors of {SECTOR} were expected, from 1 to {MAX_SECTORS}", path.display())]
     DiskSize { path: PathBuf, length: u64 },
+    #[error("{}: {source}", path.display())]
+    Kernel { path: PathBuf, source: linux::Error },
 }
 
 /// Reads firmware.
-pub(crate) fn firmware(path: &Path) -> Result<Vec<u8>, Error> {
+fn firmware(path: &Path) -> Result<Vec<u8>, Error> {
     let image = fs::read(path).map_err(|source| unreadable("firmware", "--bios", path, source))?;
     match image.len() {
         0x10000 | 0x20000 | 0x40000 => Ok(image),
         length => Err(Error::FirmwareSize { path: path.into(), length }),
     }
+}
+
+/// What the processor begins with.
+#[derive(Debug)]
+pub(crate) enum Boot {
+    /// Firmware, after a reset.
+    Firmware(Vec<u8>),
+    /// A kernel.
+    Linux(Linux),
+}
+
+/// Reads firmware or kernel.
+pub(crate) fn boot(options: &Options) -> Result<Boot, Error> {
+    let Some(path) = &options.kernel else { return firmware(&options.bios).map(Boot::Firmware) };
+    let image = fs::read(path).map_err(|source| unreadable("kernel", "--kernel", path, source))?;
+    let kernel = Kernel::new(image).map_err(|source| Error::Kernel { path: path.clone(), source })?;
+    let initrd = options.initrd.as_deref().map_or(Ok(Vec::new()), |path| {
+        fs::read(path).map_err(|source| unreadable("initial file system", "--initrd", path, source))
+    })?;
+    Ok(Boot::Linux(Linux { kernel, initrd, command_line: options.append.clone() }))
 }
 
 /// Opens a disk, for writing too where that is allowed.

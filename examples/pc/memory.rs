@@ -14,21 +14,25 @@ const FIRST_4_GIB: u64 = 1 << 32;
 /// Between the two parts of RAM a PC has its screen's memory, and so nothing here.
 const SCREEN: Range<u64> = 640 * KIB..768 * KIB;
 
-/// Gives the guest `ram` bytes of RAM, with a copy of the firmware in it that can be written, and the firmware itself, which
-/// cannot.
+/// Gives the guest the RAM `memory`, with a copy of the firmware in it that can be written, and the firmware itself, which cannot.
 ///
 /// A PC switches between the two at the same address, by its chip set. Firmware that finds no chip set writes where it lies.
-pub(crate) fn map(connection: &mut Connection, ram: u64, firmware: &[u8]) -> Result<(), Error> {
+pub(crate) fn map_firmware(connection: &mut Connection, memory: &GuestMemory, firmware: &[u8]) -> Result<(), Error> {
     let length = firmware.len() as u64;
-    let memory = GuestMemory::new(ram)?;
     memory.write(FIRST_MIB - length, firmware)?;
-    for part in [0..SCREEN.start, SCREEN.end..ram] {
-        let address = part.start;
-        let _stays = connection.map_memory(&memory, part, address, MemoryFlags::default())?;
-    }
+    map_ram(connection, memory)?;
     let rom = GuestMemory::new(length)?;
     rom.write(0, firmware)?;
     let read_only = MemoryFlags { read_only: true, ..Default::default() };
     let _stays = connection.map_memory(&rom, 0..length, FIRST_4_GIB - length, read_only)?;
+    Ok(())
+}
+
+/// Gives the guest the RAM `memory`.
+pub(crate) fn map_ram(connection: &mut Connection, memory: &GuestMemory) -> Result<(), Error> {
+    for part in [0..SCREEN.start, SCREEN.end..memory.size()] {
+        let address = part.start;
+        let _stays = connection.map_memory(memory, part, address, MemoryFlags::default())?;
+    }
     Ok(())
 }

@@ -1,96 +1,119 @@
 //! The first serial port, on standard input and output: the 16550 of `vm-superio`.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::io::{self, Read, Stdout};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use plugin_sdk::IrqEvent;
+use plugin_sdk::Connection;
 use vm_superio::serial::NoEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 
 /// Its eight registers.
 pub(crate) const PORTS: RangeInclusive<u16> = 0x3f8..=0x3ff;
+/// Bits of the interrupt enable register: for received data, for an empty transmitter.
+const ENABLE_INPUT: u8 = 0x01;
+const ENABLE_EMPTY: u8 = 0x02;
+/// In the interrupt identification register: the transmitter is empty.
+const EMPTY: u8 = 0x02;
 /// The line it interrupts by.
 pub(crate) const LINE: u32 = 4;
 
-struct Line(Arc<IrqEvent>);
+/// The port's line follows its registers, see [`Port::update_line`].
+struct NoTrigger;
 
-impl Trigger for Line {
-    type E = plugin_sdk::Error;
+impl Trigger for NoTrigger {
+    type E = Infallible;
 
-    fn trigger(&self) -> Result<(), Self::E> {
-        self.0.raise()
+    fn trigger(&self) -> Result<(), Infallible> {
+        Ok(())
     }
 }
 
-/// The port, shared by the vCPU's thread and those that [`start`](SerialPort::start) makes.
+/// The port, shared by the vCPUs' threads and the one that takes its input.
 pub(crate) struct SerialPort {
-    serial: Mutex<Serial<Line, NoEvents, Stdout>>,
-    /// The guest has looked at the port, so there may be room for more input.
-    looked: Condvar,
-    line: Arc<IrqEvent>,
+    port: Mutex<Port>,
+    /// The guest has accessed the port, so there may be room for more input.
+    accessed: Condvar,
+}
+
+struct Port {
+    serial: Serial<NoTrigger, NoEvents, Stdout>,
+    connection: Connection,
+    /// The line's level.
+    is_high: bool,
 }
 
 impl SerialPort {
-    /// Makes the port and the threads that serve it until the process ends: one for its input, one that raises the line again
-    /// when the guest has ended an interrupt and input is left.
-    pub(crate) fn start(line: IrqEvent) -> Arc<Self> {
-        let line = Arc::new(line);
-        let serial = Serial::new(Line(Arc::clone(&line)), io::stdout());
-        let empty = serial.fifo_capacity();
-        let port = Arc::new(Self { serial: Mutex::new(serial), looked: Condvar::new(), line });
-        let (input, interrupts) = (Arc::clone(&port), Arc::clone(&port));
-        thread::spawn(move || report(input.take_input()));
-        thread::spawn(move || report(interrupts.interrupt_again(empty)));
+    /// Makes the port and the thread that serves its input until the process ends. The connection is the port's own.
+    pub(crate) fn start(connection: Connection) -> Arc<Self> {
+        let port = Port { serial: Serial::new(NoTrigger, io::stdout()), connection, is_high: false };
+        let port = Arc::new(Self { port: Mutex::new(port), accessed: Condvar::new() });
+        let input = Arc::clone(&port);
+        thread::spawn(move || {
+            if let Err(error) = input.take_input() {
+                eprintln!("the serial port: {error}");
+            }
+        });
         port
     }
 
-    pub(crate) fn read(&self, port: u16) -> u8 {
-        let value = self.lock().read(register(port));
-        self.looked.notify_one();
-        value
+    /// # Errors
+    /// Those of the connection.
+    pub(crate) fn read(&self, port: u16) -> Result<u8, Box<dyn Error>> {
+        let mut locked = self.lock();
+        let value = locked.serial.read(register(port));
+        locked.update_line()?;
+        self.accessed.notify_one();
+        Ok(value)
     }
 
     /// # Errors
-    /// Those of standard output, and of the line's eventfd.
+    /// Those of standard output, and of the connection.
     pub(crate) fn write(&self, port: u16, value: u8) -> Result<(), Box<dyn Error>> {
-        Ok(self.lock().write(register(port), value)?)
+        let mut locked = self.lock();
+        locked.serial.write(register(port), value)?;
+        Ok(locked.update_line()?)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Serial<Line, NoEvents, Stdout>> {
-        self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Port> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Standard input goes to the guest as it has room for it, up to the input's end.
     fn take_input(&self) -> Result<(), Box<dyn Error>> {
         for byte in io::stdin().lock().bytes() {
-            let full = |serial: &mut Serial<Line, NoEvents, Stdout>| serial.fifo_capacity() == 0;
-            let mut serial = self.looked.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
-            serial.enqueue_raw_bytes(&[byte?])?;
+            let is_full = |port: &mut Port| port.serial.fifo_capacity() == 0;
+            let mut locked = self.accessed.wait_while(self.lock(), is_full).unwrap_or_else(PoisonError::into_inner);
+            locked.serial.enqueue_raw_bytes(&[byte?])?;
+            locked.update_line()?;
         }
         Ok(())
     }
+}
 
-    /// Input that came before the end of the last interrupt found the line high, and raised nothing.
-    fn interrupt_again(&self, empty: usize) -> Result<(), Box<dyn Error>> {
-        loop {
-            self.line.wait_resample()?;
-            if self.lock().fifo_capacity() < empty {
-                self.line.raise()?;
-            }
+impl Port {
+    /// The line is high as long as there is a reason to interrupt that the guest has enabled.
+    fn update_line(&mut self) -> Result<(), plugin_sdk::Error> {
+        let is_high = interrupts(&self.serial.state());
+        if is_high != self.is_high {
+            self.connection.set_irq(LINE, is_high)?;
+            self.is_high = is_high;
         }
+        Ok(())
     }
+}
+
+/// Whether there is input, or the transmitter is empty, and the guest wants to be interrupted by that.
+fn interrupts(state: &SerialState) -> bool {
+    let has_input = !state.in_buffer.is_empty() && state.interrupt_enable & ENABLE_INPUT != 0;
+    let is_empty = state.interrupt_identification & EMPTY != 0 && state.interrupt_enable & ENABLE_EMPTY != 0;
+    has_input || is_empty
 }
 
 /// Of one of [`PORTS`].
 fn register(port: u16) -> u8 {
     (port - PORTS.start()) as u8
-}
-
-fn report(result: Result<(), Box<dyn Error>>) {
-    if let Err(error) = result {
-        eprintln!("the serial port: {error}");
-    }
 }

@@ -133,7 +133,7 @@ pub use irqs::{Irqchip, Pic, Route, RouteTarget};
 /// The kernel's structures.
 pub use kvm_bindings::{
     kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_ioapic_state, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_msr_entry, kvm_pic_state, kvm_pit_state2, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 pub use mapping::{MappedMemory, MemoryFlags};
 pub use memory::{GuestMemory, PAGE_SIZE};

@@ -22,6 +22,24 @@ pub(crate) enum Choice {
     Mock,
 }
 
+/// What moves the clock of a VM of the mock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MockClock {
+    /// The host's clock
+    Host,
+    /// The guest's instructions, a nanosecond each; while all vCPUs halt it jumps to the next timer, whatever the plugin does meanwhile
+    Virtual,
+}
+
+impl From<MockClock> for Clock {
+    fn from(clock: MockClock) -> Self {
+        match clock {
+            MockClock::Host => Self::Host,
+            MockClock::Virtual => Self::Virtual,
+        }
+    }
+}
+
 /// How KVM is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KvmOptions {
@@ -86,10 +104,15 @@ impl Backend {
 
     /// The hypervisor, whose vCPUs execute what lies in guest memory.
     pub(crate) fn hypervisor(&self) -> Arc<dyn Hypervisor> {
+        // Plugins are other processes, which a virtual clock does not wait for.
+        self.hypervisor_with(MockClock::Host)
+    }
+
+    /// The same; of the mock, with this clock.
+    pub(crate) fn hypervisor_with(&self, clock: MockClock) -> Arc<dyn Hypervisor> {
         match self {
             Self::Kvm(kvm) => Arc::<Kvm>::clone(kvm),
-            // Plugins are other processes, which a virtual clock does not wait for.
-            Self::Mock => Arc::new(Mock::guest_code().with_clock(Clock::Host)),
+            Self::Mock => Arc::new(Mock::guest_code().with_clock(clock.into())),
         }
     }
 }

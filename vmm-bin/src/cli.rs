@@ -11,7 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint, value_parser};
 
 use plugin_runtime::{Transport, Unclaimed};
 
-use crate::backend::{Choice, KvmOptions};
+use crate::backend::{Choice, KvmOptions, MockClock};
 use crate::bench::guest::Case;
 use crate::bench::links::Link;
 use crate::bench::plugin::PluginArgs;
@@ -168,6 +168,9 @@ pub(crate) struct RunArgs {
     /// A group of version 2 must be threaded to take single threads.
     #[arg(long, value_name = "PATH", help_heading = "Machine", value_hint = ValueHint::DirPath)]
     pub(crate) vcpu_cgroup_path: Option<PathBuf>,
+    /// What moves the mock's clock, by which its timers and time-stamp counters count
+    #[arg(long, value_enum, value_name = "CLOCK", help_heading = "Machine", default_value = "host")]
+    pub(crate) mock_clock: MockClock,
     /// What every vCPU of the mock does in place of guest code: a file of exits, one a line (--help shows the steps)
     #[arg(long, value_name = "FILE", help_heading = "Machine", value_hint = ValueHint::FilePath)]
     pub(crate) script: Option<PathBuf>,
@@ -363,6 +366,9 @@ impl Cli {
             }
             Command::Run(RunArgs { kvm_device: Some(_), script: Some(_), .. }) => {
                 "--script says what the mock does and cannot be used with --kvm-device"
+            }
+            Command::Run(RunArgs { hypervisor: Choice::Kvm, mock_clock: MockClock::Virtual, .. }) => {
+                "--mock-clock says what moves the mock's clock and cannot be used with --hypervisor kvm"
             }
             _ => return Ok(cli),
         };

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hypervisor::Hypervisor;
-use hypervisor::mock::{Clock, Mock, Script};
+use hypervisor::mock::{Mock, Script};
 use plugin_runtime::{Cgroup, Config, PluginCommand, read_text};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, MockClock};
 use crate::cli::RunArgs;
 use crate::error::Error;
 use crate::huge_pages;
@@ -18,8 +18,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
         huge_pages::warn_where_there_are_none();
     }
     let hypervisor = match &args.script {
-        Some(path) => scripted(&backend, path)?,
-        None => backend.hypervisor(),
+        Some(path) => scripted(&backend, path, args.mock_clock)?,
+        None => backend.hypervisor_with(args.mock_clock),
     };
     let plugin = PluginCommand { path: args.plugin.clone(), args: args.plugin_args() };
     let config = Config {
@@ -38,13 +38,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
 }
 
 /// The mock, whose vCPUs make the accesses of a script in place of guest code.
-fn scripted(backend: &Backend, path: &Path) -> Result<Arc<dyn Hypervisor>, Error> {
+fn scripted(backend: &Backend, path: &Path, clock: MockClock) -> Result<Arc<dyn Hypervisor>, Error> {
     if let Backend::Kvm(_) = backend {
         return Err(Error::ScriptOnKvm);
     }
     let text = read_text(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
     let script = Script::parse(&text).map_err(|source| Error::Script { path: path.to_owned(), source })?;
-    Ok(Arc::new(Mock::new(script).with_clock(Clock::Host)))
+    Ok(Arc::new(Mock::new(script).with_clock(clock.into())))
 }
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     fn refusal(script: &Path) -> String {
-        match scripted(&Backend::Mock, script) {
+        match scripted(&Backend::Mock, script, MockClock::Host) {
             Ok(_) => panic!("{} was taken", script.display()),
             Err(error) => error.to_string(),
         }

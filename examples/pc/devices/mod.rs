@@ -7,6 +7,7 @@ pub(crate) mod debug_port;
 pub(crate) mod fw_cfg;
 pub(crate) mod pci;
 pub(crate) mod port_b;
+pub(crate) mod power;
 pub(crate) mod reset;
 
 /// What a port without a device reads as: nothing pulls the lines of the bus down.
@@ -39,6 +40,7 @@ mod tests {
             1 => *pci::ADDRESS.start()..=*pci::DATA.end(),
             1 => Just(debug_port::PORT),
             1 => Just(port_b::PORT),
+            1 => power::PORTS,
         ];
         // Those commands, numbers and lengths often that a device makes something of.
         let byte = prop_oneof![Just(0x20), Just(0x30), Just(0xec), Just(0xe0), 0..4u8, any::<u8>()];
@@ -64,6 +66,7 @@ mod tests {
             let mut pci = pci::Pci::default();
             let mut debug_port = debug_port::DebugPort::new(sink());
             let mut port_b = port_b::PortB::default();
+            let mut power = power::Power::default();
             for access in accesses {
                 match access {
                     Access::Read { port, length } => match port {
@@ -72,6 +75,7 @@ mod tests {
                         debug_port::PORT => drop(debug_port.read()),
                         cmos::INDEX..=cmos::DATA => drop(cmos.read(port, now)),
                         port_b::PORT => drop(port_b.read(&kvm_pit_state2::default(), now)),
+                        port if power::PORTS.contains(&port) => drop(power.read(port)),
                         port if pci::ADDRESS.contains(&port) || pci::DATA.contains(&port) => drop(pci.read(port)),
                         port => drop(disk.read(port)),
                     },
@@ -83,6 +87,7 @@ mod tests {
                         (debug_port::PORT, Some(byte)) => debug_port.write(byte).unwrap(),
                         (cmos::INDEX..=cmos::DATA, Some(byte)) => cmos.write(port, byte),
                         (port_b::PORT, Some(byte)) => port_b.write(byte),
+                        (port, Some(byte)) if power::PORTS.contains(&port) => drop(power.write(port, byte)),
                         (port, Some(byte)) => disk.write(port, byte),
                     },
                 }

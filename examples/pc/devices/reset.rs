@@ -1,7 +1,9 @@
 //! The ports by which a guest resets a PC.
 
 /// The PCI chip set's; within the bytes of PCI's address, but a port of its own.
-const RESET_CONTROL: u16 = 0xcf9;
+pub(crate) const RESET_CONTROL: u16 = 0xcf9;
+/// What is written there to reset.
+pub(crate) const RESET: u8 = 0x06;
 /// The keyboard controller's command port.
 const KEYBOARD: u16 = 0x64;
 /// System control port A, which also lets address line 20 through.

@@ -9,6 +9,7 @@ mod common;
 #[allow(dead_code, reason = "what is not tested alone is used by the example")]
 #[path = "../../../examples/pc/devices/mod.rs"]
 mod devices;
+mod linux;
 mod refusals;
 mod seabios;
 mod shown;
