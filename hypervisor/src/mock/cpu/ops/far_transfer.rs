@@ -172,7 +172,7 @@ impl Exec<'_> {
             let conforming_code = segment.type_ & 0xc == 0xc;
             if segment.s != 0 && segment.dpl < cpl && !conforming_code {
                 let null = super::super::segments::null_segment(0);
-                self.set_segment(seg, kvm_bindings::kvm_segment { base: segment.base, ..null });
+                self.set_segment(seg, kvm_segment { base: segment.base, ..null });
             }
         }
     }
