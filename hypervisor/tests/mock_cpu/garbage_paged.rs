@@ -1,7 +1,7 @@
 //! Bytes that nobody wrote as code, page tables, or descriptors, with paging on: they end in something defined, within a
 //! bounded number of steps.
 
-use hypervisor::{Exit, Vcpu, kvm_segment};
+use hypervisor::{Exit, kvm_segment};
 
 use super::garbage::{Numbers, execute, finish};
 use super::*;
