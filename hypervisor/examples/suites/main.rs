@@ -6,6 +6,12 @@
 //! `i386/*.flat`. The guests run on the mock, or on KVM for comparison. Their devices are here: a serial port, the
 //! configuration port of QEMU, the port that ends a test, and lines of interrupts behind ports.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a tool for developers, which ends where a backend refuses"
+)]
+
 mod board;
 mod devices;
 mod multiboot;

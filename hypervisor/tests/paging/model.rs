@@ -224,7 +224,7 @@ mod tests {
             huge: true,
         };
         let access = Access { linear: 0x1234, kind: Kind::Read, user: false, ac: false };
-        let walk = walk(controls, 0x1000, access, |address| address + 0x1000 | PRESENT);
+        let walk = walk(controls, 0x1000, access, |address| (address + 0x1000) | PRESENT);
         assert_eq!(walk.result, Ok(0x5000 | 0x234));
     }
 }

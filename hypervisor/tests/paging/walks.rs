@@ -102,7 +102,7 @@ fn map(machine: &Machine, controls: Controls, number: usize, mapping: &Mapping) 
 }
 
 fn entry(controls: Controls, level: usize, last: bool, bits: u64, next: u64, page: u64) -> u64 {
-    let one_in = |n: u64, shift: u32| (bits >> shift) % n == 0;
+    let one_in = |n: u64, shift: u32| (bits >> shift).is_multiple_of(n);
     let flag = |set: bool, flag: u64| if set { flag } else { 0 };
     let wide = controls.mode != Mode::TwoLevel;
     if controls.mode == Mode::Pae && level == 0 {
@@ -143,7 +143,7 @@ fn check(machine: &mut Machine, case: &Case, shadows: bool) -> Result<(), TestCa
     for touch in &case.touches {
         let page = addresses[usize::from(touch.mapping) % addresses.len()];
         // Within the smallest page, or anywhere in a large one.
-        let offset = if touch.offset % 4 == 0 { touch.offset >> 2 & 0x1f_fffe } else { touch.offset & 0xffe };
+        let offset = if touch.offset.is_multiple_of(4) { touch.offset >> 2 & 0x1f_fffe } else { touch.offset & 0xffe };
         let linear = page | u64::from(offset);
         let access = Access { linear, kind: touch.kind, user: touch.user, ac: touch.ac };
         let expected = walk(controls, ROOT, access, |address| read(machine, address));

@@ -1,6 +1,6 @@
 //! Decoding, and which instructions the processor has.
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
 use super::exception::{Fault, Result};
 use super::fast::strings::{Repeated, repeated};
@@ -49,7 +49,13 @@ impl Decoded {
     /// Decodes the first instruction of up to 15 bytes of code of 16, 32 or 64 bits.
     pub(super) fn of(code: &[u8], rip: u64, bits: u8, features: Features) -> std::result::Result<Self, NotWhole> {
         let mut decoder = Decoder::with_ip(bits.into(), code, rip, OPTIONS);
-        let instruction = decoder.decode();
+        let mut instruction = decoder.decode();
+        // 64-bit mode ignores these prefixes: what is based on RBP or RSP stays an access to the stack.
+        if bits == 64
+            && matches!(instruction.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS)
+        {
+            instruction.set_segment_prefix(Register::None);
+        }
         if instruction.code() == Code::INVALID {
             return Err(match decoder.last_error() {
                 DecoderError::NoMoreBytes => NotWhole::More,
