@@ -12,6 +12,7 @@ in_each_setting! {
     locked_memory
     message_queues
     the_hosts_file_table
+    pages_shared_with_other_processes
     files_of_a_writable_mount_are_locked_and_synced
 }
 
@@ -45,6 +46,10 @@ fn locked_memory(host: &Host) {
 
 fn message_queues(host: &Host) {
     host.attempt("make-message-queues", &[]).held();
+}
+
+fn pages_shared_with_other_processes(host: &Host) {
+    host.attempt("share-equal-pages", &[]).held_by_the_filter();
 }
 
 /// Processes times descriptors.
