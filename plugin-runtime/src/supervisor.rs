@@ -246,7 +246,7 @@ impl<'h> Supervisor<'h> {
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // A vCPU that has not left the guest after a kick is kicked again.
         let again = self.vm.machine.repeat_kicks().then_some(KICK_INTERVAL);
-        let affordable = if self.parked.is_empty() { None } else { self.budget.wait(Instant::now()) };
+        let affordable = (!self.parked.is_empty()).then(|| self.budget.time_left(Instant::now()));
         let timeout = [timeout, again, affordable].into_iter().flatten().min();
         // The end's seconds always fit.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());

@@ -17,7 +17,7 @@ use crate::quota::UNREAD_FDS;
 /// The count of them, and the connections that ended with some.
 #[derive(Debug, Default)]
 pub(crate) struct UnreadFds {
-    /// As many as there can be. They are counted anew only where that is too many, since it takes a system call for each connection.
+    /// As many as there can be. They are counted anew where that is too many, since it takes a system call for each connection.
     most: usize,
     /// Each of these has a descriptor at least, so the limit bounds their number.
     ended: Vec<Connection>,
@@ -36,8 +36,11 @@ impl UnreadFds {
     /// connections.
     pub(crate) fn admit<'c>(&mut self, fds: usize, served: impl Iterator<Item = &'c Connection>) -> bool {
         let sum = |sum: usize, connection: &Connection| sum.saturating_add(connection.unread_fds());
+        if fds == 0 {
+            return true;
+        }
+        self.ended.retain(|connection| connection.unread_fds() > 0);
         if self.most.saturating_add(fds) > UNREAD_FDS {
-            self.ended.retain(|connection| connection.unread_fds() > 0);
             self.most = self.ended.iter().fold(served.fold(0, sum), sum);
         }
         let most = self.most.saturating_add(fds);

@@ -15,6 +15,7 @@ pub(crate) const ATTEMPTS: &[(&str, Attempt)] = &[
     ("make-message-queues", make_message_queues),
     ("fill-the-file-table", fill_the_file_table),
     ("share-equal-pages", share_equal_pages),
+    ("enlarge-the-vmms-pipe", enlarge_the_vmms_pipe),
     ("violate-without-end", violate_without_end),
 ];
 
@@ -174,6 +175,12 @@ fn share_equal_pages(_: &[String]) -> Verdict {
         }
         refused("MADV_MERGEABLE", libc::madvise(page, 0x1000, libc::MADV_MERGEABLE))
     }
+}
+
+/// Its pages count for the user of the VMM, which has made it.
+fn enlarge_the_vmms_pipe(_: &[String]) -> Verdict {
+    // SAFETY: plain numbers.
+    refused("F_SETPIPE_SZ of standard error", unsafe { libc::fcntl(2, libc::F_SETPIPE_SZ, 1 << 20) })
 }
 
 /// Where violations are only logged, each is received and answered by the VMM. Several threads leave it no moment without one.

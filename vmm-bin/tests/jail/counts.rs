@@ -13,6 +13,7 @@ in_each_setting! {
     message_queues
     the_hosts_file_table
     pages_shared_with_other_processes
+    pages_of_the_vmms_pipes
     files_of_a_writable_mount_are_locked_and_synced
 }
 
@@ -50,6 +51,10 @@ fn message_queues(host: &Host) {
 
 fn pages_shared_with_other_processes(host: &Host) {
     host.attempt("share-equal-pages", &[]).held_by_the_filter();
+}
+
+fn pages_of_the_vmms_pipes(host: &Host) {
+    host.attempt("enlarge-the-vmms-pipe", &[]).held_by_the_filter();
 }
 
 /// Processes times descriptors.
