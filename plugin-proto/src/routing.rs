@@ -18,7 +18,7 @@ use crate::Error;
 use crate::codec::scan_error;
 use crate::limits::MAX_ROUTES;
 use crate::messages::MainRequest;
-use crate::scan::{Problem, delimited, skip, varint};
+use crate::scan::{FieldBudget, Problem, delimited, skip, varint};
 
 /// One route of a `set_irq_routing`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +48,9 @@ pub enum RouteTarget {
     },
 }
 
+/// Fields of the longest route: itself, its GSI, its target and the two numbers of that.
+const ROUTE_FIELDS: usize = 5;
+
 /// The field of `MainRequest`, which is of bytes (wire type 2).
 const SET_IRQ_ROUTING: u32 = 12;
 
@@ -58,10 +61,10 @@ pub(crate) fn content(mut datagram: &[u8]) -> Option<&[u8]> {
     datagram.is_empty().then_some(content)
 }
 
-/// Decodes what [`Incoming::Routing`](crate::Incoming) holds. What is not known in it is skipped.
+/// Decodes what [`Incoming::Routing`](crate::Incoming) holds. A few fields that are not known in it are skipped.
 ///
 /// # Errors
-/// [`Error::TooMany`] past [`MAX_ROUTES`], [`Error::Malformed`].
+/// [`Error::TooMany`] past [`MAX_ROUTES`], [`Error::Superfluous`], [`Error::Malformed`].
 pub fn decode_routes(content: &[u8]) -> Result<Vec<Route>, Error> {
     decode(content).map_err(scan_error::<MainRequest>(content))
 }
@@ -69,13 +72,16 @@ pub fn decode_routes(content: &[u8]) -> Result<Vec<Route>, Error> {
 fn decode(mut rest: &[u8]) -> Result<Vec<Route>, Problem> {
     // A route that says something has four bytes, with those before it.
     let mut routes = Vec::with_capacity(MAX_ROUTES.min(rest.len() / 4));
+    let mut fields = FieldBudget::new();
     while !rest.is_empty() {
+        fields.take()?;
         match varint(&mut rest).ok_or(Problem::Malformed)? {
             0x0a => {
                 if routes.len() >= MAX_ROUTES {
                     return Err(Problem::TooMany { outermost: SET_IRQ_ROUTING });
                 }
-                routes.push(route(delimited(&mut rest)?)?);
+                fields.add_element(ROUTE_FIELDS);
+                routes.push(route(delimited(&mut rest)?, &mut fields)?);
             }
             tag => skip(tag, &mut rest)?,
         }
@@ -83,18 +89,19 @@ fn decode(mut rest: &[u8]) -> Result<Vec<Route>, Problem> {
     Ok(routes)
 }
 
-fn route(mut rest: &[u8]) -> Result<Route, Problem> {
+fn route(mut rest: &[u8], fields: &mut FieldBudget) -> Result<Route, Problem> {
     let mut route = Route::default();
     while !rest.is_empty() {
+        fields.take()?;
         match varint(&mut rest).ok_or(Problem::Malformed)? {
             // As protobuf has it, of a number that is too long the low bits count.
             0x08 => route.irq_id = varint(&mut rest).ok_or(Problem::Malformed)? as u32,
             0x12 => {
-                let [irqchip, pin] = two_numbers(delimited(&mut rest)?)?;
+                let [irqchip, pin] = two_numbers(delimited(&mut rest)?, fields)?;
                 route.target = Some(RouteTarget::Irqchip { irqchip: irqchip as u32, pin: pin as u32 });
             }
             0x1a => {
-                let [address, data] = two_numbers(delimited(&mut rest)?)?;
+                let [address, data] = two_numbers(delimited(&mut rest)?, fields)?;
                 route.target = Some(RouteTarget::Msi { address, data: data as u32 });
             }
             tag => skip(tag, &mut rest)?,
@@ -103,10 +110,11 @@ fn route(mut rest: &[u8]) -> Result<Route, Problem> {
     Ok(route)
 }
 
-fn two_numbers(mut rest: &[u8]) -> Result<[u64; 2], Problem> {
+fn two_numbers(mut rest: &[u8], fields: &mut FieldBudget) -> Result<[u64; 2], Problem> {
     let mut numbers = [0; 2];
     let [first, second] = &mut numbers;
     while !rest.is_empty() {
+        fields.take()?;
         match varint(&mut rest).ok_or(Problem::Malformed)? {
             0x08 => *first = varint(&mut rest).ok_or(Problem::Malformed)?,
             0x10 => *second = varint(&mut rest).ok_or(Problem::Malformed)?,
@@ -121,6 +129,7 @@ mod tests {
     use protobuf::Message;
 
     use super::*;
+    use crate::limits::MAX_REPEATED_FIELDS;
     use crate::messages::main_request::set_irq_routing::{Route as Wire, route::Route as WireTarget};
 
     fn wire(route: &Route) -> Wire {
@@ -167,7 +176,7 @@ mod tests {
         let mut bytes = route.write_to_bytes().unwrap();
         bytes.extend([0x28, 0x01, 0x32, 0x02, 0xff, 0xff, 0x1a, 0x02, 0x08, 0x09]);
         let target = Some(RouteTarget::Msi { address: 9, data: 0 });
-        assert_eq!(super::route(&bytes), Ok(Route { irq_id: 7, target }));
+        assert_eq!(super::route(&bytes, &mut FieldBudget::new()), Ok(Route { irq_id: 7, target }));
         let merged = Wire::parse_from_bytes(&bytes).unwrap();
         assert!(matches!(merged.route, Some(WireTarget::Msi(_))));
     }
@@ -178,6 +187,19 @@ mod tests {
         let too_many = request(&routes);
         assert_eq!(decode(content(&too_many).unwrap()), Err(Problem::TooMany { outermost: 12 }));
         assert_eq!(decode(content(&request(&routes[1..])).unwrap()).unwrap().len(), MAX_ROUTES);
+    }
+
+    #[test]
+    fn many_superfluous_fields_are_an_error() {
+        let in_a_field = |tag: u8, content: &[u8]| [&[tag, content.len() as u8][..], content].concat();
+        let unknown = |count| [0x18, 0].repeat(count);
+        assert!(decode(&unknown(MAX_REPEATED_FIELDS)).is_ok());
+        let route = |content: &[u8]| in_a_field(0x0a, content);
+        let gsi_again = route(&[0x08, 0].repeat(60));
+        let chip_again = route(&in_a_field(0x12, &[0x08, 0].repeat(60)));
+        for fields in [unknown(MAX_REPEATED_FIELDS + 1), gsi_again.repeat(2), chip_again.repeat(2)] {
+            assert_eq!(decode(&fields), Err(Problem::Superfluous), "{fields:x?}");
+        }
     }
 
     #[test]

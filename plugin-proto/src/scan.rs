@@ -173,7 +173,9 @@ impl Counts {
                     let content = delimited(&mut rest)?;
                     // Each ends by a byte without the highest bit. More bytes than this are too many in any case.
                     let counted = content.get(..MAX_PACKED).unwrap_or(content);
-                    self.count_elements(counted.iter().filter(|byte| **byte < 0x80).count(), most)?;
+                    let elements = counted.iter().filter(|byte| **byte < 0x80).count();
+                    // The decoder takes its time for an empty one too.
+                    self.count_elements(elements.max(1), most)?;
                 }
                 (2, Some(Messages(schema, most))) => {
                     self.count_elements(1, most)?;
@@ -207,6 +209,27 @@ impl Counts {
         if self.elements > most.min(self.most) {
             return Err(Problem::TooMany { outermost: self.outermost.unwrap_or_default() });
         }
+        Ok(())
+    }
+}
+
+/// How many fields a decoder of its own may still read: those that its elements have, and [`MAX_REPEATED_FIELDS`] more.
+pub(crate) struct FieldBudget(usize);
+
+impl FieldBudget {
+    pub(crate) fn new() -> Self {
+        Self(MAX_REPEATED_FIELDS)
+    }
+
+    /// Adds the fields of one element, itself among them.
+    pub(crate) fn add_element(&mut self, fields: usize) {
+        self.0 = self.0.saturating_add(fields);
+    }
+
+    /// Takes one field.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Result<(), Problem> {
+        self.0 = self.0.checked_sub(1).ok_or(Problem::Superfluous)?;
         Ok(())
     }
 }
@@ -291,6 +314,13 @@ mod tests {
         assert_eq!(scan_vcpu(&request), Err(Problem::TooMany { outermost: 6 }));
         request.mut_set_cpuid().entries = vec![Default::default(); MAX_CPUID_ENTRIES + 1];
         assert_eq!(scan_vcpu(&request), Err(Problem::TooMany { outermost: 7 }));
+    }
+
+    #[test]
+    fn an_empty_packed_field_counts_as_an_element() {
+        let get_msrs = |count: u8| [&[0x2a, 2 * count][..], &[0x0a, 0].repeat(count.into())].concat();
+        assert_eq!(scan(&get_msrs(60), &VCPU_REQUEST, 60), Ok(()));
+        assert_eq!(scan(&get_msrs(60), &VCPU_REQUEST, 59), Err(Problem::TooMany { outermost: 5 }));
     }
 
     #[test]

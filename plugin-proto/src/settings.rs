@@ -13,7 +13,7 @@
 )]
 
 use crate::limits::{MAX_CPUID_ENTRIES, MAX_MSRS};
-use crate::scan::{Problem, delimited, skip, varint};
+use crate::scan::{FieldBudget, Problem, delimited, skip, varint};
 
 /// The entries of a `set_msrs` or a `set_cpuid`: an entry's number n, counted from 1, is that of its field n.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,19 +45,26 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Option<Result<Entries, Problem>> {
 
 fn entries<const N: usize>(mut rest: &[u8], most: usize, too_many: Problem) -> Result<Vec<[u64; N]>, Problem> {
     let mut entries = Vec::with_capacity(most.min(rest.len() / 2));
+    let mut fields = FieldBudget::new();
     while !rest.is_empty() {
+        fields.take()?;
         match varint(&mut rest).ok_or(Problem::Malformed)? {
             0x0a if entries.len() >= most => return Err(too_many),
-            0x0a => entries.push(numbers(delimited(&mut rest)?)?),
+            0x0a => {
+                // Itself and its numbers.
+                fields.add_element(N.saturating_add(1));
+                entries.push(numbers(delimited(&mut rest)?, &mut fields)?);
+            }
             tag => skip(tag, &mut rest)?,
         }
     }
     Ok(entries)
 }
 
-fn numbers<const N: usize>(mut rest: &[u8]) -> Result<[u64; N], Problem> {
+fn numbers<const N: usize>(mut rest: &[u8], fields: &mut FieldBudget) -> Result<[u64; N], Problem> {
     let mut numbers = [0; N];
     while !rest.is_empty() {
+        fields.take()?;
         let tag = varint(&mut rest).ok_or(Problem::Malformed)?;
         let place = usize::try_from(tag >> 3).ok().and_then(|number| numbers.get_mut(number.checked_sub(1)?));
         match place {
@@ -109,6 +116,22 @@ mod tests {
     #[test]
     fn one_entry_too_many_is_told() {
         assert_eq!(decode(&bytes(&msrs(257))), Some(Err(Problem::TooMany { outermost: 6 })));
+    }
+
+    #[test]
+    fn many_superfluous_fields_are_an_error() {
+        let request = |number: u8, content: &[u8]| [&[number << 3 | 2, content.len() as u8][..], content].concat();
+        for number in [6, 7] {
+            // Unknown fields beside the entries; in an entry; a number of an entry that comes again.
+            let unknown = |count| [0x18, 0].repeat(count);
+            let again = [&[0x0a, 118][..], &[0x08, 0].repeat(59)].concat();
+            assert!(matches!(decode(&request(number, &unknown(50))), Some(Ok(_))));
+            let many = [&[number << 3 | 2, 0x82, 0x01][..], &unknown(65)].concat();
+            assert_eq!(decode(&many), Some(Err(Problem::Superfluous)));
+            assert!(matches!(decode(&request(number, &again)), Some(Ok(_))));
+            let many = [&[number << 3 | 2, 0xf0, 0x01][..], &again, &again].concat();
+            assert_eq!(decode(&many), Some(Err(Problem::Superfluous)));
+        }
     }
 
     #[test]

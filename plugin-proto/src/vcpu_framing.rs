@@ -50,7 +50,7 @@ pub fn decode_vcpu_request(bytes: &[u8]) -> Result<VcpuRequest, Error> {
 /// The entries of a request that is a `set_msrs` or a `set_cpuid` and nothing else; `None` for any other.
 ///
 /// # Errors
-/// [`Error::TooMany`], [`Error::Malformed`].
+/// [`Error::TooMany`], [`Error::Superfluous`], [`Error::Malformed`].
 pub fn decode_entries(bytes: &[u8]) -> Option<Result<Entries, Error>> {
     if bytes.len() > MAX_REQUEST {
         return None;

@@ -17,17 +17,20 @@ use plugin_proto::{Incoming, bare_main_request, decode_incoming, encode_main_res
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair, sockopt,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, socketpair, sockopt,
 };
 use thiserror::Error as ThisError;
 
 use crate::errno::Errno as PluginErrno;
+use crate::quota::UNREAD_FDS;
 use crate::unread::peer_has_unread;
 
 /// The VMM's end of a main socket.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
+    /// How many descriptors the last response that had some brought.
+    sent_fds: usize,
 }
 
 /// Space for messages, shared by all connections.
@@ -103,6 +106,9 @@ pub(crate) enum Fault {
     /// processes of the VMM's user (`ETOOMANYREFS`), so a peer may leave one answer's unread, not a queue's.
     #[error("it asked for descriptors before it had read its last answers")]
     Unread,
+    /// Descriptors are due, and those that the plugin has not read on other connections are too many.
+    #[error("the plugin asked for descriptors and has left {UNREAD_FDS} of them unread")]
+    UnreadElsewhere,
     /// The socket takes no response: the peer does not read them.
     #[error("sending: {0}")]
     Send(Errno),
@@ -117,7 +123,7 @@ pub(crate) fn pair() -> rustix::io::Result<(Connection, OwnedFd)> {
             tracing::debug!(%errno, "a main socket keeps its default buffer");
         }
     }
-    Ok((Connection { socket: ours }, theirs))
+    Ok((Connection { socket: ours, sent_fds: 0 }, theirs))
 }
 
 impl Connection {
@@ -161,13 +167,20 @@ impl Connection {
     }
 
     /// Sends a response with its descriptors. It never waits for a peer that does not read.
-    pub(crate) fn send(&self, response: &MainResponse, fds: &[OwnedFd], buffers: &mut Buffers) -> Result<(), Fault> {
+    pub(crate) fn send(
+        &mut self,
+        response: &MainResponse,
+        fds: &[OwnedFd],
+        buffers: &mut Buffers,
+    ) -> Result<(), Fault> {
         encode_main_response(response, &mut buffers.outgoing).map_err(Fault::Encode)?;
         self.send_encoded(&buffers.outgoing, fds)
     }
 
     /// [`send`](Self::send) of a response that is encoded already.
-    pub(crate) fn send_encoded(&self, response: &[u8], fds: &[OwnedFd]) -> Result<(), Fault> {
+    pub(crate) fn send_encoded(&mut self, response: &[u8], fds: &[OwnedFd]) -> Result<(), Fault> {
+        // Once they were read, responses that are not do not make them unread.
+        self.sent_fds = self.unread_fds();
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_RESPONSE_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -180,10 +193,28 @@ impl Connection {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let outgoing = [IoSlice::new(response)];
         match retry_on_intr(|| rustix::net::sendmsg(&self.socket, &outgoing, &mut control, flags)) {
-            Ok(_) => Ok(()),
+            Ok(_) if fds.is_empty() => Ok(()),
+            Ok(_) => {
+                self.sent_fds = fds.len();
+                Ok(())
+            }
             Err(Errno::PIPE | Errno::CONNRESET) => Err(Fault::Disconnected),
             Err(errno) => Err(Fault::Send(errno)),
         }
+    }
+}
+
+impl Connection {
+    /// How many descriptors the peer has been sent and has not read, which the kernel counts for the VMM's user.
+    pub(crate) fn unread_fds(&self) -> usize {
+        let is_read = self.sent_fds == 0 || peer_has_unread(&self.socket) == Ok(false);
+        if is_read { 0 } else { self.sent_fds }
+    }
+
+    /// Ends it for the peer, which can still read what it was sent.
+    pub(crate) fn shut_down(&self) {
+        // It is connected, so this cannot fail.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 }
 
@@ -270,7 +301,7 @@ mod tests {
 
     #[test]
     fn descriptors_go_only_to_a_peer_that_has_read_its_answers() {
-        let (ours, theirs) = pair().unwrap();
+        let (mut ours, theirs) = pair().unwrap();
         let mut buffers = Buffers::new();
         let mut response = MainResponse::new();
         response.set_get_vcpus(main_response::GetVcpus::new());
@@ -286,8 +317,35 @@ mod tests {
     }
 
     #[test]
+    fn descriptors_count_until_they_are_read_or_the_peer_is_closed() {
+        let (mut ours, theirs) = pair().unwrap();
+        let mut buffers = Buffers::new();
+        let mut response = MainResponse::new();
+        response.set_get_vcpus(main_response::GetVcpus::new());
+        let fds = [rustix::pipe::pipe().unwrap().0];
+        ours.send(&response, &[], &mut buffers).unwrap();
+        assert_eq!(ours.unread_fds(), 0);
+        rustix::net::recv(&theirs, &mut [0; 8][..], RecvFlags::empty()).unwrap();
+        ours.send(&response, &fds, &mut buffers).unwrap();
+        rustix::net::recv(&theirs, &mut [0; 8][..], RecvFlags::empty()).unwrap();
+        ours.send(&response, &[], &mut buffers).unwrap();
+        assert_eq!(ours.unread_fds(), 0);
+        rustix::net::recv(&theirs, &mut [0; 8][..], RecvFlags::empty()).unwrap();
+        ours.send(&response, &fds, &mut buffers).unwrap();
+        ours.shut_down();
+        assert_eq!(ours.unread_fds(), 1);
+        rustix::net::recv(&theirs, &mut [0; 8][..], RecvFlags::empty()).unwrap();
+        assert_eq!(ours.unread_fds(), 0);
+        let (mut ours, theirs) = pair().unwrap();
+        ours.send(&response, &fds, &mut buffers).unwrap();
+        assert_eq!(ours.unread_fds(), 1);
+        drop(theirs);
+        assert_eq!(ours.unread_fds(), 0);
+    }
+
+    #[test]
     fn a_peer_that_does_not_read_is_not_waited_for() {
-        let (ours, _theirs) = pair().unwrap();
+        let (mut ours, _theirs) = pair().unwrap();
         let mut buffers = Buffers::new();
         let mut response = MainResponse::new();
         response.set_start(main_response::Start::new());

@@ -54,6 +54,7 @@ mod text_file;
 mod transport;
 mod turns;
 mod unread;
+mod unread_fds;
 mod vm_state;
 mod wire;
 

@@ -28,31 +28,21 @@ const LONGEST_BITMAP: usize = MAX_RESPONSE - 16;
 /// The objects of one VM.
 pub(crate) struct Objects {
     by_id: BTreeMap<u32, Object>,
+    /// The RAM, where the guest's writes do not exit: last addresses by first ones. Memories do not overlap.
+    ram: BTreeMap<u64, u64>,
     io_events: usize,
     memory: MemoryQuota,
 }
 
 enum Object {
-    /// `ram` are the first and the last address, where the guest's writes do not exit.
-    Memory {
-        slot: SlotId,
-        len: u64,
-        logs_dirty: bool,
-        ram: Option<(u64, u64)>,
-    },
-    IoEvent {
-        at: IoEvent,
-        event: Arc<EventFd>,
-    },
-    IrqEvent {
-        gsi: Gsi,
-        trigger: Arc<EventFd>,
-    },
+    Memory { slot: SlotId, start: u64, len: u64, logs_dirty: bool },
+    IoEvent { at: IoEvent, event: Arc<EventFd> },
+    IrqEvent { gsi: Gsi, trigger: Arc<EventFd> },
 }
 
 impl Objects {
     pub(crate) fn new(memory: MemoryQuota) -> Self {
-        Self { by_id: BTreeMap::new(), io_events: 0, memory }
+        Self { by_id: BTreeMap::new(), ram: BTreeMap::new(), io_events: 0, memory }
     }
 
     /// Makes an object under `id`, from the descriptor that came with the request where it needs one: the descriptors
@@ -94,7 +84,11 @@ impl Objects {
     pub(crate) fn destroy(&mut self, vm: &dyn Vm, id: u32) -> Result<(), Refusal> {
         let none = || Refusal::new(Errno::NOENT, format!("there is no object of id {id}"));
         match self.by_id.remove(&id).ok_or_else(none)? {
-            Object::Memory { slot, len, .. } => vm.unmap_memory(slot).map(|()| self.memory.give_back(len)),
+            Object::Memory { slot, start, len, .. } => {
+                // What is read-only is not there.
+                self.ram.remove(&start);
+                vm.unmap_memory(slot).map(|()| self.memory.give_back(len))
+            }
             Object::IoEvent { at, event } => {
                 self.io_events = self.io_events.saturating_sub(1);
                 vm.unregister_ioevent(&at, &event)
@@ -104,12 +98,10 @@ impl Objects {
         .map_err(|error| Refusal::from(&error))
     }
 
-    /// The first RAM that part of the addresses from `first` to `last` is: its first and its last address.
+    /// The last RAM that part of the addresses from `first` to `last` is: its first and its last address.
     pub(crate) fn ram_at(&self, first: u64, last: u64) -> Option<(u64, u64)> {
-        self.by_id.values().find_map(|object| match object {
-            Object::Memory { ram: Some(ram), .. } if ram.0 <= last && first <= ram.1 => Some(*ram),
-            _ => None,
-        })
+        let (ram_first, ram_last) = self.ram.range(..=last).next_back()?;
+        (*ram_last >= first).then_some((*ram_first, *ram_last))
     }
 
     /// How many interrupt events the line `gsi` has.
@@ -145,10 +137,12 @@ impl Objects {
         })?;
         match vm.map_memory(region) {
             Ok(slot) => {
-                // A region is not empty, and its end fits.
-                let last = memory.start.saturating_add(memory.length.saturating_sub(1));
-                let ram = (!memory.read_only).then_some((memory.start, last));
-                Ok(Object::Memory { slot, len: memory.length, logs_dirty: memory.dirty_log, ram })
+                if !memory.read_only {
+                    // A region is not empty, and its end fits.
+                    let last = memory.start.saturating_add(memory.length.saturating_sub(1));
+                    self.ram.insert(memory.start, last);
+                }
+                Ok(Object::Memory { slot, start: memory.start, len: memory.length, logs_dirty: memory.dirty_log })
             }
             Err(error) => {
                 self.memory.give_back(memory.length);

@@ -66,6 +66,12 @@ impl RequestBudget {
         }
     }
 
+    /// How long until there is something in it, for one who has requests waiting: no time where there is, since it may have become
+    /// so a moment ago.
+    pub(crate) fn time_left(&mut self, now: Instant) -> Duration {
+        self.wait(now).unwrap_or_default()
+    }
+
     /// Takes what a request took out of it.
     pub(crate) fn charge(&mut self, took: Duration) {
         let charged = took.saturating_sub(ALLOWANCE);
@@ -117,6 +123,17 @@ mod tests {
         assert_eq!(budget.wait(start), Some(50 * MS));
         assert_eq!(budget.wait(start + 20 * MS), Some(30 * MS));
         assert_eq!(budget.wait(start + 50 * MS), None);
+    }
+
+    #[test]
+    fn requests_that_became_affordable_wait_no_longer() {
+        let start = Instant::now();
+        let mut budget = RequestBudget::new(0, start);
+        budget.charge(CAPACITY + ALLOWANCE + MS);
+        assert_eq!(budget.wait(start), Some(5 * MS));
+        assert_eq!(budget.time_left(start + 3 * MS), 2 * MS);
+        // The caller was held up between the two.
+        assert_eq!(budget.time_left(start + 7 * MS), Duration::ZERO);
     }
 
     #[test]

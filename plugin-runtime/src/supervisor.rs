@@ -29,6 +29,7 @@ use crate::signals::Signals;
 use crate::startup_watch::StartupWatch;
 use crate::stderr_log::{Left, StderrLog};
 use crate::transport::{PluginHandler, VcpuLinks};
+use crate::unread_fds::UnreadFds;
 use crate::{Config, PluginCommand};
 
 /// What an epoll event is about: one of these, or a connection's number from `FIRST_CONNECTION` on.
@@ -63,6 +64,7 @@ pub(crate) struct Supervisor<'h> {
     /// All writers of its standard error are gone.
     stderr_ended: bool,
     connections: BTreeMap<u64, Connection>,
+    unread_fds: UnreadFds,
     next_connection: u64,
     buffers: Buffers,
     budget: RequestBudget,
@@ -119,6 +121,7 @@ impl<'h> Supervisor<'h> {
             signals,
             notices,
             connections: BTreeMap::new(),
+            unread_fds: UnreadFds::default(),
             next_connection: FIRST_CONNECTION,
             buffers: Buffers::new(),
             budget,
@@ -243,7 +246,7 @@ impl<'h> Supervisor<'h> {
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // A vCPU that has not left the guest after a kick is kicked again.
         let again = self.vm.machine.repeat_kicks().then_some(KICK_INTERVAL);
-        let affordable = if self.parked.is_empty() { None } else { self.budget.wait(Instant::now()) };
+        let affordable = (!self.parked.is_empty()).then(|| self.budget.time_left(Instant::now()));
         let timeout = [timeout, again, affordable].into_iter().flatten().min();
         // The end's seconds always fit.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -366,7 +369,11 @@ impl<'h> Supervisor<'h> {
 
     fn take_violations(&mut self) -> Result<()> {
         let Some(listener) = &self.listener else { return Ok(()) };
-        while let Some(violation) = listener.receive().map_err(Error::set_up("receiving a seccomp violation"))? {
+        let begun = Instant::now();
+        // Where violations are only logged, a plugin with several threads never stops making them. The others stay ready.
+        while begun.elapsed() < TURN
+            && let Some(violation) = listener.receive().map_err(Error::set_up("receiving a seccomp violation"))?
+        {
             let plugin = self.name.clone();
             match self.on_violation {
                 OnViolation::Kill => {
@@ -435,7 +442,7 @@ impl<'h> Supervisor<'h> {
             self.reply_to(token, request, true);
             let Some(connection) = self.connections.get(&token) else { continue };
             if let Err(error) = self.watch(connection, token) {
-                self.connections.remove(&token);
+                self.connections.remove(&token).into_iter().for_each(|connection| self.unread_fds.end(connection));
                 self.log_dropped(&error);
             }
         }
@@ -456,8 +463,10 @@ impl<'h> Supervisor<'h> {
         }
         self.startup.requested(Instant::now(), self.vm.has_given_vcpus(), self.vm.is_started());
         self.log_reply(&reply);
-        let Some(connection) = self.connections.get(&token) else { return };
+        let may_send = self.unread_fds.admit(reply.fds.len(), self.connections.values());
+        let Some(connection) = self.connections.get_mut(&token) else { return };
         let sent = match &reply.response {
+            _ if !may_send => Err(Fault::UnreadElsewhere),
             Outgoing::Message(response) => connection.send(response, &reply.fds, &mut self.buffers),
             Outgoing::Encoded(response) => connection.send_encoded(response, &reply.fds),
         };
@@ -500,15 +509,17 @@ impl<'h> Supervisor<'h> {
         if self.connections.len() < quota::CONNECTIONS {
             return;
         }
+        let (tokens, connections): (Vec<u64>, Vec<&Connection>) = self.connections.iter().unzip();
+        let mut fds: Vec<_> = connections.iter().map(|connection| PollFd::new(*connection, PollFlags::IN)).collect();
+        if poll(&mut fds, Some(&Timespec::default())).is_err() {
+            return;
+        }
         let is_parked = |token: &u64| self.parked.iter().any(|(parked, _)| parked == token);
-        let is_closed = |connection: &Connection| {
-            let mut fds = [PollFd::new(connection, PollFlags::IN)];
-            let looked = poll(&mut fds, Some(&Timespec::default()));
-            looked.is_ok_and(|_| fds.iter().all(|fd| fd.revents().contains(PollFlags::HUP)))
-                && rustix::io::ioctl_fionread(connection) == Ok(0)
-        };
-        let closed = self.connections.iter().filter(|(token, connection)| !is_parked(token) && is_closed(connection));
-        for token in closed.map(|(token, _)| *token).collect::<Vec<_>>() {
+        let closed = fds.iter().zip(&connections).zip(tokens).filter(|((fd, connection), token)| {
+            let is_closed = fd.revents().contains(PollFlags::HUP) && rustix::io::ioctl_fionread(connection) == Ok(0);
+            is_closed && !is_parked(token)
+        });
+        for token in closed.map(|(_, token)| token).collect::<Vec<_>>() {
             self.drop_connection(token, &Fault::Disconnected);
         }
     }
@@ -517,6 +528,7 @@ impl<'h> Supervisor<'h> {
     fn drop_connection(&mut self, token: u64, fault: &Fault) {
         if let Some(connection) = self.connections.remove(&token) {
             self.unwatch(&connection);
+            self.unread_fds.end(connection);
         }
         if !matches!(fault, Fault::Disconnected) {
             self.log_dropped(fault);

@@ -7,11 +7,13 @@ mod common;
 use std::path::Path;
 
 use common::{Backend, Ended, Outboard, on_each_backend};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 on_each_backend! {
     a_violation_ends_the_plugin_and_is_named_with_its_number
     a_violation_that_is_only_logged_lets_the_plugin_go_on
+    violations_without_end_do_not_keep_the_vmm_from_its_end
     a_policy_of_the_users_own_takes_the_place_of_the_built_in_one
     a_bad_policy_is_named_with_its_line_and_token
 }
@@ -51,6 +53,15 @@ fn a_violation_that_is_only_logged_lets_the_plugin_go_on(backend: Backend) {
     let ended = run_shell(backend, &["--seccomp-log"], "exec /nonexistent");
     ended.assert_failure(&["plugin sh exited with code 127"]);
     ended.assert_logged(&["WARN", "system call 59 (execve), arguments ["]);
+}
+
+/// Several threads do nothing else, so that there is always one to be received.
+fn violations_without_end_do_not_keep_the_vmm_from_its_end(backend: Backend) {
+    let mut run = Outboard::plugin(backend, &["--seccomp-log"], "escape", ["violate-without-end"]).start();
+    run.await_line("violating");
+    run.await_logged(&["system call 308 (setns)"]);
+    run.signal(Signal::TERM);
+    run.end().assert_failure(&["ended by signal 15 (SIGTERM)"]);
 }
 
 fn a_policy_of_the_users_own_takes_the_place_of_the_built_in_one(backend: Backend) {

@@ -108,7 +108,7 @@ impl Served {
         assert_eq!(request.fd.is_some(), fds.len() == 1);
         let is_known = request.message.message.is_some();
         let reply = self.vm.handle(request, self.connections.len());
-        let (ours, theirs) = &self.connections[index];
+        let (ours, theirs) = &mut self.connections[index];
         let sent = match &reply.response {
             Outgoing::Message(response) => ours.send(response, &reply.fds, &mut self.buffers),
             Outgoing::Encoded(bytes) => ours.send_encoded(bytes, &reply.fds),

@@ -14,6 +14,9 @@ pub(crate) const ATTEMPTS: &[(&str, Attempt)] = &[
     ("lock-memory", lock_memory),
     ("make-message-queues", make_message_queues),
     ("fill-the-file-table", fill_the_file_table),
+    ("share-equal-pages", share_equal_pages),
+    ("enlarge-the-vmms-pipe", enlarge_the_vmms_pipe),
+    ("violate-without-end", violate_without_end),
 ];
 
 /// Files of the host that every jail shows.
@@ -159,4 +162,40 @@ fn fill_the_file_table(args: &[String]) -> Verdict {
     }
     eprintln!("{processes} children with {files} files");
     if files <= most { Ok(()) } else { Err(format!("{files} files of {processes} children")) }
+}
+
+/// Pages that the kernel may merge with equal ones of any process.
+fn share_equal_pages(_: &[String]) -> Verdict {
+    // SAFETY: new memory, which stays.
+    unsafe {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let page = libc::mmap(std::ptr::null_mut(), 0x1000, access, kind, -1, 0);
+        if page == libc::MAP_FAILED {
+            return Err("ESCAPE KIT: no memory".into());
+        }
+        refused("MADV_MERGEABLE", libc::madvise(page, 0x1000, libc::MADV_MERGEABLE))
+    }
+}
+
+/// Its pages count for the user of the VMM, which has made it.
+fn enlarge_the_vmms_pipe(_: &[String]) -> Verdict {
+    // SAFETY: plain numbers.
+    refused("F_SETPIPE_SZ of standard error", unsafe { libc::fcntl(2, libc::F_SETPIPE_SZ, 1 << 20) })
+}
+
+/// Where violations are only logged, each is received and answered by the VMM. Several threads leave it no moment without one.
+fn violate_without_end(_: &[String]) -> Verdict {
+    for _ in 0..8 {
+        std::thread::spawn(|| {
+            loop {
+                // SAFETY: plain numbers.
+                unsafe { libc::setns(-1, 0) };
+            }
+        });
+    }
+    println!("violating");
+    loop {
+        // SAFETY: waits for its end.
+        unsafe { libc::pause() };
+    }
 }

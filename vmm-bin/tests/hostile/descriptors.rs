@@ -11,6 +11,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use test_utils::guest::Program;
 use test_utils::memory::sealed_memfd;
 use test_utils::raw::request::{self, Memory};
+use test_utils::raw::{LIMIT, MainSocket, readable_within};
 
 use crate::common::{Backend, Counters, Driven, on_each_backend};
 use crate::samples::main_requests;
@@ -20,6 +21,7 @@ on_each_backend! {
     descriptors_that_no_request_takes_are_closed
     too_many_descriptors_close_the_connection
     a_socket_that_carries_itself_is_closed
+    those_left_unread_on_closed_connections_are_limited
 }
 
 const PAGE: u64 = 0x1000;
@@ -139,4 +141,32 @@ fn a_socket_that_carries_itself_is_closed(backend: Backend) {
     driven.assert_alive();
     driven.assert_holds_no_more_than(before, "sockets that carry themselves");
     driven.finish();
+}
+
+/// A plugin that asks for the descriptors of 16 vCPUs, does not read them, and makes the VMM close the connection, over and over.
+/// What is under way counts for the VMM's user.
+fn those_left_unread_on_closed_connections_are_limited(backend: Backend) {
+    /// As docs/protocol.md has it.
+    const MOST: usize = 128;
+    let driven = Driven::with(backend, &Program::new(), &["-c", "16"]);
+    let mut counters = Counters::new(format!("{} connections closed with unread descriptors", backend.name()));
+    let before = driven.resources();
+    for _ in 0..3 {
+        // At the end there is no place left for the one descriptor of a new connection either, so they are made before.
+        let others: Vec<_> = (0..20).map(|_| driven.connect()).collect();
+        for other in &others {
+            other.send(request::get_vcpus().as_bytes(), &[]).unwrap();
+            // No request.
+            let _ = other.send(&[0xff; 20], &[]);
+            assert!(readable_within(other, LIMIT));
+            counters.count();
+        }
+        let unread: usize = others.iter().filter_map(MainSocket::receive).map(|answer| answer.fds.len()).sum();
+        assert_eq!(unread, MOST);
+        others.iter().for_each(MainSocket::assert_disconnected);
+        // They were read, so the others' count again for nothing.
+        driven.assert_alive();
+    }
+    driven.assert_holds_no_more_than(before, "connections closed with unread descriptors");
+    driven.finish().assert_logged(&["WARN", "128 of them unread"]);
 }

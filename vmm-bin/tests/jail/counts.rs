@@ -12,6 +12,8 @@ in_each_setting! {
     locked_memory
     message_queues
     the_hosts_file_table
+    pages_shared_with_other_processes
+    pages_of_the_vmms_pipes
     files_of_a_writable_mount_are_locked_and_synced
 }
 
@@ -45,6 +47,14 @@ fn locked_memory(host: &Host) {
 
 fn message_queues(host: &Host) {
     host.attempt("make-message-queues", &[]).held();
+}
+
+fn pages_shared_with_other_processes(host: &Host) {
+    host.attempt("share-equal-pages", &[]).held_by_the_filter();
+}
+
+fn pages_of_the_vmms_pipes(host: &Host) {
+    host.attempt("enlarge-the-vmms-pipe", &[]).held_by_the_filter();
 }
 
 /// Processes times descriptors.
