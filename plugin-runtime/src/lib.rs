@@ -68,6 +68,7 @@ use hypervisor::Hypervisor;
 pub use jail::Sandbox;
 pub use seccomp::{Filter, OnViolation, Violation};
 pub use tap::{MacAddress, Tap};
+#[doc(hidden)]
 pub use text_file::read_text;
 pub use vmm_core::{Cgroup, Culprit, StopReason, Unclaimed};
 

@@ -23,7 +23,7 @@ use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
 
 use crate::Transport;
 use crate::advice;
-use crate::connection::{self, Connection, Request};
+use crate::connection::{self, Connection, Content, Request};
 use crate::errno::Errno;
 use crate::memory_quota::MemoryQuota;
 use crate::objects::Objects;
@@ -175,26 +175,30 @@ impl<'h> PluginVm<'h> {
 
     /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
     pub(crate) fn handle(&mut self, request: Request, connections: usize) -> Reply {
-        let encoded = request.message.message.as_ref().and_then(|message| self.encoded(message));
-        let unavailable = match encoded {
-            Some(Ok(encoded)) => {
-                let response = Outgoing::Encoded(encoded);
-                return Reply { response, fds: Vec::new(), then: Then::Nothing, refused: None, warnings: Vec::new() };
-            }
-            Some(Err(refusal)) => Some(refusal),
-            None => None,
-        };
         let mut response = MainResponse::new();
         let mut name = "a request";
         let outcome = match request.message.message {
             Some(message) => {
+                let encoded = self.encoded(&message);
+                if let Some(Ok(encoded)) = encoded {
+                    let response = Outgoing::Encoded(encoded);
+                    return Reply {
+                        response,
+                        fds: Vec::new(),
+                        then: Then::Nothing,
+                        refused: None,
+                        warnings: Vec::new(),
+                    };
+                }
                 response.message = empty_response(&message);
                 name = request_name(&message);
-                let too_many = |errno| Refusal::new(errno, "it has more fields than the protocol allows");
-                match (message, unavailable.or(request.refused.map(too_many)), request.routes) {
-                    (_, Some(refusal), _) => Err(refusal),
-                    (Message::SetIrqRouting(_), _, Some(routes)) => self.set_irq_routing(&routes),
-                    (message, ..) => self.serve(message, request.fd, connections),
+                match (encoded, request.content) {
+                    (Some(Err(refusal)), _) => Err(refusal),
+                    (_, Content::Decoded) => self.serve(message, request.fd, connections),
+                    (_, Content::Routes(routes)) => self.set_encoded_routes(&routes),
+                    (_, Content::TooMany(errno)) => {
+                        Err(Refusal::new(errno, "it has more fields than the protocol allows"))
+                    }
                 }
             }
             None => Err(unknown_request()),
@@ -246,11 +250,15 @@ impl<'h> PluginVm<'h> {
         Ok(bytes.into())
     }
 
-    fn set_irq_routing(&mut self, routes: &[u8]) -> Outcome {
-        // Too many, or none: either is what the kernel calls invalid.
+    fn set_encoded_routes(&mut self, routes: &[u8]) -> Outcome {
+        // Too many, or no routes at all: either is what the kernel calls invalid.
         let routes = decode_routes(routes).map_err(|error| Refusal::new(Errno::INVAL, error.to_string()))?;
-        let routes = routes.into_iter().map(route_from_wire).collect::<Result<Vec<_>, Refusal>>()?;
-        done(self.vm().set_routing(&routes))?;
+        self.set_routes(routes.into_iter().map(|wanted| route(wanted.irq_id, wanted.target)))
+    }
+
+    fn set_routes(&mut self, routes: impl Iterator<Item = Result<Route, Refusal>>) -> Outcome {
+        let routes = routes.collect::<Result<Vec<_>, _>>()?;
+        self.vm().set_routing(&routes).map_err(|error| advice::routing_refused(&routes, &error))?;
         self.routed = Some(routes.iter().map(gsi_of).collect());
         Ok(Given::nothing())
     }
@@ -273,10 +281,7 @@ impl<'h> PluginVm<'h> {
                 Ok(Given::nothing().warning(advice::set_irq(&irq, self.is_routed(irq.irq_id))))
             }
             Message::SetIrqRouting(routing) => {
-                let routes = routing.routes.into_iter().map(route).collect::<Result<Vec<_>, Refusal>>()?;
-                self.vm().set_routing(&routes).map_err(|error| advice::routing_refused(&routes, &error))?;
-                self.routed = Some(routes.iter().map(gsi_of).collect());
-                Ok(Given::nothing())
+                self.set_routes(routing.routes.into_iter().map(|wanted| route(wanted.irq_id, target(wanted.route))))
             }
             Message::GetState(get) => {
                 let state = vm_state::get(self.vm(), get.set)?;
@@ -479,21 +484,21 @@ fn cpuid_answer(entries: &[hypervisor::kvm_cpuid_entry2]) -> main_response::Cpui
     main_response::CpuidResponse { entries: cpuid_to_wire(entries), ..Default::default() }
 }
 
-fn route_from_wire(wanted: plugin_proto::Route) -> Result<Route, Refusal> {
-    let gsi = Gsi(wanted.irq_id);
-    match wanted.target {
+fn route(irq_id: u32, target: Option<RouteTarget>) -> Result<Route, Refusal> {
+    let gsi = Gsi(irq_id);
+    match target {
         Some(RouteTarget::Irqchip { irqchip, pin }) => Ok(Route::Irqchip { gsi, chip: irqchip, pin }),
         Some(RouteTarget::Msi { address, data }) => Ok(Route::Msi { gsi, address, data }),
-        None => Err(Refusal::new(Errno::INVAL, "a route says not where to")),
+        None => Err(Refusal::new(Errno::INVAL, format!("the route of GSI {irq_id} has no target"))),
     }
 }
 
-fn route(wanted: main_request::set_irq_routing::Route) -> Result<Route, Refusal> {
-    let gsi = Gsi(wanted.irq_id);
-    match wanted.route {
-        Some(WireRoute::Irqchip(to)) => Ok(Route::Irqchip { gsi, chip: to.irqchip, pin: to.pin }),
-        Some(WireRoute::Msi(to)) => Ok(Route::Msi { gsi, address: to.address, data: to.data }),
-        _ => Err(Refusal::new(Errno::INVAL, format!("the route of GSI {} leads nowhere", wanted.irq_id))),
+/// The target of a route in a request that has other fields beside its routes.
+fn target(wanted: Option<WireRoute>) -> Option<RouteTarget> {
+    match wanted? {
+        WireRoute::Irqchip(to) => Some(RouteTarget::Irqchip { irqchip: to.irqchip, pin: to.pin }),
+        WireRoute::Msi(to) => Some(RouteTarget::Msi { address: to.address, data: to.data }),
+        _ => None,
     }
 }
 
@@ -606,7 +611,12 @@ mod tests {
 
     fn vm(vcpus: u32) -> PluginVm<'static> {
         crate::descriptor_limit::raise();
-        let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None, cgroup: None };
+        let config = vmm_core::Config {
+            vcpus: NonZeroU32::new(vcpus).unwrap(),
+            exit_timeout: None,
+            cgroup: None,
+            unclaimed: vmm_core::Unclaimed::default(),
+        };
         let (mut machine, _) = Machine::new(mock().create_vm().unwrap(), &config).unwrap();
         let (owner, _) = machine.attach_ends("test").unwrap();
         let links = Arc::new(VcpuLinks::new(vcpus, None).unwrap());
