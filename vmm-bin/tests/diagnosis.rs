@@ -230,11 +230,11 @@ fn a_guest_that_cannot_go_on_is_shown_with_its_registers(backend: Backend) {
 
 #[test]
 fn what_the_mock_cannot_do_has_bytes_assembly_and_document() {
-    // fld1
-    let steps =
-        format!("{BOOTED} resume wait=hung-up exit=1").replace("memory", &format!("memory={}", hex(&[0xd9, 0xe8])));
+    // enter 0, 2, with a stack where accesses exit: it writes, and reads what it has written.
+    let code = format!("memory={}", hex(&[0xc8, 0, 0, 2]));
+    let steps = format!("{BOOTED} resume wait=hung-up exit=1").replace("memory", &code);
     let ended = Outboard::plugin(Backend::Mock, &[], "probe", steps.split_whitespace()).run();
-    let parts = ["vCPU 0: internal error", "fld1 at 0x1000, bytes d9 e8", "docs/mock-cpu.md", "RIP 0x1000"];
+    let parts = ["vCPU 0: internal error", "enter at 0x1000, bytes c8 00 00 02", "docs/mock-cpu.md", "RIP 0x1000"];
     ended.assert_failure(&parts).assert_code(3);
 }
 

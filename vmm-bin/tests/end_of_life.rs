@@ -91,12 +91,12 @@ fn a_guest_that_ends_ends_the_vm(backend: Backend) {
 }
 
 #[test]
-fn an_instruction_that_the_mock_does_not_know_is_named() {
-    // fld1
-    let steps = format!("{BOOTED} resume await-event exit=0").replace("memory", "memory=d9e8");
+fn an_instruction_that_the_mock_cannot_execute_is_named() {
+    // enter 0, 2, with a stack where accesses exit: it writes, and reads what it has written.
+    let steps = format!("{BOOTED} resume await-event exit=0").replace("memory", "memory=c8000002");
     let ended = Outboard::plugin(Backend::Mock, &[], "probe", steps.split_whitespace()).run();
     ended.assert_success();
-    ended.assert_logged(&["ERROR", "internal error", "0x1000", "d9 e8", "fld1", "vcpu=0", "probe"]);
+    ended.assert_logged(&["ERROR", "internal error", "0x1000", "c8 00 00 02", "enter", "vcpu=0", "probe"]);
 }
 
 #[test]
