@@ -262,7 +262,7 @@ fn state(start: &Start) -> [u8; STATE_LEN as usize] {
     let mut seed = start.memory ^ 0x5555;
     let mut image = [0; STATE_LEN as usize];
     let depth = depth(start);
-    let status = (8 - depth as u16) % 8 << 11;
+    let status = ((8 - depth as u16) % 8) << 11;
     image[..2].copy_from_slice(&start.fcw.to_le_bytes());
     image[2..4].copy_from_slice(&status.to_le_bytes());
     image[4] = !(0xff_u16 >> depth) as u8;

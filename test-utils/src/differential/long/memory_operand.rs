@@ -131,7 +131,7 @@ impl Assembler {
 fn index(op: &Op) -> (u64, u64) {
     let mut seed = u64::from(op.picks.extra ^ op.picks.value);
     let value = random(&mut seed);
-    (1 << (op.picks.extra >> 4) % 4, if op.picks.extra % 4 == 0 { value } else { value & 0xff })
+    (1 << ((op.picks.extra >> 4) % 4), if op.picks.extra.is_multiple_of(4) { value } else { value & 0xff })
 }
 
 /// Where `size` bytes are to be accessed.

@@ -136,7 +136,7 @@ fn double_shift(a: &mut Assembler, op: &Op) -> u64 {
         32 => (32, 0x20),
         _ => (64, 0x40),
     };
-    let count = u64::from(op.picks.value % most | op.picks.extra & beyond);
+    let count = u64::from((op.picks.value % most) | (op.picks.extra & beyond));
     if op.code.op_code().op_kinds().contains(&Form::cl) {
         a.hold(RCX, count);
     }
@@ -234,7 +234,7 @@ fn string(a: &mut Assembler, op: &Op) {
     let source_low = !forms.contains(&Form::seg_rSI) || walk(RSI, picks.place);
     let target_low = !forms.contains(&Form::es_rDI) || walk(RDI, picks.value);
     let narrow = narrow && source_low && target_low;
-    let repeated = picks.extra % 4 != 0;
+    let repeated = !picks.extra.is_multiple_of(4);
     if repeated {
         a.hold(RCX, u64::from(picks.extra >> 2) % 24);
     }
