@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod hold;
 pub mod jail;
 mod log_budget;
+mod main_messages;
 mod main_requests;
 mod memory_quota;
 mod objects;

@@ -14,17 +14,16 @@ use std::sync::Arc;
 use hypervisor::{Direction, Gsi, Hypervisor, Route, VcpuId, Vm};
 use plugin_proto::limits::{MAX_RESPONSE_FDS, MAX_VCPUS};
 use plugin_proto::messages::main_request::Message;
-use plugin_proto::messages::main_request::create::Constructor;
-use plugin_proto::messages::main_request::set_irq_routing::route::Route as WireRoute;
 use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
-use plugin_proto::{RouteTarget, decode_routes, encode_main_response, ring};
-use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
+use plugin_proto::{decode_routes, encode_main_response, ring};
+use vmm_core::{CallHint, Claim, Machine, OwnerId, Service};
 
 use crate::Transport;
 use crate::advice;
 use crate::connection::{self, Connection, Content, Request};
 use crate::errno::Errno;
+use crate::main_messages::{empty_response, gsi_of, hint_detail, request_name, route, target};
 use crate::memory_quota::MemoryQuota;
 use crate::objects::Objects;
 use crate::quota;
@@ -484,30 +483,6 @@ fn cpuid_answer(entries: &[hypervisor::kvm_cpuid_entry2]) -> main_response::Cpui
     main_response::CpuidResponse { entries: cpuid_to_wire(entries), ..Default::default() }
 }
 
-fn route(irq_id: u32, target: Option<RouteTarget>) -> Result<Route, Refusal> {
-    let gsi = Gsi(irq_id);
-    match target {
-        Some(RouteTarget::Irqchip { irqchip, pin }) => Ok(Route::Irqchip { gsi, chip: irqchip, pin }),
-        Some(RouteTarget::Msi { address, data }) => Ok(Route::Msi { gsi, address, data }),
-        None => Err(Refusal::new(Errno::INVAL, format!("the route of GSI {irq_id} has no target"))),
-    }
-}
-
-/// The target of a route in a request that has other fields beside its routes.
-fn target(wanted: Option<WireRoute>) -> Option<RouteTarget> {
-    match wanted? {
-        WireRoute::Irqchip(to) => Some(RouteTarget::Irqchip { irqchip: to.irqchip, pin: to.pin }),
-        WireRoute::Msi(to) => Some(RouteTarget::Msi { address: to.address, data: to.data }),
-        _ => None,
-    }
-}
-
-fn gsi_of(route: &Route) -> u32 {
-    match route {
-        Route::Irqchip { gsi, .. } | Route::Msi { gsi, .. } => gsi.0,
-    }
-}
-
 #[cold]
 fn disconnected() -> Refusal {
     Refusal::new(Errno::PIPE, "the vCPUs were stopped, and the plugin is disconnected from them")
@@ -517,81 +492,6 @@ fn unknown_request() -> Refusal {
     Refusal::new(Errno::NOTTY, "this VMM does not know it")
 }
 
-fn hint_detail(wanted: &main_request::set_call_hint::RegHint) -> HintDetail {
-    HintDetail {
-        rax: wanted.match_rax.then_some(wanted.rax),
-        rbx: wanted.match_rbx.then_some(wanted.rbx),
-        rcx: wanted.match_rcx.then_some(wanted.rcx),
-        rdx: wanted.match_rdx.then_some(wanted.rdx),
-        sregs: wanted.send_sregs,
-        debug_regs: wanted.send_debugregs,
-    }
-}
-
-/// What was asked: the request's name in the protocol, made clearer where one request does several things.
-fn request_name(request: &Message) -> &'static str {
-    match request {
-        Message::Create(create) => match &create.constructor {
-            Some(Constructor::Memory(_)) => "create_memory",
-            Some(Constructor::IoEvent(_)) => "create_io_event",
-            Some(Constructor::IrqEvent(_)) => "create_irq_event",
-            _ => "create",
-        },
-        Message::Destroy(_) => "destroy",
-        Message::NewConnection(_) => "new_connection",
-        Message::GetShutdownEventfd(_) => "get_shutdown_eventfd",
-        Message::CheckExtension(_) => "check_extension",
-        Message::GetSupportedCpuid(_) => "get_supported_cpuid",
-        Message::GetEmulatedCpuid(_) => "get_emulated_cpuid",
-        Message::GetMsrIndexList(_) => "get_msr_index_list",
-        Message::GetNetConfig(_) => "get_net_config",
-        Message::ReserveRange(range) if range.length == 0 => "release_range",
-        Message::ReserveRange(_) => "reserve_range",
-        Message::SetIrq(_) => "set_irq",
-        Message::SetIrqRouting(_) => "set_irq_routing",
-        Message::GetState(_) => "get_state",
-        Message::SetState(_) => "set_state",
-        Message::SetIdentityMapAddr(_) => "set_identity_map_addr",
-        Message::PauseVcpus(_) => "pause_vcpus",
-        Message::GetVcpus(_) => "get_vcpus",
-        Message::Start(_) => "start",
-        Message::SetCallHint(_) => "set_call_hint",
-        Message::DirtyLog(_) => "dirty_log",
-        Message::Negotiate(_) => "negotiate",
-        Message::GetVcpuRings(_) => "get_vcpu_rings",
-        _ => "an unknown request",
-    }
-}
-
-/// The message that an answer to `request` has at least; `None` for a request this VMM does not know.
-fn empty_response(request: &Message) -> Option<Response> {
-    Some(match request {
-        Message::Create(_) => Response::Create(Default::default()),
-        Message::Destroy(_) => Response::Destroy(Default::default()),
-        Message::NewConnection(_) => Response::NewConnection(Default::default()),
-        Message::GetShutdownEventfd(_) => Response::GetShutdownEventfd(Default::default()),
-        Message::CheckExtension(_) => Response::CheckExtension(Default::default()),
-        Message::GetSupportedCpuid(_) => Response::GetSupportedCpuid(Default::default()),
-        Message::GetEmulatedCpuid(_) => Response::GetEmulatedCpuid(Default::default()),
-        Message::GetMsrIndexList(_) => Response::GetMsrIndexList(Default::default()),
-        Message::GetNetConfig(_) => Response::GetNetConfig(Default::default()),
-        Message::ReserveRange(_) => Response::ReserveRange(Default::default()),
-        Message::SetIrq(_) => Response::SetIrq(Default::default()),
-        Message::SetIrqRouting(_) => Response::SetIrqRouting(Default::default()),
-        Message::GetState(_) => Response::GetState(Default::default()),
-        Message::SetState(_) => Response::SetState(Default::default()),
-        Message::SetIdentityMapAddr(_) => Response::SetIdentityMapAddr(Default::default()),
-        Message::PauseVcpus(_) => Response::PauseVcpus(Default::default()),
-        Message::GetVcpus(_) => Response::GetVcpus(Default::default()),
-        Message::Start(_) => Response::Start(Default::default()),
-        Message::SetCallHint(_) => Response::SetCallHint(Default::default()),
-        Message::DirtyLog(_) => Response::DirtyLog(Default::default()),
-        Message::Negotiate(_) => Response::Negotiate(Default::default()),
-        Message::GetVcpuRings(_) => Response::GetVcpuRings(Default::default()),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -599,6 +499,7 @@ mod tests {
     use hypervisor::Hypervisor;
     use hypervisor::mock::{Mock, Script};
     use plugin_proto::messages::MainRequest;
+    use plugin_proto::messages::main_request::create::Constructor;
     use test_utils::memory::sealed_memfd;
 
     use super::*;
