@@ -1,9 +1,9 @@
 //! Whether this process learns how its children end.
-#![allow(unsafe_code, reason = "a signal's disposition is read by a call of the C library's")]
 
 use std::io;
 
 use crate::error::{Error, Result};
+use crate::signals::disposition;
 
 /// Sees that the kernel keeps a child's status until it is waited for.
 ///
@@ -12,15 +12,13 @@ use crate::error::{Error, Result};
 /// [`Error::SetUp`] where `SIGCHLD` is ignored, which may be inherited, or its action has `SA_NOCLDWAIT`: then `waitid` fails
 /// for every child, and a plugin's end could not be told from its VMM's own fault (waitpid(2)).
 pub(crate) fn must_be_waited_for() -> Result<()> {
-    let what = "learning how the plugin ends";
-    // SAFETY: a `sigaction` of zeros is valid.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: `action` is what the call writes, and nothing is set.
-    if unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action) } != 0 {
-        return Err(Error::set_up(what)(io::Error::last_os_error()));
-    }
+    let failed = Error::set_up("learning how the plugin ends");
+    let action = match disposition(libc::SIGCHLD) {
+        Ok(action) => action,
+        Err(error) => return Err(failed(error)),
+    };
     if action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0 {
-        return Err(Error::set_up(what)(io::Error::other(
+        return Err(failed(io::Error::other(
             "this process ignores SIGCHLD, so the kernel does not say how its children end: reset it to its default",
         )));
     }
@@ -28,6 +26,7 @@ pub(crate) fn must_be_waited_for() -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code, reason = "fork, and a child that sets a disposition")]
 mod tests {
     use super::*;
 

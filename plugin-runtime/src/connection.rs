@@ -48,17 +48,26 @@ impl Buffers {
 /// A request, and the descriptors that came with it.
 #[derive(Debug)]
 pub(crate) struct Request {
+    /// The request; without what it holds, where `content` says so.
     pub(crate) message: MainRequest,
-    /// What a `set_irq_routing` holds, which is not in the message: it is decoded when it is served, and the time is charged.
-    pub(crate) routes: Option<Box<[u8]>>,
-    /// Why it is not served: it says more than the protocol allows, which is not in the message.
-    pub(crate) refused: Option<PluginErrno>,
+    pub(crate) content: Content,
     pub(crate) fd: Option<OwnedFd>,
+}
+
+/// Where the content of a request is.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// In the message.
+    Decoded,
+    /// Here: the encoded routes of a `set_irq_routing`. They are decoded as the request is served, so that the time is charged.
+    Routes(Box<[u8]>),
+    /// Nowhere: it has more fields than the protocol allows, and is refused with this errno.
+    TooMany(PluginErrno),
 }
 
 impl Request {
     pub(crate) fn new(message: MainRequest, fd: Option<OwnedFd>) -> Self {
-        Self { message, routes: None, refused: None, fd }
+        Self { message, content: Content::Decoded, fd }
     }
 
     /// The request in a datagram.
@@ -66,12 +75,12 @@ impl Request {
         match decode_incoming(datagram) {
             Ok(Incoming::Other(message)) => Ok(Self::new(message, fd)),
             Ok(Incoming::Routing(routes)) => {
-                Ok(Self { routes: Some(routes.into()), ..Self::new(bare_main_request(SET_IRQ_ROUTING), fd) })
+                Ok(Self { message: bare_main_request(SET_IRQ_ROUTING), content: Content::Routes(routes.into()), fd })
             }
             Err(plugin_proto::Error::TooMany { outermost, .. }) => {
                 // As the kernel has it.
                 let errno = if outermost == SET_IRQ_ROUTING { PluginErrno::INVAL } else { PluginErrno::TOOBIG };
-                Ok(Self { refused: Some(errno), ..Self::new(bare_main_request(outermost), fd) })
+                Ok(Self { message: bare_main_request(outermost), content: Content::TooMany(errno), fd })
             }
             Err(error) => Err(error),
         }

@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod hold;
 pub mod jail;
 mod log_budget;
+mod main_messages;
 mod main_requests;
 mod memory_quota;
 mod objects;
@@ -69,6 +70,7 @@ use hypervisor::Hypervisor;
 pub use jail::Sandbox;
 pub use seccomp::{Filter, OnViolation, Violation};
 pub use tap::{MacAddress, Tap};
+#[doc(hidden)]
 pub use text_file::read_text;
 pub use vmm_core::{Cgroup, Culprit, StopReason, Unclaimed};
 

@@ -1,5 +1,6 @@
 //! How much of the log one plugin may fill.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 /// Lines a plugin may cause in one second; what is more is counted.
@@ -18,8 +19,8 @@ pub(crate) struct LogBudget {
 pub(crate) enum Admission {
     /// It may, and this many lines before it were not.
     Log {
-        /// Lines dropped since the last one that was logged.
-        dropped: u64,
+        /// Lines dropped since the last one that was logged; `None`, which adds no field to the line, for none.
+        dropped: Option<NonZeroU64>,
     },
     /// It may not.
     Drop,
@@ -52,7 +53,7 @@ impl LogBudget {
             return Admission::Drop;
         }
         self.used = self.used.saturating_add(1);
-        Admission::Log { dropped: std::mem::take(&mut self.dropped) }
+        Admission::Log { dropped: NonZeroU64::new(std::mem::take(&mut self.dropped)) }
     }
 
     /// Lines that were dropped and never told of.
@@ -72,8 +73,8 @@ mod tests {
         let logged = (0..250).filter(|_| budget.admit(start) != Admission::Drop).count();
         assert_eq!(logged, 100);
         let later = start + Duration::from_secs(1);
-        assert_eq!(budget.admit(later), Admission::Log { dropped: 150 });
-        assert_eq!(budget.admit(later), Admission::Log { dropped: 0 });
+        assert_eq!(budget.admit(later), Admission::Log { dropped: NonZeroU64::new(150) });
+        assert_eq!(budget.admit(later), Admission::Log { dropped: None });
         assert_eq!(budget.untold(), 0);
     }
 }

@@ -14,17 +14,16 @@ use std::sync::Arc;
 use hypervisor::{Direction, Gsi, Hypervisor, Route, VcpuId, Vm};
 use plugin_proto::limits::{MAX_RESPONSE_FDS, MAX_VCPUS};
 use plugin_proto::messages::main_request::Message;
-use plugin_proto::messages::main_request::create::Constructor;
-use plugin_proto::messages::main_request::set_irq_routing::route::Route as WireRoute;
 use plugin_proto::messages::main_response::Message as Response;
 use plugin_proto::messages::{MainResponse, main_request, main_response};
-use plugin_proto::{RouteTarget, decode_routes, encode_main_response, ring};
-use vmm_core::{CallHint, Claim, HintDetail, Machine, OwnerId, Service};
+use plugin_proto::{decode_routes, encode_main_response, ring};
+use vmm_core::{CallHint, Claim, Machine, OwnerId, Service};
 
 use crate::Transport;
 use crate::advice;
-use crate::connection::{self, Connection, Request};
+use crate::connection::{self, Connection, Content, Request};
 use crate::errno::Errno;
+use crate::main_messages::{empty_response, gsi_of, hint_detail, request_name, route, target};
 use crate::memory_quota::MemoryQuota;
 use crate::objects::Objects;
 use crate::quota;
@@ -175,26 +174,30 @@ impl<'h> PluginVm<'h> {
 
     /// Does what a request asks for. Whatever it is, there is an answer. `connections` are open now.
     pub(crate) fn handle(&mut self, request: Request, connections: usize) -> Reply {
-        let encoded = request.message.message.as_ref().and_then(|message| self.encoded(message));
-        let unavailable = match encoded {
-            Some(Ok(encoded)) => {
-                let response = Outgoing::Encoded(encoded);
-                return Reply { response, fds: Vec::new(), then: Then::Nothing, refused: None, warnings: Vec::new() };
-            }
-            Some(Err(refusal)) => Some(refusal),
-            None => None,
-        };
         let mut response = MainResponse::new();
         let mut name = "a request";
         let outcome = match request.message.message {
             Some(message) => {
+                let encoded = self.encoded(&message);
+                if let Some(Ok(encoded)) = encoded {
+                    let response = Outgoing::Encoded(encoded);
+                    return Reply {
+                        response,
+                        fds: Vec::new(),
+                        then: Then::Nothing,
+                        refused: None,
+                        warnings: Vec::new(),
+                    };
+                }
                 response.message = empty_response(&message);
                 name = request_name(&message);
-                let too_many = |errno| Refusal::new(errno, "it has more fields than the protocol allows");
-                match (message, unavailable.or(request.refused.map(too_many)), request.routes) {
-                    (_, Some(refusal), _) => Err(refusal),
-                    (Message::SetIrqRouting(_), _, Some(routes)) => self.set_irq_routing(&routes),
-                    (message, ..) => self.serve(message, request.fd, connections),
+                match (encoded, request.content) {
+                    (Some(Err(refusal)), _) => Err(refusal),
+                    (_, Content::Decoded) => self.serve(message, request.fd, connections),
+                    (_, Content::Routes(routes)) => self.set_encoded_routes(&routes),
+                    (_, Content::TooMany(errno)) => {
+                        Err(Refusal::new(errno, "it has more fields than the protocol allows"))
+                    }
                 }
             }
             None => Err(unknown_request()),
@@ -246,10 +249,14 @@ impl<'h> PluginVm<'h> {
         Ok(bytes.into())
     }
 
-    fn set_irq_routing(&mut self, routes: &[u8]) -> Outcome {
-        // Too many, or none: either is what the kernel calls invalid.
+    fn set_encoded_routes(&mut self, routes: &[u8]) -> Outcome {
+        // Too many, or no routes at all: either is what the kernel calls invalid.
         let routes = decode_routes(routes).map_err(|error| Refusal::new(Errno::INVAL, error.to_string()))?;
-        let routes = routes.into_iter().map(route_from_wire).collect::<Result<Vec<_>, Refusal>>()?;
+        self.set_routes(routes.into_iter().map(|wanted| route(wanted.irq_id, wanted.target)))
+    }
+
+    fn set_routes(&mut self, routes: impl Iterator<Item = Result<Route, Refusal>>) -> Outcome {
+        let routes = routes.collect::<Result<Vec<_>, _>>()?;
         self.vm().set_routing(&routes).map_err(|error| advice::routing_refused(&routes, &error))?;
         self.routed = Some(routes.iter().map(gsi_of).collect());
         Ok(Given::nothing())
@@ -273,10 +280,7 @@ impl<'h> PluginVm<'h> {
                 Ok(Given::nothing().warning(advice::set_irq(&irq, self.is_routed(irq.irq_id))))
             }
             Message::SetIrqRouting(routing) => {
-                let routes = routing.routes.into_iter().map(route).collect::<Result<Vec<_>, Refusal>>()?;
-                self.vm().set_routing(&routes).map_err(|error| advice::routing_refused(&routes, &error))?;
-                self.routed = Some(routes.iter().map(gsi_of).collect());
-                Ok(Given::nothing())
+                self.set_routes(routing.routes.into_iter().map(|wanted| route(wanted.irq_id, target(wanted.route))))
             }
             Message::GetState(get) => {
                 let state = vm_state::get(self.vm(), get.set)?;
@@ -479,30 +483,6 @@ fn cpuid_answer(entries: &[hypervisor::kvm_cpuid_entry2]) -> main_response::Cpui
     main_response::CpuidResponse { entries: cpuid_to_wire(entries), ..Default::default() }
 }
 
-fn route_from_wire(wanted: plugin_proto::Route) -> Result<Route, Refusal> {
-    let gsi = Gsi(wanted.irq_id);
-    match wanted.target {
-        Some(RouteTarget::Irqchip { irqchip, pin }) => Ok(Route::Irqchip { gsi, chip: irqchip, pin }),
-        Some(RouteTarget::Msi { address, data }) => Ok(Route::Msi { gsi, address, data }),
-        None => Err(Refusal::new(Errno::INVAL, "a route says not where to")),
-    }
-}
-
-fn route(wanted: main_request::set_irq_routing::Route) -> Result<Route, Refusal> {
-    let gsi = Gsi(wanted.irq_id);
-    match wanted.route {
-        Some(WireRoute::Irqchip(to)) => Ok(Route::Irqchip { gsi, chip: to.irqchip, pin: to.pin }),
-        Some(WireRoute::Msi(to)) => Ok(Route::Msi { gsi, address: to.address, data: to.data }),
-        _ => Err(Refusal::new(Errno::INVAL, format!("the route of GSI {} leads nowhere", wanted.irq_id))),
-    }
-}
-
-fn gsi_of(route: &Route) -> u32 {
-    match route {
-        Route::Irqchip { gsi, .. } | Route::Msi { gsi, .. } => gsi.0,
-    }
-}
-
 #[cold]
 fn disconnected() -> Refusal {
     Refusal::new(Errno::PIPE, "the vCPUs were stopped, and the plugin is disconnected from them")
@@ -512,81 +492,6 @@ fn unknown_request() -> Refusal {
     Refusal::new(Errno::NOTTY, "this VMM does not know it")
 }
 
-fn hint_detail(wanted: &main_request::set_call_hint::RegHint) -> HintDetail {
-    HintDetail {
-        rax: wanted.match_rax.then_some(wanted.rax),
-        rbx: wanted.match_rbx.then_some(wanted.rbx),
-        rcx: wanted.match_rcx.then_some(wanted.rcx),
-        rdx: wanted.match_rdx.then_some(wanted.rdx),
-        sregs: wanted.send_sregs,
-        debug_regs: wanted.send_debugregs,
-    }
-}
-
-/// What was asked: the request's name in the protocol, made clearer where one request does several things.
-fn request_name(request: &Message) -> &'static str {
-    match request {
-        Message::Create(create) => match &create.constructor {
-            Some(Constructor::Memory(_)) => "create_memory",
-            Some(Constructor::IoEvent(_)) => "create_io_event",
-            Some(Constructor::IrqEvent(_)) => "create_irq_event",
-            _ => "create",
-        },
-        Message::Destroy(_) => "destroy",
-        Message::NewConnection(_) => "new_connection",
-        Message::GetShutdownEventfd(_) => "get_shutdown_eventfd",
-        Message::CheckExtension(_) => "check_extension",
-        Message::GetSupportedCpuid(_) => "get_supported_cpuid",
-        Message::GetEmulatedCpuid(_) => "get_emulated_cpuid",
-        Message::GetMsrIndexList(_) => "get_msr_index_list",
-        Message::GetNetConfig(_) => "get_net_config",
-        Message::ReserveRange(range) if range.length == 0 => "release_range",
-        Message::ReserveRange(_) => "reserve_range",
-        Message::SetIrq(_) => "set_irq",
-        Message::SetIrqRouting(_) => "set_irq_routing",
-        Message::GetState(_) => "get_state",
-        Message::SetState(_) => "set_state",
-        Message::SetIdentityMapAddr(_) => "set_identity_map_addr",
-        Message::PauseVcpus(_) => "pause_vcpus",
-        Message::GetVcpus(_) => "get_vcpus",
-        Message::Start(_) => "start",
-        Message::SetCallHint(_) => "set_call_hint",
-        Message::DirtyLog(_) => "dirty_log",
-        Message::Negotiate(_) => "negotiate",
-        Message::GetVcpuRings(_) => "get_vcpu_rings",
-        _ => "an unknown request",
-    }
-}
-
-/// The message that an answer to `request` has at least; `None` for a request this VMM does not know.
-fn empty_response(request: &Message) -> Option<Response> {
-    Some(match request {
-        Message::Create(_) => Response::Create(Default::default()),
-        Message::Destroy(_) => Response::Destroy(Default::default()),
-        Message::NewConnection(_) => Response::NewConnection(Default::default()),
-        Message::GetShutdownEventfd(_) => Response::GetShutdownEventfd(Default::default()),
-        Message::CheckExtension(_) => Response::CheckExtension(Default::default()),
-        Message::GetSupportedCpuid(_) => Response::GetSupportedCpuid(Default::default()),
-        Message::GetEmulatedCpuid(_) => Response::GetEmulatedCpuid(Default::default()),
-        Message::GetMsrIndexList(_) => Response::GetMsrIndexList(Default::default()),
-        Message::GetNetConfig(_) => Response::GetNetConfig(Default::default()),
-        Message::ReserveRange(_) => Response::ReserveRange(Default::default()),
-        Message::SetIrq(_) => Response::SetIrq(Default::default()),
-        Message::SetIrqRouting(_) => Response::SetIrqRouting(Default::default()),
-        Message::GetState(_) => Response::GetState(Default::default()),
-        Message::SetState(_) => Response::SetState(Default::default()),
-        Message::SetIdentityMapAddr(_) => Response::SetIdentityMapAddr(Default::default()),
-        Message::PauseVcpus(_) => Response::PauseVcpus(Default::default()),
-        Message::GetVcpus(_) => Response::GetVcpus(Default::default()),
-        Message::Start(_) => Response::Start(Default::default()),
-        Message::SetCallHint(_) => Response::SetCallHint(Default::default()),
-        Message::DirtyLog(_) => Response::DirtyLog(Default::default()),
-        Message::Negotiate(_) => Response::Negotiate(Default::default()),
-        Message::GetVcpuRings(_) => Response::GetVcpuRings(Default::default()),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -594,6 +499,7 @@ mod tests {
     use hypervisor::Hypervisor;
     use hypervisor::mock::{Mock, Script};
     use plugin_proto::messages::MainRequest;
+    use plugin_proto::messages::main_request::create::Constructor;
     use test_utils::memory::sealed_memfd;
 
     use super::*;
@@ -606,7 +512,12 @@ mod tests {
 
     fn vm(vcpus: u32) -> PluginVm<'static> {
         crate::descriptor_limit::raise();
-        let config = vmm_core::Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None, cgroup: None };
+        let config = vmm_core::Config {
+            vcpus: NonZeroU32::new(vcpus).unwrap(),
+            exit_timeout: None,
+            cgroup: None,
+            unclaimed: vmm_core::Unclaimed::default(),
+        };
         let (mut machine, _) = Machine::new(mock().create_vm().unwrap(), &config).unwrap();
         let (owner, _) = machine.attach_ends("test").unwrap();
         let links = Arc::new(VcpuLinks::new(vcpus, None).unwrap());

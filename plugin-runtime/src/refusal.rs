@@ -84,12 +84,7 @@ pub(crate) fn log(what: fmt::Arguments<'_>) {
     let Admission::Log { dropped } = BUDGET.with_borrow_mut(|budget| budget.admit(Instant::now())) else { return };
     let thread = thread::current();
     let vcpu = thread.name().and_then(|name| name.strip_prefix("vcpu")?.parse::<u32>().ok());
-    match (vcpu, dropped) {
-        (Some(vcpu), 0) => tracing::debug!(vcpu, "{what}"),
-        (Some(vcpu), _) => tracing::debug!(vcpu, dropped, "{what}"),
-        (None, 0) => tracing::debug!("{what}"),
-        (None, _) => tracing::debug!(dropped, "{what}"),
-    }
+    tracing::debug!(vcpu, dropped, "{what}");
 }
 
 #[cfg(test)]

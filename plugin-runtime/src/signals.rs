@@ -42,7 +42,7 @@ impl Signals {
         begin_listening().map_err(set_up("setting the handler of a signal"))?;
         // From here on, dropping it ends the listening.
         let mut signals = Self { stream: ours.into(), handlers: Vec::new(), received: Arc::default() };
-        for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
+        for signal in ENDING.into_iter().filter(|signal| !stays_ignored(*signal)) {
             // Handlers run in this order: which signal it was is known before the descriptor is readable.
             let number = usize::try_from(signal).unwrap_or_default();
             let handler = register_usize(signal, Arc::clone(&signals.received), number)
@@ -70,20 +70,31 @@ fn begin_listening() -> io::Result<()> {
         return Ok(());
     }
     let nobody = Arc::new(AtomicBool::new(false));
-    for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
+    for signal in ENDING.into_iter().filter(|signal| !stays_ignored(*signal)) {
         register_conditional_default(signal, Arc::clone(&nobody))?;
     }
     *listeners = Some(Listeners { count: 1, nobody });
     Ok(())
 }
 
-/// Whether whoever started this process keeps the end of a terminal away from it, as nohup(1) does.
-fn is_ignored(signal: i32) -> bool {
+/// Whether a signal that ends the VM stays ignored: SIGHUP, where whoever started this process has it ignored, as nohup(1) does.
+fn stays_ignored(signal: i32) -> bool {
+    signal == SIGHUP && disposition(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN)
+}
+
+/// What this process does at a signal.
+///
+/// # Errors
+///
+/// The kernel's, for a number that is no signal.
+pub(crate) fn disposition(signal: i32) -> io::Result<libc::sigaction> {
     // SAFETY: a `sigaction` of zeros is valid.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: `action` is what the call writes, and nothing is set. Where it fails it stays the default.
-    unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
-    signal == SIGHUP && action.sa_sigaction == libc::SIG_IGN
+    // SAFETY: `action` is what the call writes, and nothing is set.
+    match unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) } {
+        0 => Ok(action),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 impl Drop for Signals {

@@ -158,7 +158,6 @@ impl StderrLog {
     fn log_line(&mut self, now: Instant) {
         match self.budget.admit(now) {
             Admission::Drop => {}
-            Admission::Log { dropped: 0 } => tracing::info!(plugin = self.plugin, "{}", quoted(&self.line)),
             Admission::Log { dropped } => tracing::info!(plugin = self.plugin, dropped, "{}", quoted(&self.line)),
         }
         self.line.clear();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
-use vmm_core::{Culprit, HandlerThread, KICK_INTERVAL, Machine, Notice, Notices, StopReason};
+use vmm_core::{Culprit, HandlerThread, JOIN_LIMIT, KICK_INTERVAL, Machine, Notice, Notices, StopReason};
 
 use crate::confine::confine;
 use crate::connection::{self, Buffers, Connection, Fault, Request};
@@ -46,9 +46,6 @@ const TURN: Duration = Duration::from_millis(50);
 /// How long requests are served that the plugin left behind when it ended. They can be many, cost much, and have no end
 /// where the plugin's children go on sending.
 const LAST_TURN: Duration = Duration::from_millis(500);
-/// How long the vCPUs' threads may take to end after the plugin has ended. They need microseconds, and more where the machine is
-/// overloaded.
-const JOIN_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of standard error before the others get their turn.
 const STDERR_TURN: usize = 0x40000;
 
@@ -91,10 +88,13 @@ impl<'h> Supervisor<'h> {
         descriptor_limit::raise();
         let signals = Signals::new()?;
         let name = command.name();
-        let machine_config =
-            vmm_core::Config { vcpus: config.vcpus, exit_timeout: config.exit_timeout, cgroup: config.vcpu_cgroup };
+        let machine_config = vmm_core::Config {
+            vcpus: config.vcpus,
+            exit_timeout: config.exit_timeout,
+            cgroup: config.vcpu_cgroup,
+            unclaimed: config.unclaimed,
+        };
         let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &machine_config)?;
-        machine.set_unclaimed(config.unclaimed);
         let links = Arc::new(VcpuLinks::new(config.vcpus.get(), config.poll_us)?);
         let stop = machine.stop_signal().clone();
         let owner = machine.attach(&name, HandlerThread::Vcpu, |vcpu| {

@@ -125,20 +125,11 @@ pub(crate) fn cpuid_entry([function, _, has_index, index, eax, ebx, ecx, edx]: [
 }
 
 pub(crate) fn cpuid_from_wire(entries: &[CpuidEntry]) -> Vec<kvm_cpuid_entry2> {
-    entries
-        .iter()
-        .map(|entry| kvm_cpuid_entry2 {
-            function: entry.function,
-            // Without its flag an index means nothing.
-            index: if entry.has_index { entry.index } else { 0 },
-            flags: if entry.has_index { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
-            eax: entry.eax,
-            ebx: entry.ebx,
-            ecx: entry.ecx,
-            edx: entry.edx,
-            ..Default::default()
-        })
-        .collect()
+    let fields = |entry: &CpuidEntry| {
+        let CpuidEntry { function, has_index, index, eax, ebx, ecx, edx, .. } = *entry;
+        [function, 0, u32::from(has_index), index, eax, ebx, ecx, edx].map(u64::from)
+    };
+    entries.iter().map(fields).map(cpuid_entry).collect()
 }
 
 #[cfg(test)]

@@ -122,16 +122,5 @@ proptest! {
 }
 
 fn config() -> Config {
-    Config {
-        vcpus: NonZeroU32::new(2).unwrap(),
-        exit_timeout: None,
-        vcpu_cgroup: None,
-        unclaimed: Default::default(),
-        transport: Default::default(),
-        poll_us: None,
-        tap: None,
-        sandbox: Sandbox::None,
-        max_memory: None,
-        confine: false,
-    }
+    Config::new(NonZeroU32::new(2).unwrap(), Sandbox::None)
 }

@@ -16,18 +16,7 @@ fn run_program(path: &str, args: &[&str]) -> Result<(), Error> {
 
 fn run_in(sandbox: Sandbox, path: &str, args: &[&str]) -> Result<(), Error> {
     let command = PluginCommand { path: path.into(), args: args.iter().map(Into::into).collect() };
-    let config = Config {
-        vcpus: NonZeroU32::new(2).unwrap(),
-        exit_timeout: None,
-        vcpu_cgroup: None,
-        unclaimed: Default::default(),
-        transport: Default::default(),
-        poll_us: None,
-        tap: None,
-        sandbox,
-        max_memory: None,
-        confine: false,
-    };
+    let config = Config::new(NonZeroU32::new(2).unwrap(), sandbox);
     run(&Mock::new(Script::nothing()), &command, config)
 }
 

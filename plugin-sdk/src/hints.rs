@@ -17,6 +17,9 @@ pub(crate) fn hint(request: &str, refusal: &io::Error) -> Option<&'static str> {
         ("create_memory", Errno::INVAL) => {
             "offset, length and guest address must be whole pages, at least one, within the memfd"
         }
+        ("create_memory", Errno::NOMEM) => {
+            "with the memories that there are it is more than the plugin may map: run outboard with a larger --max-memory"
+        }
         ("create_memory", Errno::EXIST) => "the guest has memory at part of these addresses already",
         ("create_io_event", Errno::EXIST) => "another event has such writes already",
         ("create_memory" | "create_io_event" | "create_irq_event", Errno::NOSPC) => {
@@ -38,7 +41,11 @@ pub(crate) fn hint(request: &str, refusal: &io::Error) -> Option<&'static str> {
             "the VM has no network device: run outboard with --host-ip, --tap-name or --tap-fd"
         }
         ("set_identity_map_addr", Errno::INVAL) => "the VM was started before",
-        ("set_irq_routing", Errno::INVAL) => "a route names a GSI or a pin that is not there",
+        ("set_irq_routing", Errno::INVAL) => {
+            "a route names a GSI or a pin that is not there, or there are more than 4096"
+        }
+        ("set_call_hint", Errno::TOOBIG) => "a call hint has at most 64 details",
+        ("get_msrs" | "set_msrs" | "set_cpuid", Errno::TOOBIG) => "one request has at most 256 entries",
         ("enable_capability", Errno::INVAL) => "this hypervisor does not have it; ask check_extension first",
         ("get_hyperv_cpuid", _) => "this hypervisor has no Hyper-V interface; ask check_extension first",
         (_, Errno::MFILE) => "the VMM has as many descriptors as it may have: raise its limit (ulimit -Hn)",
@@ -76,6 +83,23 @@ mod tests {
             refused("set_state of sregs", Errno::INVAL),
             "the VMM refused set_state of sregs: Invalid argument (os error 22) (`outboard -v` logs the reason)"
         );
+    }
+
+    #[test]
+    fn a_refusal_for_a_limit_names_the_limit_or_its_option() {
+        use plugin_proto::limits::{MAX_CPUID_ENTRIES, MAX_HINTS, MAX_MSRS, MAX_ROUTES};
+        assert_eq!(MAX_CPUID_ENTRIES, MAX_MSRS);
+        for (request, errno, limit) in [
+            ("create_memory", Errno::NOMEM, "--max-memory".to_owned()),
+            ("set_irq_routing", Errno::INVAL, MAX_ROUTES.to_string()),
+            ("set_call_hint", Errno::TOOBIG, MAX_HINTS.to_string()),
+            ("get_msrs", Errno::TOOBIG, MAX_MSRS.to_string()),
+            ("set_msrs", Errno::TOOBIG, MAX_MSRS.to_string()),
+            ("set_cpuid", Errno::TOOBIG, MAX_CPUID_ENTRIES.to_string()),
+        ] {
+            let error = Error::check(request, errno.raw_os_error()).unwrap_err().to_string();
+            assert!(error.contains(&limit), "{error}");
+        }
     }
 
     #[test]

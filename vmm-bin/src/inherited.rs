@@ -11,19 +11,16 @@ use crate::error::Error;
 ///
 /// A parent may have blocked SIGTERM, which ends a VM, or ignored SIGCHLD, by which children's ends are lost.
 pub(crate) fn reset() -> Result<(), Error> {
-    let failed = |_| Error::system("resetting signals")(io::Error::last_os_error());
     // SAFETY: a `sigset_t` of zeros is valid.
     let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `none` is what the first call writes and the second reads. No thread has been started.
-    let set = unsafe {
-        libc::sigemptyset(&raw mut none) | libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
-    };
-    checked(set).map_err(failed)?;
+    // SAFETY: `none` is what the call writes.
+    check(unsafe { libc::sigemptyset(&raw mut none) } == 0)?;
+    // SAFETY: `none` is what the call reads. No thread has been started.
+    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) } == 0)?;
     // SAFETY: the default action runs no code of this program's.
-    let old = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    checked(if old == libc::SIG_ERR { -1 } else { 0 }).map_err(failed)
+    check(unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } != libc::SIG_ERR)
 }
 
-fn checked(result: i32) -> Result<(), ()> {
-    if result == 0 { Ok(()) } else { Err(()) }
+fn check(succeeded: bool) -> Result<(), Error> {
+    if succeeded { Ok(()) } else { Err(Error::system("resetting signals")(io::Error::last_os_error())) }
 }

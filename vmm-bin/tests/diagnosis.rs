@@ -150,6 +150,7 @@ fn what_can_hardly_be_meant_is_done_and_warned_of(backend: Backend) {
             assert_eq!(ended.logged(&["WARN", "relay", warning]), 1, "{warning}: {ended:#?}");
         }
     }
+    assert_eq!(ended.logged(&["dropped="]), 0, "no line was dropped: {ended:#?}");
 }
 
 fn what_is_usual_is_not_warned_of(backend: Backend) {

@@ -192,18 +192,8 @@ impl Jail {
             mounts: vec![Mount { source: "/usr/share".into(), target: "/given/place".into(), writable: true }],
             ..jail
         };
-        let config = Config {
-            vcpus: NonZeroU32::MIN,
-            exit_timeout: None,
-            vcpu_cgroup: None,
-            unclaimed: Default::default(),
-            transport: Transport::Pipe,
-            poll_us: None,
-            tap: None,
-            sandbox: Sandbox::Jail(Box::new(jail)),
-            max_memory: None,
-            confine: false,
-        };
+        let config =
+            Config { transport: Transport::Pipe, ..Config::new(NonZeroU32::MIN, Sandbox::Jail(Box::new(jail))) };
         run(&Mock::guest_code(), &command, config)
     }
 }

@@ -44,7 +44,7 @@ pub use cgroup::Cgroup;
 pub use error::{Error, LinkError, ReservationProblem, Result};
 pub use exchange::{Bytes, Exchange, Registers};
 pub use handler::{ExitHandler, HandlerEnd, HandlerThread};
-pub use machine::{Config, KICK_INTERVAL, Machine};
+pub use machine::{Config, JOIN_LIMIT, KICK_INTERVAL, Machine};
 pub use notice::{Culprit, Notice, Notices, StopReason};
 pub use owner::OwnerId;
 pub use register_hint::{CallHint, HintDetail};

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub struct Config {
     pub exit_timeout: Option<Duration>,
     /// What each vCPU's thread joins before its vCPU runs.
     pub cgroup: Option<Arc<Cgroup>>,
+    /// What becomes of the guest's accesses to what nobody has reserved.
+    pub unclaimed: Unclaimed,
 }
 
 /// A VM that owners attach to and that is then started, once.
@@ -57,8 +59,8 @@ pub struct Machine {
 
 /// How soon a kick that had no effect is repeated.
 pub const KICK_INTERVAL: Duration = Duration::from_millis(10);
-/// How long the end of a machine's threads may take. They need microseconds; a machine that is overloaded needs more.
-const JOIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long the end of a machine's threads may take. They need microseconds, and more where the host is overloaded.
+pub const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
 impl Machine {
     /// A machine around `vm`, which has no vCPUs yet.
@@ -80,7 +82,7 @@ impl Machine {
             has_hint: AtomicBool::new(false),
             hint: RwLock::default(),
             cgroup: config.cgroup.clone(),
-            unclaimed: OnceLock::new(),
+            unclaimed: config.unclaimed,
         };
         let (running, all_ended) = crossbeam_channel::bounded(0);
         let machine = Self {
@@ -278,12 +280,6 @@ impl Machine {
         }
         self.kicked.store(true, Ordering::Relaxed);
         self.shared.start.notify();
-    }
-
-    /// Sets what becomes of accesses that nobody has reserved; without it they are [ignored](Unclaimed::Ignore). The first
-    /// call counts.
-    pub fn set_unclaimed(&self, policy: Unclaimed) {
-        self.shared.unclaimed.get_or_init(|| policy);
     }
 
     /// Sets which access has registers attached, and replaces the last such hint.

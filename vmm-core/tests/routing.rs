@@ -9,8 +9,8 @@ use common::{MMIO, PIO, PORT, Rig, claim, config, mov_out, timeout};
 use hypervisor::mock::{Mock, Script, Step};
 use hypervisor::{AddressSpace, Direction, Exit, Hypervisor, InternalError, SynicWrite};
 use vmm_core::{
-    Action, CallHint, Culprit, Exchange, ExitHandler, HandlerThread, HintDetail, LinkError, Machine, PostedWrite,
-    State, StopReason, StoppedVcpu, Unclaimed, VcpuExit, VcpuMessage,
+    Action, CallHint, Config, Culprit, Exchange, ExitHandler, HandlerThread, HintDetail, LinkError, Machine,
+    PostedWrite, State, StopReason, StoppedVcpu, Unclaimed, VcpuExit, VcpuMessage,
 };
 
 #[test]
@@ -343,8 +343,8 @@ fn an_unclaimed_access_stops_the_vcpu_where_that_is_asked_for() {
         // Writes alone are the owner's.
         (Step::In { port: 0x20, width: 1 }, "nobody has reserved a port read of 1 bytes at 0x20 at RIP 0xfff0"),
     ] {
-        let mut rig = Rig::new(1, mov_out(1).into_iter().chain([step]));
-        rig.machine.set_unclaimed(Unclaimed::Stop);
+        let config = Config { unclaimed: Unclaimed::Stop, ..config(1) };
+        let mut rig = Rig::with(config, &Mock::new(Script::once(mov_out(1).into_iter().chain([step]))));
         rig.reserve(PIO, PORT.into(), 1);
         rig.reserve_posted(PIO, 0x20, 1);
         rig.start_running();

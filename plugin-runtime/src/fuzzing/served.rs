@@ -57,7 +57,7 @@ impl Served {
     /// A VM with one connection. A `start` is believed only where the VM `starts`.
     pub(super) fn new(settings: &Settings, starts: bool) -> Self {
         let &Settings { vcpus, exit_timeout, transport } = settings;
-        let config = vmm_core::Config { vcpus, exit_timeout, cgroup: None };
+        let config = vmm_core::Config { vcpus, exit_timeout, cgroup: None, unclaimed: vmm_core::Unclaimed::default() };
         let (mut machine, notices) = Machine::new(MOCK.create_vm().unwrap(), &config).unwrap();
         let links = Arc::new(VcpuLinks::new(vcpus.get(), Some(0)).unwrap());
         let stop = machine.stop_signal().clone();

@@ -102,20 +102,19 @@ impl PipeHandler {
     /// Waits for the first `wait` of the plugin, and responds with `init`.
     fn introduce(&mut self, deadline: Option<Instant>) -> Result<()> {
         loop {
-            match self.request(deadline)? {
+            let message = match self.request(deadline)? {
                 Incoming::Request(VcpuRequest { message: Some(Message::Wait(_)), .. }) => {
                     return self.respond(&init_response(), deadline);
                 }
-                Incoming::Request(request) => {
-                    let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
-                    self.respond(&refusal(request.message.as_ref(), &why), deadline)?;
+                Incoming::Request(request) => request.message,
+                Incoming::Entries(entries) => Some(empty_request(&entries)),
+                Incoming::Refused(response) => {
+                    self.respond(&response, deadline)?;
+                    continue;
                 }
-                Incoming::Entries(entries) => {
-                    let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
-                    self.respond(&refusal(Some(&empty_request(&entries)), &why), deadline)?;
-                }
-                Incoming::Refused(response) => self.respond(&response, deadline)?,
-            }
+            };
+            let why = Refusal::new(Errno::PROTO, "before its first wait a vCPU answers nothing");
+            self.respond(&refusal(message.as_ref(), &why), deadline)?;
         }
     }
 

@@ -91,7 +91,7 @@ fn serve_entries(entries: Entries, vcpu: &mut StoppedVcpu<'_>) -> Result<Served,
     let request = empty_request(&entries);
     let set = match entries {
         // However many were set, that is no error.
-        Entries::Msrs(entries) => vcpu.set_msrs(entries.into_iter().map(wide_msr_entry).collect())?.map(drop),
+        Entries::Msrs(entries) => vcpu.set_msrs(entries.into_iter().map(msr_entry).collect())?.map(drop),
         Entries::Cpuid(entries) => vcpu.set_cpuid(entries.into_iter().map(cpuid_entry).collect())?,
     };
     Ok(Served::Response(match set {
@@ -109,7 +109,7 @@ pub(super) fn empty_request(entries: &Entries) -> Message {
 }
 
 /// As protobuf has it, the low bits of a number that is too long count.
-fn wide_msr_entry([index, data]: [u64; 2]) -> kvm_msr_entry {
+fn msr_entry([index, data]: [u64; 2]) -> kvm_msr_entry {
     kvm_msr_entry { index: index as u32, data, ..Default::default() }
 }
 
@@ -132,7 +132,10 @@ fn serve_state(
             vcpu.msrs(get.entry_indices)?.map(|values| response.mut_get_msrs().entry_data = values)
         }
         // However many were set, that is no error.
-        Message::SetMsrs(set) => vcpu.set_msrs(set.entries.into_iter().map(msr_entry).collect())?.map(drop),
+        Message::SetMsrs(set) => {
+            let entries = set.entries.iter().map(|entry| msr_entry([entry.index.into(), entry.data]));
+            vcpu.set_msrs(entries.collect())?.map(drop)
+        }
         Message::SetCpuid(set) => vcpu.set_cpuid(cpuid_from_wire(&set.entries))?,
         Message::GetHypervCpuid(_) => {
             let entries = vcpu.hyperv_cpuid()?;
@@ -151,10 +154,6 @@ fn serve_state(
         _ => return Ok(Err(Refusal::new(Errno::NOTTY, "the protocol has no such request"))),
     };
     Ok(served.map_err(|error| Refusal::from(&error)))
-}
-
-fn msr_entry(entry: vcpu_request::MsrEntry) -> kvm_msr_entry {
-    kvm_msr_entry { index: entry.index, data: entry.data, ..Default::default() }
 }
 
 /// Puts a resume into the exchange.

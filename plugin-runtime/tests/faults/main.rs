@@ -185,16 +185,5 @@ fn scenario<T>(
 }
 
 fn config(transport: Transport) -> Config {
-    Config {
-        vcpus: NonZeroU32::new(2).unwrap(),
-        exit_timeout: None,
-        vcpu_cgroup: None,
-        unclaimed: Default::default(),
-        transport,
-        poll_us: None,
-        tap: None,
-        sandbox: Sandbox::None,
-        max_memory: None,
-        confine: false,
-    }
+    Config { transport, ..Config::new(NonZeroU32::new(2).unwrap(), Sandbox::None) }
 }

@@ -161,7 +161,8 @@ impl TestMachine {
     ///
     /// As [`run`](Self::run).
     pub fn run_vcpus(self, device: impl FnMut(VcpuId, Io<'_>)) -> Run {
-        let config = Config { vcpus: self.vcpus, exit_timeout: None, cgroup: None };
+        let config =
+            Config { vcpus: self.vcpus, exit_timeout: None, cgroup: None, unclaimed: vmm_core::Unclaimed::default() };
         let (mut machine, notices) = Machine::new(self.vm, &config).expect("a machine");
         let (owner, ends) = machine.attach_ends("the test's device").expect("not started");
         reserve(&machine, owner, &self.claims);

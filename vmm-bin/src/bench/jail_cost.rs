@@ -195,17 +195,7 @@ fn run(hypervisor: &dyn Hypervisor, keeping: Keeping, case: Case, transport: Tra
         Keeping::Jailed => links::jail()?,
     };
     let plugin = PluginCommand { path: std::env::current_exe()?, args };
-    let config = plugin_runtime::Config {
-        vcpus: NonZeroU32::MIN,
-        exit_timeout: None,
-        vcpu_cgroup: None,
-        unclaimed: Default::default(),
-        transport,
-        poll_us: None,
-        tap: None,
-        sandbox,
-        max_memory: None,
-        confine: true,
-    };
+    let config =
+        plugin_runtime::Config { transport, confine: true, ..plugin_runtime::Config::new(NonZeroU32::MIN, sandbox) };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }

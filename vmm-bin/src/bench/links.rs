@@ -163,7 +163,12 @@ fn change_registers(vcpu: &mut dyn Vcpu) -> hypervisor::Result<()> {
 }
 
 fn channel(hypervisor: &dyn Hypervisor, setup: Setup, thread: HandlerThread) -> Result<(), Failure> {
-    let config = vmm_core::Config { vcpus: NonZeroU32::MIN, exit_timeout: None, cgroup: None };
+    let config = vmm_core::Config {
+        vcpus: NonZeroU32::MIN,
+        exit_timeout: None,
+        cgroup: None,
+        unclaimed: vmm_core::Unclaimed::default(),
+    };
     let (mut machine, notices) = Machine::new(hypervisor.create_vm()?, &config)?;
     setup.case.load(&**machine.vm())?;
     let owner = machine.attach("bench", thread, |_| Box::new(Device { case: setup.case, posts: Posts::default() }))?;
@@ -249,16 +254,10 @@ fn process(
     args.extend(setup.plugin_core.map(|core| format!("--core={core}")));
     let plugin = PluginCommand { path, args: args.into_iter().map(OsString::from).collect() };
     let config = plugin_runtime::Config {
-        vcpus: setup.vcpus,
-        exit_timeout: None,
-        vcpu_cgroup: None,
-        unclaimed: Default::default(),
         transport,
         poll_us,
-        tap: None,
-        sandbox,
-        max_memory: None,
         confine: true,
+        ..plugin_runtime::Config::new(setup.vcpus, sandbox)
     };
     Ok(plugin_runtime::run(hypervisor, &plugin, config)?)
 }

@@ -21,17 +21,6 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Error> {
     let path = std::env::current_exe().map_err(Error::system("finding this program's own file"))?;
     let plugin = PluginCommand { path, args: ["demo-plugin", hypervisor.name()].map(OsString::from).to_vec() };
     let sandbox = Sandbox::Jail(Box::new(JailConfig { stdio: true, ..JailConfig::with_filter()? }));
-    let config = Config {
-        vcpus: NonZeroU32::MIN,
-        exit_timeout: None,
-        vcpu_cgroup: None,
-        unclaimed: Default::default(),
-        transport: Default::default(),
-        poll_us: None,
-        tap: None,
-        sandbox,
-        max_memory: None,
-        confine: true,
-    };
+    let config = Config { confine: true, ..Config::new(NonZeroU32::MIN, sandbox) };
     Ok(plugin_runtime::run(&*hypervisor, &plugin, config)?)
 }

@@ -116,16 +116,11 @@ impl Round<'_> {
             Sandbox::None
         };
         Ok(Config {
-            vcpus: self.plan.vcpus(),
             exit_timeout: Some(EXIT_LIMIT),
-            vcpu_cgroup: None,
-            unclaimed: Default::default(),
             transport: self.plan.transport,
             poll_us: self.plan.poll_us,
-            tap: None,
-            sandbox,
-            max_memory: None,
             confine: true,
+            ..Config::new(self.plan.vcpus(), sandbox)
         })
     }
 }

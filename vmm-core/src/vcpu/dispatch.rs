@@ -46,7 +46,7 @@ impl VcpuThread {
     /// Nobody has reserved `access`.
     #[cold]
     fn unclaimed(&mut self, access: &Access) -> Result<()> {
-        let policy = self.shared.unclaimed.get().copied().unwrap_or_default();
+        let policy = self.shared.unclaimed;
         if policy == Unclaimed::Stop {
             let state = guest_state(&*self.vcpu);
             return Err(StopReason::Unclaimed { access: *access, state }.into());

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hypervisor::{Access, Direction, Exit, GuestState, Vcpu};
@@ -57,8 +57,8 @@ pub(crate) struct Shared {
     pub(crate) hint: RwLock<Option<Arc<CallHint>>>,
     /// What each vCPU's thread joins first.
     pub(crate) cgroup: Option<Arc<Cgroup>>,
-    /// What becomes of accesses that nobody has reserved. It is set before the start.
-    pub(crate) unclaimed: OnceLock<Unclaimed>,
+    /// What becomes of accesses that nobody has reserved.
+    pub(crate) unclaimed: Unclaimed,
 }
 
 /// The error is boxed: it is rare, and large.

@@ -11,7 +11,7 @@ use hypervisor::{Access, AddressSpace, Hypervisor, VcpuId};
 use test_utils::wait::LIMIT;
 use vmm_core::{
     Action, Claim, Config, Exchange, HandlerEnd, Machine, Notice, Notices, OwnerId, Service, State, StopReason,
-    StoppedVcpu, VcpuExit, VcpuMessage,
+    StoppedVcpu, Unclaimed, VcpuExit, VcpuMessage,
 };
 
 pub const PORT: u16 = 0x3f8;
@@ -26,7 +26,7 @@ pub struct Rig {
 }
 
 pub fn config(vcpus: u32) -> Config {
-    Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None, cgroup: None }
+    Config { vcpus: NonZeroU32::new(vcpus).unwrap(), exit_timeout: None, cgroup: None, unclaimed: Unclaimed::Ignore }
 }
 
 pub fn claim(owner: OwnerId) -> Claim {

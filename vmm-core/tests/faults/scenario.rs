@@ -76,7 +76,12 @@ fn live(hypervisor: &dyn Hypervisor, group: &Path, told: &Arc<Told>) -> Result<(
     chips(&*vm, told)?;
 
     let cgroup = Some(Arc::new(twice(told, || Cgroup::open(group))?));
-    let config = Config { vcpus: NonZeroU32::new(2).unwrap(), exit_timeout: Some(LIMIT), cgroup };
+    let config = Config {
+        vcpus: NonZeroU32::new(2).unwrap(),
+        exit_timeout: Some(LIMIT),
+        cgroup,
+        unclaimed: vmm_core::Unclaimed::default(),
+    };
     let (mut machine, notices) = twice(told, || Machine::new(Arc::clone(&vm), &config))?;
     let make = |_| Box::new(Asker::new(told)) as Box<dyn vmm_core::ExitHandler>;
     let inline = twice(told, || machine.attach("inline", HandlerThread::Vcpu, make))?;

@@ -136,7 +136,7 @@ fn double_shift(a: &mut Assembler, op: &Op) -> u64 {
         32 => (32, 0x20),
         _ => (64, 0x40),
     };
-    let count = u64::from((op.picks.value % most) | op.picks.extra & beyond);
+    let count = u64::from((op.picks.value % most) | (op.picks.extra & beyond));
     if op.code.op_code().op_kinds().contains(&Form::cl) {
         a.hold(RCX, count);
     }
