@@ -119,7 +119,7 @@ fn costly_requests_get_a_fifth_of_a_processor_and_pauses_come(backend: Backend) 
         Duration::from_millis(580) + took / 5 + Duration::from_micros(200) * requests + Duration::from_millis(500);
     assert!(used < most, "{used:?} of {took:?} for {requests} requests");
     driven.signal(Signal::TERM);
-    driven.end().assert_failure(&["did not exit in time"]);
+    driven.end().assert_failure(&["ended by signal 15 (SIGTERM)"]).assert_logged(&["did not exit in time"]);
 }
 
 /// Takes a limit down and, when dropped, up again.

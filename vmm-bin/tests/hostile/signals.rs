@@ -60,7 +60,7 @@ fn without_pending_signals_sigterm_ends_the_vmm(backend: Backend) {
     use_up_signals(&mut driven);
     driven.signal(Signal::TERM);
     let begun = Span::begin();
-    driven.end().assert_failure(&["did not exit in time"]);
+    driven.end().assert_failure(&["ended by signal 15 (SIGTERM)"]).assert_logged(&["did not exit in time"]);
     assert!(begun.is_within(Duration::from_secs(10)), "{:?}", begun.elapsed());
 }
 

@@ -66,7 +66,7 @@ fn every_signal_blocked_or_ignored(host: &Host) {
         before(host.run(&["--plugin-stdio"], "probe", &["print=ready", "hang"]), block_and_ignore).start();
     running.await_line("ready");
     running.signal(Signal::TERM);
-    running.end().assert_failure(&["did not exit in time"]);
+    running.end().assert_failure(&["ended by signal 15 (SIGTERM)"]).assert_logged(&["did not exit in time"]);
 }
 
 #[allow(unsafe_code, reason = "plain numbers")]
