@@ -227,7 +227,7 @@ _outboard() {
             return 0
             ;;
         outboard__subcmd__run)
-            opts="-p -c -v -q -h --plugin --params --exit-timeout --transport --poll-us --cpus --hypervisor --kvm-device --hugepages --max-memory --unclaimed --vcpu-cgroup-path --script --disable-sandbox --plugin-root --plugin-mount --plugin-mount-file --plugin-gid-map --plugin-gid-map-file --plugin-user --plugin-id-range --plugin-realtime --plugin-stdio --plugin-max-descriptors --plugin-max-processes --seccomp-policy-dir --seccomp-log --host-ip --netmask --mac --tap-name --tap-fd --verbose --quiet --help"
+            opts="-p -c -v -q -h --plugin --params --exit-timeout --transport --poll-us --cpus --hypervisor --kvm-device --hugepages --max-memory --unclaimed --vcpu-cgroup-path --mock-clock --script --disable-sandbox --plugin-root --plugin-mount --plugin-mount-file --plugin-gid-map --plugin-gid-map-file --plugin-user --plugin-id-range --plugin-realtime --plugin-stdio --plugin-max-descriptors --plugin-max-processes --seccomp-policy-dir --seccomp-log --host-ip --netmask --mac --tap-name --tap-fd --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -297,6 +297,10 @@ _outboard() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --mock-clock)
+                    COMPREPLY=($(compgen -W "host virtual" -- "${cur}"))
                     return 0
                     ;;
                 --script)

@@ -50,6 +50,8 @@ complete -c outboard -n "__fish_outboard_using_subcommand run" -l unclaimed -d '
 log\t'The same, logged as a warning'
 stop\t'The vCPU stops: the guest has failed'"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l vcpu-cgroup-path -d 'A control group, of version 1 or 2, whose directory is PATH: the thread of each vCPU joins it before its vCPU runs' -r -f -a "(__fish_complete_directories)"
+complete -c outboard -n "__fish_outboard_using_subcommand run" -l mock-clock -d 'What moves the mock\'s clock, by which its timers and time-stamp counters count' -r -f -a "host\t'The host\'s clock'
+virtual\t'The guest\'s instructions, a nanosecond each; while all vCPUs halt it jumps to the next timer, whatever the plugin does meanwhile'"
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l script -d 'What every vCPU of the mock does in place of guest code: a file of exits, one a line (--help shows the steps)' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-root -d 'The plugin\'s root directory, read-only, in which --plugin is looked up; it has directories `proc` and `dev`, and the plugin\'s libraries. Without it the root is empty but for the plugin and the system\'s libraries' -r -F
 complete -c outboard -n "__fish_outboard_using_subcommand run" -l plugin-mount -d 'Show the plugin a file or directory, at the same place or at DST; read-only, unless WRITABLE is 1 or true' -r

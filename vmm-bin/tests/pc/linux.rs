@@ -1,32 +1,32 @@
 //! Debian's kernel for clouds, as its package has it, with its busybox: `.ci/linux` fetches them.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::env;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use test_utils::kvm::skipped;
 
 use crate::common::{Backend, Ended, Outboard};
 
-/// Half a billion instructions; see `docs/testing.md`.
+/// Between two lines of half a billion instructions, on a loaded machine.
 const BOOT: Duration = Duration::from_secs(300);
 
 /// Nothing that is needed to boot: it saves two thirds of the instructions.
 const QUICK: &str = "console=ttyS0 nokaslr mitigations=off cryptomgr.notests initcall_blacklist=load_system_certificate_list,x509_key_init";
 
-/// Where `.ci/linux` leaves the files.
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/linux")
-}
+/// Names the folder with what `.ci/linux` has fetched. That script also builds the interpreter with optimisation: without, a boot
+/// is minutes.
+const FOLDER: &str = "OUTBOARD_LINUX";
 
 /// Boots the kernel to its end, on the mock. `None` after the test was told of as skipped where it is not there.
 fn boot(test: &str, options: &[&str], append: &str, args: &[&str]) -> Option<Ended> {
-    let folder = folder();
-    if let Err(error) = fs::metadata(folder.join("initrd.cpio")) {
-        skipped(&format!("(.ci/linux has not fetched a kernel) {test}"), &error);
-        return None;
-    }
-    let folder = folder.canonicalize().unwrap();
+    let folder = match env::var(FOLDER) {
+        Ok(folder) => PathBuf::from(folder),
+        Err(error) => {
+            skipped(&format!("(run it by .ci/linux) {test}"), &error);
+            return None;
+        }
+    };
     let [kernel, initrd] = ["vmlinuz", "initrd.cpio"].map(|name| folder.join(name).to_str().unwrap().to_owned());
     let append = format!("{QUICK} {append}");
     let mut all_args = vec!["--kernel", &kernel, "--initrd", &initrd, "--append", &append];
