@@ -128,16 +128,14 @@ impl Machine {
             if reset::resets(port, *byte) {
                 return Ok(Outcome::Reset);
             }
+            if power::PORTS.contains(&port) && self.power.write(port, *byte) {
+                return Ok(Outcome::PowerOff);
+            }
             match port {
                 debug_port::PORT => self.debug_port.write(*byte)?,
                 cmos::INDEX | cmos::DATA => self.cmos.write(port, *byte),
                 port_b::PORT => self.port_b.write(*byte),
                 _ if serial::PORTS.contains(&port) => self.serial.write(port, *byte)?,
-                _ if power::PORTS.contains(&port) => {
-                    if self.power.write(port, *byte) {
-                        return Ok(Outcome::PowerOff);
-                    }
-                }
                 _ if is_disk(port) => {
                     if let Some(disk) = &mut self.disk {
                         disk.write(port, *byte);
