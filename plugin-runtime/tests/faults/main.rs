@@ -58,7 +58,7 @@ const SILENT: [Silent; 8] = [
     ("epoll_pwait", |args| args[3] == 0, "the mock looks at irqfds once more"),
     ("ppoll", |args| args[1] == 2, "a vCPU of the mock that halts looks once more"),
     ("ioctl", |args| args[1] == KVM_CHECK_EXTENSION, "what cannot be asked for is not there"),
-    ("ioctl", |args| args[1] == libc::TIOCOUTQ as u64, "descriptors count as unread where that is not known"),
+    ("ioctl", |args| args[1] == libc::TIOCOUTQ, "descriptors count as unread where that is not known"),
     ("read", |args| args[2] == 8, "an eventfd that was not emptied is looked at once more"),
     ("read", |args| args[2] <= 0x80, "without the control group's quota all processors count"),
 ];
