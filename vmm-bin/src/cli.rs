@@ -526,6 +526,13 @@ mod tests {
     }
 
     #[test]
+    fn a_virtual_clock_is_the_mocks_alone() {
+        let error = parse("run --plugin p --hypervisor kvm --mock-clock virtual").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+        assert_eq!(run_args("run --plugin p --mock-clock virtual").mock_clock, MockClock::Virtual);
+    }
+
+    #[test]
     fn a_script_does_not_go_with_kvm() {
         let error = parse("run --plugin p --hypervisor kvm --script s").unwrap_err();
         assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ArgumentConflict, 2));
