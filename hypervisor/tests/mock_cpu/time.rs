@@ -358,6 +358,19 @@ fn the_hosts_clock_wakes_a_vcpu_too() {
 }
 
 #[test]
+fn the_pit_tells_load_times_by_the_hosts_monotonic_clock() {
+    let vm = Mock::guest_code().with_clock(Clock::Host).create_soft_vm().unwrap();
+    let monotonic = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.tv_sec * 1_000_000_000 + now.tv_nsec
+    };
+    let before = monotonic();
+    vm.set_pit(&vm.pit().unwrap()).unwrap();
+    let loaded = vm.pit().unwrap().channels[2].count_load_time;
+    assert!((before..=monotonic()).contains(&loaded), "{loaded} is not after {before}");
+}
+
+#[test]
 fn kvmclocks_page_says_what_the_time_stamp_is() {
     const PAGE: u64 = 0x6000;
     let code = [wrmsr(0x4b56_4d01, PAGE | 1), wrmsr(0x4b56_4d00, 0x6100), TELL_TIME.into(), HLT.into()];

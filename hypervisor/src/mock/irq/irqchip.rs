@@ -252,7 +252,11 @@ impl Irqchip {
     }
 
     pub(in crate::mock) fn pit(&self) -> kvm_pit_state2 {
-        self.after_triggers(|lines| lines.pit.state())
+        let mut state = self.after_triggers(|lines| lines.pit.state());
+        for channel in &mut state.channels {
+            channel.count_load_time = self.time.on_host(channel.count_load_time);
+        }
+        state
     }
 
     pub(in crate::mock) fn set_pit(&self, new: &kvm_pit_state2) {

@@ -80,6 +80,11 @@ impl TimeSource {
         host().saturating_sub(self.start)
     }
 
+    /// A time of this clock, where that is the host's, as the host's monotonic clock has it: KVM's PIT tells times so.
+    pub(in crate::mock) fn on_host(&self, time: i64) -> i64 {
+        if self.is_hosts() { time.saturating_add_unsigned(self.start) } else { time }
+    }
+
     /// This many instructions were executed.
     pub(in crate::mock) fn count(&self, instructions: u64) {
         if self.counts_instructions() {
