@@ -32,9 +32,10 @@ fn with_too_little_address_space_the_end_is_clear(backend: Backend) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for options in [&["--transport", "ring"][..], &["--transport", "pipe", "--disable-sandbox"]] {
         let mut counters = Counters::new(format!("{} starts with little address space, {options:?}", backend.name()));
-        // From 4 MiB, which is less than a program has, in steps of a quarter to 4 GiB.
+        // From 4 MiB, which is less than a program has, in steps of a sixteenth to 4 GiB: a start needs little more
+        // than `--version` does, and a wide step can pass over all sizes between the two.
         let sizes =
-            std::iter::successors(Some(4u64 << 20), |size| Some(size + size / 4).filter(|size| size >> 32 == 0));
+            std::iter::successors(Some(4u64 << 20), |size| Some(size + size / 16).filter(|size| size >> 32 == 0));
         let mut well = Vec::new();
         for most in sizes.skip_while(|most| !is_loaded(*most)) {
             let steps = format!("{BOOTED} resume serve=20 exit=0");

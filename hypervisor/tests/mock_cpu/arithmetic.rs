@@ -176,3 +176,10 @@ fn the_stack_takes_all_registers_and_frames() {
     assert_eq!((regs.rbp, regs.rsp), (0x7ffe, 0x7ffe - 4 - 8));
     assert_eq!([0x7ffe, 0x7ffc, 0x7ffa].map(|at| machine.read_word(at)), [0x7000, 0xabcd, 0x7ffe]);
 }
+
+#[test]
+fn a_frame_of_32_bits_takes_esp_whole_on_a_stack_of_16_bits() {
+    // enter 0, 0 with 32-bit operands: the stack moves in SP, and EBP becomes ESP (SDM, volume 2, ENTER).
+    let regs = after(&[0x66, 0xc8, 0, 0, 0], |regs| regs.rsp = 0x0012_8000);
+    assert_eq!((regs.rbp, regs.rsp), (0x0012_7ffc, 0x0012_7ffc));
+}

@@ -209,7 +209,8 @@ fn enter(exec: &mut Exec, instruction: &Instruction) -> Result<()> {
     let room = u32::from(instruction.immediate16());
     let level = u32::from(instruction.immediate8_2nd() % 32);
     exec.push(exec.state.regs.low(BP, width), width)?;
-    let frame = exec.top_of_stack();
+    // ESP whole where the operand has 32 bits, also on a stack of 16.
+    let frame = exec.state.regs.low(SP, width);
     if level > 0 {
         let stack_width = exec.stack_width();
         for above in 1..level {
