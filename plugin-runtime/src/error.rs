@@ -70,8 +70,8 @@ pub enum Error {
     },
     /// The dynamic loader did not find a library of the plugin's.
     #[error(
-        "plugin {plugin} exited with code 127: its shared library {library} was not found; put the library's directory into \
-         LD_LIBRARY_PATH, or with --plugin-root the library into that root"
+        "plugin {plugin} exited with code 127: its shared library {library} was not found; put the library's directory, \
+         as an absolute path, into LD_LIBRARY_PATH, or with --plugin-root the library into that root"
     )]
     MissingLibrary {
         /// The plugin's name.

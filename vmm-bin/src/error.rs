@@ -18,8 +18,8 @@ pub(crate) enum Error {
     Script { path: PathBuf, source: hypervisor::Error },
     #[error("{}, line {line}: {problem}", path.display())]
     Line { path: PathBuf, line: usize, problem: String },
-    #[error("--script is for the mock, but --hypervisor auto has found KVM; ask for the mock with --hypervisor mock")]
-    ScriptOnKvm,
+    #[error("{0} is for the mock, but --hypervisor auto has found KVM; ask for the mock with --hypervisor mock")]
+    OnlyOnMock(&'static str),
     #[error("{}: {source}", path.display())]
     Kvm { path: PathBuf, source: hypervisor::Error },
     #[error(transparent)]

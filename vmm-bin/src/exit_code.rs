@@ -33,7 +33,7 @@ impl Error {
                 Culprit::Host => VMM,
             },
             Self::Plugin(_) | Self::Link { .. } | Self::Soak { .. } => PLUGIN,
-            Self::LogFilter(_) | Self::ScriptOnKvm => USAGE,
+            Self::LogFilter(_) | Self::OnlyOnMock(_) => USAGE,
             Self::System { .. }
             | Self::Script { .. }
             | Self::Line { .. }
@@ -77,7 +77,7 @@ mod tests {
             let text = error.to_string();
             assert_eq!(Error::Vm(error).code(), code, "{text}");
         }
-        assert_eq!(Error::ScriptOnKvm.code(), 2);
+        assert_eq!(Error::OnlyOnMock("--script").code(), 2);
         assert_eq!(Error::System { doing: "x".into(), source: source() }.code(), 4);
     }
 }

@@ -17,6 +17,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
     if args.hugepages && matches!(backend, Backend::Kvm(_)) {
         huge_pages::warn_where_there_are_none();
     }
+    if args.mock_clock == MockClock::Virtual && matches!(backend, Backend::Kvm(_)) {
+        return Err(Error::OnlyOnMock("--mock-clock virtual"));
+    }
     let hypervisor = match &args.script {
         Some(path) => scripted(&backend, path, args.mock_clock)?,
         None => backend.hypervisor_with(args.mock_clock),
@@ -40,7 +43,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Error> {
 /// The mock, whose vCPUs make the accesses of a script in place of guest code.
 fn scripted(backend: &Backend, path: &Path, clock: MockClock) -> Result<Arc<dyn Hypervisor>, Error> {
     if let Backend::Kvm(_) = backend {
-        return Err(Error::ScriptOnKvm);
+        return Err(Error::OnlyOnMock("--script"));
     }
     let text = read_text(path).map_err(Error::system(format!("reading the script {}", path.display())))?;
     let script = Script::parse(&text).map_err(|source| Error::Script { path: path.to_owned(), source })?;

@@ -121,6 +121,14 @@ fn auto_tells_which_hypervisor_it_took() {
     let probe = example("probe");
     let ended = outboard(&format!("run --plugin {}", probe.display()));
     let kvm = test_utils::kvm::kvm_or_skip("usage::auto_tells_which_hypervisor_it_took, the half for KVM").is_some();
+    if kvm {
+        for option in ["--mock-clock virtual", "--script /nonexistent/s"] {
+            assert_bad_usage(
+                &format!("run {option} --plugin {}", probe.display()),
+                &[option.split(" /").next().unwrap()],
+            );
+        }
+    }
     // One that is there and does not open is worth a warning.
     let level = if kvm || !std::path::Path::new("/dev/kvm").exists() { "INFO" } else { "WARN" };
     ended.assert_success().assert_logged(&[level, if kvm { "KVM" } else { "the mock" }, "/dev/kvm"]);

@@ -21,7 +21,7 @@ const LOADER_FILES: [&str; 2] = ["/etc/ld.so.cache", "/etc/ld-musl-x86_64.path"]
 pub(super) const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/urandom"];
 /// By this variable the VMM's user tells where further libraries are. What the executable itself says of that (its
 /// `RUNPATH`) counts for nothing: it is the plugin's word, and could name any directory.
-const LIBRARY_VARIABLE: &str = "LD_LIBRARY_PATH";
+pub(super) const LIBRARY_VARIABLE: &str = "LD_LIBRARY_PATH";
 
 /// What is where, and how it is to be opened.
 pub(super) struct Layout {
@@ -136,6 +136,13 @@ impl Layout {
     }
 }
 
+/// A list of directories as it holds in the jail, where only the directories themselves are: without links and `..` on the
+/// way to them. `None` where it cannot be said so.
+pub(super) fn resolved(list: &OsStr) -> Option<OsString> {
+    let resolved = |path: PathBuf| if path.is_absolute() { path.canonicalize().unwrap_or(path) } else { path };
+    std::env::join_paths(std::env::split_paths(list).map(resolved)).ok()
+}
+
 /// The directories named in a list with colons between. One that is no directory of its own, or is the host's root, is no
 /// place for libraries.
 fn library_directories(list: Option<&OsStr>) -> Vec<PathBuf> {
@@ -153,5 +160,11 @@ mod tests {
         let list = OsStr::new("/:relative::/nonexistent:/etc/hostname:/usr/../usr/lib");
         assert_eq!(library_directories(Some(list)), [Path::new("/usr/lib")]);
         assert!(library_directories(None).is_empty());
+    }
+
+    #[test]
+    fn a_list_of_directories_is_resolved_and_loses_none() {
+        let list = OsStr::new("relative::/nonexistent:/usr/../usr/lib");
+        assert_eq!(resolved(list).unwrap(), "relative::/nonexistent:/usr/lib");
     }
 }

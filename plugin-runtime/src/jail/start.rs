@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_
 use super::config::JailConfig;
 use super::fault::{Fault, Part};
 use super::helper;
+use super::layout::{self, LIBRARY_VARIABLE};
 use super::mount_points;
 use super::own_id::OwnId;
 use super::reports::{Report, Reports};
@@ -53,6 +54,11 @@ pub(crate) fn start(
     let mut process = Command::new(&config.helper.program);
     process.args(helper::arguments(&kept));
     process.env(SOCKET_VARIABLE, socket.as_raw_fd().to_string()).stderr(Stdio::from(stderr));
+    if config.root.is_none()
+        && let Some(list) = std::env::var_os(LIBRARY_VARIABLE).as_deref().and_then(layout::resolved)
+    {
+        process.env(LIBRARY_VARIABLE, list);
+    }
     if !config.stdio {
         process.stdin(Stdio::null()).stdout(Stdio::null());
     }

@@ -156,6 +156,12 @@ fn a_shared_library_is_found_by_ld_library_path(host: &Host) {
     let options = ["-L", &library, "-lsome", &rpath];
     let plugin = host.compiled("plugin", "int some(void); int main(void) { return some(); }", &options);
     host.run_plugin(&plugin, &[], &[]).env("LD_LIBRARY_PATH", &library).run().assert_success();
+    // The way to the directory is not in the jail, only the directory.
+    fs::create_dir(host.path("beside")).unwrap();
+    std::os::unix::fs::symlink(&library, host.path("beside/link")).unwrap();
+    for way in ["beside/../lib", "beside/link"].map(|way| host.text(way)) {
+        host.run_plugin(&plugin, &[], &[]).env("LD_LIBRARY_PATH", &way).run().assert_success();
+    }
     // What the plugin itself says about directories counts for nothing.
     let ended = host.run_plugin(&plugin, &[], &[]).run();
     ended.assert_failure(&["code 127"]);
