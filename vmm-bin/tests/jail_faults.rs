@@ -47,7 +47,7 @@ const fn all(is_root: bool) -> [(Who, Whose); 5] {
 }
 
 /// Calls whose failure nobody is told of, and why that is right.
-const SILENT: [(Who, &str, &str); 15] = [
+const SILENT: [(Who, &str, &str); 16] = [
     (Who::Vmm, "prlimit64", "more descriptors are wished for: the quotas are what holds"),
     (Who::Vmm, "sendto", "the library for signals tries whether it can wake itself"),
     (Who::Vmm, "fcntl", "a pipe that cannot be made larger is a smaller one; see `is_hint`"),
@@ -60,6 +60,7 @@ const SILENT: [(Who, &str, &str); 15] = [
     (Who::Vmm, "prctl", "a thread without a name"),
     (Who::Vmm, "epoll_ctl", "what is watched no more is closed next, or stays ready without success; see `is_hint`"),
     (Who::Vmm, "preadv2", "the shutdown event is emptied in a loop"),
+    (Who::Vmm, "readlink", "a library directory whose path cannot be resolved is given to the plugin as it is named"),
     (Who::Vmm, "wait4", "nobody else waits for the helper, so the kernel does not refuse it"),
     (
         Who::Helper,
