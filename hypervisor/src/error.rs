@@ -74,7 +74,7 @@ pub enum MemoryProblem {
         /// The file's length in bytes.
         size: u64,
     },
-    /// The file may be shrunk by whoever holds it: it lacks `F_SEAL_SHRINK`.
+    /// The file may be shrunk by a process that holds it: it lacks `F_SEAL_SHRINK`.
     #[error("the memfd is not sealed against shrinking (F_SEAL_SHRINK)")]
     NotSealed,
     /// The file lies on hugetlbfs, which raises SIGBUS when pages run out; the mock maps and touches it.

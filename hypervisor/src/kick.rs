@@ -55,8 +55,8 @@ impl Kick {
         }
     }
 
-    /// Kicks once more where an earlier kick has not ended the run that is under way: whether that was so. Whoever must be sure
-    /// of a kick calls this from time to time until it returns false.
+    /// Kicks once more where an earlier kick has not ended the run that is under way: whether that was so. A caller that must
+    /// be sure of a kick calls this from time to time until it returns false.
     pub fn repeat(&self) -> bool {
         let unserved = self.shared.state.load(Ordering::SeqCst) == PENDING | INSIDE;
         if unserved {

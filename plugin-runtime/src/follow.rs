@@ -17,7 +17,7 @@ const VAIN: u32 = 2;
 pub(crate) struct Follow {
     /// Answers in a row that were not there at once.
     vain: u32,
-    /// Until the next move: they may be undone at once, by whoever places threads.
+    /// Until the next move: they may be undone at once, by the program that places threads.
     backoff: Backoff,
     /// Whether this thread may not move.
     is_barred: bool,
@@ -98,7 +98,7 @@ mod tests {
         let mut follow = Follow::new();
         for processor in (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)) {
             let here = Some(processor as u32);
-            // Whoever places threads may move it on at any time.
+            // The program that places threads may move it on at any time.
             let is_here_after = |_| {
                 follow.answered(false, || here);
                 current_processor() == here

@@ -77,7 +77,7 @@ fn begin_listening() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a signal that ends the VM stays ignored: SIGHUP, where whoever started this process has it ignored, as nohup(1) does.
+/// Whether a signal that ends the VM stays ignored: SIGHUP, where the parent had it ignored, as nohup(1) does.
 fn stays_ignored(signal: i32) -> bool {
     signal == SIGHUP && disposition(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN)
 }

@@ -97,7 +97,7 @@ impl Vcpu {
     ///
     /// While the vCPU is stopped, that is the event it is stopped for: an event that was dropped without being resumed
     /// comes again, at once, with the registers that were set in it. One that comes again a thousand times is reported on standard
-    /// error, once a vCPU: whoever drops it each time waits for ever.
+    /// error, once a vCPU: a plugin that drops it each time waits for ever.
     ///
     /// # Errors
     /// [`Error::Disconnected`] at the end of the VM, or the channel's failure.

@@ -1,4 +1,4 @@
-//! How a run ends, whoever ends it: each row of the table "End of life" in `docs/protocol.md`.
+//! How a run ends, whichever side ends it: each row of the table "End of life" in `docs/protocol.md`.
 
 mod common;
 

@@ -65,8 +65,8 @@ impl Kvm {
         Ok(Self { fd, path: path.to_owned(), huge_pages: false })
     }
 
-    /// Advises the kernel to back the guest memory of VMs made from now on by huge pages (`MADV_HUGEPAGE`), where whoever made
-    /// the memory left that open. The kernel follows for shared memory as its setting
+    /// Advises the kernel to back the guest memory of VMs made from now on by huge pages (`MADV_HUGEPAGE`), where the
+    /// plugin left that open. The kernel follows for shared memory as its setting
     /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says.
     #[must_use]
     pub fn with_huge_pages(self) -> Self {

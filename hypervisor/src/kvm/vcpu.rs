@@ -17,8 +17,8 @@ use crate::pending::Pending;
 use crate::{Access, Direction, Error, Exit, Kick, Result, Vcpu, VcpuId, VcpuState};
 
 thread_local! {
-    /// This thread's id as the kernel knows it, asked for once. The kick signal is unblocked at the same time: whoever
-    /// started this program may have left it blocked.
+    /// This thread's id as the kernel knows it, asked for once. The kick signal is unblocked at the same time: the
+    /// process that started this program may have left it blocked.
     static THREAD: Pid = {
         signal::unblock_kick();
         rustix::thread::gettid()

@@ -147,7 +147,7 @@ impl Memory {
     }
 }
 
-/// Accesses within a slot: whoever calls has found the slot by the address.
+/// Accesses within a slot: the caller has found the slot by the address.
 impl Slot {
     pub(super) fn is_read_only(&self) -> bool {
         self.read_only

@@ -47,7 +47,7 @@ const RELEASED_BYTES: u32 = CAPACITY / 4;
 // A reader that waits has not given back fewer than those. Beside them any record has room, so no writer waits for them.
 const _: () = assert!(RELEASED_SLOTS < SLOTS && MAX_FRAGMENT as u32 + RELEASED_BYTES <= CAPACITY);
 
-/// Wakes whoever sleeps on `word`, in whatever process.
+/// Wakes the thread that sleeps on `word`, in whatever process.
 pub fn wake(word: &AtomicU32) {
     // The word lies in mapped memory, so this cannot fail.
     let _ = futex::wake(word, futex::Flags::empty(), 1);

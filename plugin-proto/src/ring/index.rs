@@ -7,8 +7,8 @@
 //! * The writer stores the record, then its stamp with release; the reader loads the stamp with acquire, then the record.
 //! * The reader copies records out, then stores how many it is done with into `head` with release; the writer loads `head`
 //!   with acquire before it overwrites.
-//! * Whoever is about to sleep swaps 1 into its `sleeps` word, looks once more, and sleeps as long as that word is 1. Whoever has
-//!   stored a stamp or `head` looks at the other's `sleeps` word by a read-modify-write, and where there is a 1 puts a 0 and
+//! * The side that is about to sleep swaps 1 into its `sleeps` word, looks once more, and sleeps as long as that word is 1. The
+//!   side that has stored a stamp or `head` looks at the other's `sleeps` word by a read-modify-write, and where there is a 1 puts a 0 and
 //!   wakes. One of the two comes first: either the mover finds the 1, or the sleeper's swap follows the mover's step,
 //!   and its look finds what was stored. A 0 that comes late only ends a sleep too early.
 

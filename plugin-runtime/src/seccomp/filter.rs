@@ -21,7 +21,7 @@ use crate::jail::Mount;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     pub(super) program: Vec<Instruction>,
-    /// What the last argument must be for the calls that whoever installs the filter still has to make; see `keyed`.
+    /// What the last argument must be for the calls that the installer of the filter still has to make; see `keyed`.
     pub(super) key: u64,
     on_violation: OnViolation,
 }

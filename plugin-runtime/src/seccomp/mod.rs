@@ -2,7 +2,7 @@
 //!
 //! A [`Filter`] is made from a policy: the built-in one, `plugin.policy` beside this file, or the user's. It is plain
 //! data, so that it can be made where allocating is allowed and handed to the process that installs it. A call that it
-//! does not allow is a violation: the caller is held in the kernel, and whoever has the [`Listener`] learns of it.
+//! does not allow is a violation: the caller is held in the kernel, and the holder of the [`Listener`] learns of it.
 
 mod bpf;
 mod compile;

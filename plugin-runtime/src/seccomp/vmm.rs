@@ -1,7 +1,7 @@
 //! The VMM's own filter.
 //!
 //! A call outside of its policy is not made: the kernel sends `SIGSYS`, whose handler says which call it was and ends the
-//! process. So it is as loud as any other error, and whoever took over a thread gets nothing out of it.
+//! process. So it is as loud as any other error, and an attacker who took over a thread gets nothing out of it.
 #![allow(unsafe_code, reason = "a signal handler reads what the kernel tells, and makes async-signal-safe calls only")]
 
 use std::ffi::{c_int, c_void};

@@ -1,4 +1,4 @@
-//! Everything a VMM asks of its backend and of the kernel while it runs a plugin fails in turn: whoever is concerned is told
+//! Everything a VMM asks of its backend and of the kernel while it runs a plugin fails in turn: the plugin, or the user, is told
 //! what failed, what was half made is undone, nothing is left behind, and the VMM ends or goes on.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -253,7 +253,7 @@ pub fn an_irqfd_at_the_ioapic_interrupts_again_after_its_interrupt_has_ended(mak
     }
 }
 
-/// Whoever holds the line high may have let go of it meanwhile.
+/// The device that holds the line high may have let go of it meanwhile.
 pub fn an_irqfd_is_asked_again_when_the_mask_is_taken_away(make: Make) {
     let program = apics::ready().redirect(PIN, entry::MASKED | entry::BY_LEVEL | 0x41).output(PORT, 1);
     let program = program.redirect(PIN, entry::BY_LEVEL | 0x41).output(PORT, 1).code_only(HALT);

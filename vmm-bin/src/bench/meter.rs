@@ -1,7 +1,7 @@
 //! Timing guest entries without a hook in what is measured: a hypervisor around another.
 //!
 //! The vCPUs of a [`Metered`] hypervisor take the time whenever they are run; from one run to the next is one whole exit:
-//! out of the guest, to whoever answers, and back. They run only while exits are asked for by their [`Meter`].
+//! out of the guest, to the handler that answers, and back. They run only while exits are asked for by their [`Meter`].
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};

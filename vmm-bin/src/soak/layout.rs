@@ -48,7 +48,7 @@ pub(super) const READY_PORT: u64 = 0x800;
 pub(super) const DONE_PORTS: u64 = 0x900;
 /// Writes to these are coalesced.
 pub(super) const COALESCED_PORTS: u64 = 0xa00;
-/// Ports of each of these, whoever they are for.
+/// Ports of each of these, for each owner.
 pub(super) const PORTS: u64 = 8 * VCPUS as u64;
 
 /// The line of an irqfd.

@@ -153,7 +153,7 @@ fn judge(planned: Ending, end: &End, complaint: Option<String>, numbers: Numbers
         (Ending::Done | Ending::Fault { .. }, Ok(())) => true,
         (Ending::Quits { code, .. }, Err(VmError::Exited { code: exited, .. })) => code == *exited,
         (Ending::Killed { running: true, .. }, Err(VmError::Killed { signal: SIGKILL, .. })) => true,
-        // Whoever was there was killed: the plugin, or who was to become it.
+        // The plugin was killed, or the process that was to become it.
         (Ending::Killed { running: false, .. }, Err(VmError::Killed { .. } | VmError::Jail { .. })) => true,
         _ => false,
     };

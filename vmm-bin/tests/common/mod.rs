@@ -244,7 +244,7 @@ impl Outboard {
     }
 }
 
-/// Whoever runs the tests may ignore hangups, by nohup(1).
+/// The parent of the tests may ignore hangups, by nohup(1).
 fn hear_hangups() -> std::io::Result<()> {
     // SAFETY: the default action runs no code of this program's.
     #[allow(unsafe_code, reason = "rustix sets no signal's action")]

@@ -47,7 +47,7 @@ fn a_host_file_by_an_inherited_descriptor(host: &Host) {
     host.attempt("use-inherited-descriptors", &[]).held();
 }
 
-/// Whoever is outside may send it something; a directory would lead back to all that is below it, and above.
+/// A process outside may send it something; a directory would lead back to all that is below it, and above.
 fn a_directory_received_by_scm_rights(host: &Host) {
     let directory = host.path("");
     let send = move || -> OwnedFd {

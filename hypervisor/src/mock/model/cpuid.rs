@@ -48,7 +48,7 @@ macro_rules! is_default {
 macro_rules! features {
     ($($constant:ident $name:literal: $leaf:tt $register:ident $bit:literal $default:ident,)*) => {
         $(
-            #[allow(dead_code, reason = "the table is whole, whoever asks for its rows")]
+            #[allow(dead_code, reason = "the table is whole, also where nothing asks for a row")]
             pub(in crate::mock) const $constant: Feature = Feature {
                 name: $name,
                 leaf: $leaf,
